@@ -1,0 +1,57 @@
+"""Fixtures shared by all tests."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import pytest
+
+from unet_paper import phantom
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "bundle" / "configs"
+
+# A network of three levels (margin 20 px) and a few steps: enough to run every wire of a config in seconds.
+TINY: dict[str, Any] = {
+    "features": [4, 8, 16],
+    "tile_size": 92,
+    "max_epochs": 2,
+    "steps_per_epoch": 3,
+    "val_interval": 1,
+    "folds": 2,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real labelled images (``UNET_PAPER_DATA``); the test is skipped where it is absent."""
+    folder = Path(os.environ.get("UNET_PAPER_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real images not found: UNET_PAPER_DATA={folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cells_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small phantom of touching cells in the layout of the Cell Tracking Challenge."""
+    return phantom.write(tmp_path_factory.mktemp("cells") / "phantom", kind="cells", frames=4, size=96, seed=1)
+
+
+@pytest.fixture(scope="session")
+def em_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small phantom of membranes in the layout of the ISBI 2012 challenge."""
+    return phantom.write(tmp_path_factory.mktemp("em") / "phantom", kind="em", frames=8, size=96, seed=1)
+
+
+@pytest.fixture
+def run_bundle() -> Callable[..., None]:
+    """``run_bundle("training", "train", "data_folder", max_epochs=1)``: MONAI's bundle run with settings overridden."""
+
+    def run(run_id: str, *configs: str, **settings: Any) -> None:
+        files = [str(CONFIGS / f"{name}.yaml") for name in configs]
+        monai.bundle.run(run_id=run_id, config_file=files, logging_file=False, **settings)
+
+    return run

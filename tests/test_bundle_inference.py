@@ -1,0 +1,170 @@
+"""The inference and evaluation workflows on tiny networks: outputs, bad input, and what they share with training."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from conftest import CONFIGS, TINY
+from monai.bundle import ConfigParser, create_workflow
+from PIL import Image
+
+from unet_paper import checkpoint
+from unet_paper.inferer import OverlapTileInferer
+from unet_paper.instances import label_instances
+from unet_paper.network import UNet
+from unet_paper.settings import cause
+
+Run = Callable[..., None]
+FEATURES = TINY["features"]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    torch.manual_seed(3)
+    checkpoint.save(UNet(features=FEATURES).state_dict(), tmp_path / "weights.pt")
+    return str(tmp_path / "weights.pt")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (50, 70), dtype=np.uint8)).save(folder / "a.png")
+    tifffile.imwrite(folder / "b.tif", rng.integers(0, 65535, (40, 45), dtype=np.uint16))
+    tifffile.imwrite(folder / "stack.tif", rng.integers(0, 255, (3, 33, 64), dtype=np.uint8), photometric="minisblack")
+    return folder
+
+
+def test_every_image_gets_a_label_image_of_its_size(
+    run_bundle: Run, weights: str, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    settings: dict[str, Any] = {"dataset_dir": str(images), "output_dir": str(out), "ckpt_path": weights}
+    run_bundle("run", "inference", **settings, features=FEATURES, device="cpu", cells_preset="phantom")
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        f"{name}_{kind}" for name in ("a", "b", "stack") for kind in ("cells.tif", "probability.tif", "overview.png")
+    )
+    shapes = {name: tifffile.imread(out / f"{name}_cells.tif").shape for name in ("a", "b", "stack")}
+    assert shapes == {"a": (50, 70), "b": (40, 45), "stack": (3, 33, 64)}
+
+    # against the parts put together by hand
+    network = UNet(features=FEATURES).eval()
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    pixels = torch.from_numpy(tifffile.imread(images / "stack.tif")[2].astype(np.float32) / 255)
+    with torch.no_grad():
+        logits = OverlapTileInferer(levels=3)(pixels[None, None], network)
+    probability = torch.softmax(logits, dim=1)[0, 1].numpy()
+    np.testing.assert_allclose(tifffile.imread(out / "stack_probability.tif")[2], probability, atol=1e-6)
+    cells = tifffile.imread(out / "stack_cells.tif")[2]
+    assert np.array_equal(cells > 0, label_instances(probability, **_phantom()) > 0)
+
+
+def _phantom() -> dict[str, Any]:
+    from unet_paper.instances import PRESETS
+
+    preset = PRESETS["phantom"]
+    return dict(preset) if isinstance(preset, dict) else preset.__dict__
+
+
+def test_evaluation_writes_a_row_a_case_and_a_summary(run_bundle: Run, cells_folder: str, tmp_path: Path) -> None:
+    settings = {**TINY, "dataset_dir": cells_folder, "output_dir": str(tmp_path / "run")}
+    run_bundle("training", "train", **settings)
+    trained = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    run_bundle("evaluating", "train", "evaluate", **settings)
+    report = tmp_path / "run" / "evaluation"
+    summary = json.loads((report / "summary.json").read_text())
+    assert summary["checkpoint"]["sha256"] == checkpoint.sha256(tmp_path / "run" / "model.pt")
+    assert summary["conventions"]["folds"] == 2
+    rows = (report / "cases.csv").read_text().splitlines()
+    assert len(rows) == 1 + summary["cases"] == 3
+    assert len(list((report / "figures").glob("*.png"))) == 2
+    # the best checkpoint scores what it scored in training
+    best = max(float(dict(zip(trained[0].split(","), row.split(","), strict=True))["SEG"]) for row in trained[1:])
+    assert summary["scores"]["SEG"] == pytest.approx(best, abs=1e-12)
+
+
+def test_properties_are_complete(images: Path, weights: str, tmp_path: Path) -> None:
+    workflow = create_workflow(
+        config_file=str(CONFIGS / "inference.yaml"),
+        workflow_type="infer",
+        logging_file=False,
+        dataset_dir=str(images),
+        output_dir=str(tmp_path / "out"),
+        ckpt_path=weights,
+        features=FEATURES,
+        device="cpu",
+    )
+    assert workflow.check_properties() == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_training_and_inference_share_is_the_same() -> None:
+    train, inference = (ConfigParser.load_config_file(str(CONFIGS / f"{name}.yaml")) for name in ("train", "inference"))
+    for name in ("network_def", "network", "levels", "in_channels", "out_channels", "preset", "dropout"):
+        assert train[name] == inference[name], name
+
+    def of_image(transforms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What the preprocessing does to the image."""
+        kept = []
+        for transform in transforms:
+            keys = transform["keys"] if isinstance(transform["keys"], list) else [transform["keys"]]
+            if "image" in keys:
+                kept.append({**transform, "keys": "image"})
+                kept[-1].pop("allow_missing_keys", None)
+        return kept
+
+    learned = of_image(train["train"]["deterministic_transforms"])
+    assert learned == of_image(inference["preprocessing"]["transforms"])
+
+    def steps(transforms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The post-processing, but for the copy that is saved and the name of the result."""
+        return [{**step, "output_key": None} for step in transforms if step["_target_"] != "CopyItemsd"]
+
+    validated = steps(train["validate"]["postprocessing"]["transforms"])
+    assert validated == steps(inference["postprocessing"]["transforms"])
+    shared = {key: value for key, value in inference["inferer"].items() if key != "progress"}
+    assert train["validate"]["inferer"] == shared
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "named"),
+    [
+        ("colour.png", np.zeros((40, 40, 3), np.uint8), "colour.png"),
+        ("nan.tif", np.full((40, 40), np.nan, np.float32), "nan.tif"),
+        ("nothing.txt", None, "images"),
+    ],
+)
+def test_bad_images_are_named(name: str, array: Any, named: str, run_bundle: Run, weights: str, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    if array is None:
+        (folder / name).write_text("")
+    elif name.endswith(".png"):
+        Image.fromarray(array).save(folder / name)
+    else:
+        tifffile.imwrite(folder / name, array)
+    settings: dict[str, Any] = {"dataset_dir": str(folder), "output_dir": str(tmp_path / "out"), "ckpt_path": weights}
+    with pytest.raises((RuntimeError, ValueError, FileNotFoundError)) as info:
+        run_bundle("run", "inference", **settings, features=FEATURES, device="cpu")
+    assert named in str(cause(info.value))
+    assert not list((tmp_path / "out").glob("*.tif")) if (tmp_path / "out").exists() else True
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(run_bundle: Run, weights: str, images: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"dataset_dir": str(images), "output_dir": str(tmp_path / "out")}
+    with pytest.raises(RuntimeError) as info:
+        run_bundle("run", "inference", **settings, ckpt_path=str(tmp_path / "none.pt"), features=FEATURES)
+    assert "none.pt" in str(cause(info.value))
+    with pytest.raises(RuntimeError) as info:
+        run_bundle("run", "inference", **settings, ckpt_path=weights, features=[4, 8, 32])
+    assert "[4, 8, 16]" in str(cause(info.value))
+    with pytest.raises(RuntimeError) as info:
+        run_bundle("run", "inference", **settings, ckpt_path=weights, features=FEATURES, ckpt_sha256="0" * 64)
+    assert "sha256" in str(cause(info.value))
+    assert not list((tmp_path / "out").iterdir())

@@ -1,0 +1,245 @@
+"""Cells from probabilities: each step by hand, the laws of all, and what real gold masks come to."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from unet_paper.instances import PRESETS, LabelInstancesd, label_instances
+from unet_paper.weight_map import separation_border
+
+probabilities = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=14),
+    elements=st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]),
+)
+
+
+def picture(text: str) -> NDArray[np.int32]:
+    """Label image drawn in text: ``.`` is background, a digit a cell; lines are rows."""
+    return np.array([[0 if pixel == "." else int(pixel) for pixel in row] for row in text.split()], np.int32)
+
+
+def seg(cells: NDArray[Any], gold: NDArray[Any]) -> list[float]:
+    """SEG of the Cell Tracking Challenge: Jaccard index of the cell that covers over half of a gold object."""
+    scores = []
+    for name in np.unique(gold[gold > 0]):
+        drawn = gold == name
+        found, pixels = np.unique(cells[drawn & (cells > 0)], return_counts=True)
+        scores.append(0.0)
+        for cell in found[2 * pixels > drawn.sum()]:
+            scores[-1] = np.sum(drawn & (cells == cell)) / np.sum(drawn | (cells == cell))
+    return scores
+
+
+class TestSteps:
+    def test_foreground_is_strictly_above_the_threshold(self) -> None:
+        probability = np.array([[0.5, np.nextafter(0.5, 1), 0.0, 0.9]])
+        np.testing.assert_array_equal(label_instances(probability, regrow=0), [[0, 1, 0, 2]])
+        np.testing.assert_array_equal(label_instances(probability, regrow=0, threshold=0.9), 0)
+
+    def test_connectivity(self) -> None:
+        corner = picture("1. .1")
+        np.testing.assert_array_equal(label_instances(corner, connectivity=4, regrow=0), picture("1. .2"))
+        np.testing.assert_array_equal(label_instances(corner, connectivity=8, regrow=0), picture("1. .1"))
+
+    def test_small_cells_go_and_the_rest_is_numbered_anew(self) -> None:
+        cells = picture("11.1.111")
+        np.testing.assert_array_equal(label_instances(cells, regrow=0, min_size=2), picture("11...222"))
+        np.testing.assert_array_equal(label_instances(cells, regrow=0, min_size=3), picture(".....111"))
+        np.testing.assert_array_equal(label_instances(cells, regrow=0, min_size=4), picture("........"))
+
+    def test_holes_are_filled_unless_they_reach_the_border_or_another_cell(self) -> None:
+        cells = picture(
+            """
+            11111..
+            1...1..
+            1.1.111
+            1...1.1
+            111.1.1
+            ..1.1.1
+            ..111..
+            """
+        )
+        assert label_instances(cells, regrow=0)[2, 2] == 2
+        np.testing.assert_array_equal(
+            label_instances(cells, regrow=0, fill_holes=True), label_instances(cells, regrow=0)
+        )
+        ring = picture("1111. 1..1. 1111.")
+        np.testing.assert_array_equal(label_instances(ring, regrow=0, fill_holes=True), picture("1111. 1111. 1111."))
+        open_at_the_border = picture("1.11. 1..1. 1111.")
+        np.testing.assert_array_equal(
+            label_instances(open_at_the_border, regrow=0, fill_holes=True), open_at_the_border
+        )
+
+    def test_a_hole_opens_through_a_corner_unless_components_connect_through_it(self) -> None:
+        diamond = picture(".1. 1.1 .1.")
+        padded = np.pad(diamond, 1)
+        assert label_instances(padded, regrow=0, fill_holes=True)[2, 2] == 0
+        assert label_instances(padded, regrow=0, fill_holes=True, connectivity=8)[2, 2] == 1
+
+    def test_holes_are_filled_before_sizes_are_compared(self) -> None:
+        ring = np.pad(picture("111 1.1 111"), 1)
+        assert label_instances(ring, regrow=0, min_size=9).max() == 0
+        assert label_instances(ring, regrow=0, min_size=9, fill_holes=True).max() == 1
+
+    def test_a_gap_of_two_pixels_is_shared_and_the_outside_stays(self) -> None:
+        np.testing.assert_array_equal(label_instances(picture("..11..11..")), picture("..111222.."))
+        np.testing.assert_array_equal(label_instances(picture("..11...11.")), picture("..11...22."))
+        np.testing.assert_array_equal(label_instances(picture("..11....11"), regrow=2), picture("..11112222"))
+
+    def test_field_of_interest_drops_cells_wholly_outside(self) -> None:
+        cells = picture(
+            """
+            1.1...
+            ..1...
+            1...11
+            1.....
+            1.1...
+            ......
+            """
+        )
+        expected = picture(
+            """
+            ..1...
+            ..1...
+            ....22
+            ......
+            ..3...
+            ......
+            """
+        )
+        np.testing.assert_array_equal(label_instances(cells, regrow=0, field_of_interest=1), expected)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"threshold": np.nan}, {"connectivity": 6}, {"regrow": -1}, {"min_size": -1}, {"field_of_interest": 2}],
+    )
+    def test_refuses_parameters_out_of_range(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            label_instances(np.zeros((4, 9)), **wrong)
+
+    def test_refuses_nan_and_other_shapes(self) -> None:
+        with pytest.raises(ValueError, match="NaN"):
+            label_instances(np.array([[0.1, np.nan]]))
+        with pytest.raises(ValueError, match=r"shape \(2, 4, 4\)"):
+            label_instances(np.zeros((2, 4, 4)))
+
+
+class TestLaws:
+    @settings(max_examples=150, deadline=None)
+    @given(
+        probability=probabilities,
+        connectivity=st.sampled_from([4, 8]),
+        regrow=st.integers(0, 3),
+        min_size=st.integers(0, 5),
+        fill_holes=st.booleans(),
+    )
+    def test_cells_only_grow_from_components_and_never_merge(
+        self, probability: NDArray[Any], connectivity: Any, regrow: int, min_size: int, fill_holes: bool
+    ) -> None:
+        cells = label_instances(
+            probability, connectivity=connectivity, regrow=regrow, min_size=min_size, fill_holes=fill_holes
+        )
+        assert cells.dtype == np.int32
+        assert set(np.unique(cells)) | {0} == set(range(cells.max() + 1))
+        components, count = ndimage.label(probability > 0.5, np.ones((3, 3)) if connectivity == 8 else None)
+        survivors = 0
+        for component in range(1, count + 1):
+            names = np.unique(cells[components == component])
+            assert len(names) == 1
+            survivors += int(names[0] > 0)
+        assert survivors == cells.max()
+
+    @settings(max_examples=150, deadline=None)
+    @given(probability=probabilities, regrow=st.integers(1, 3))
+    def test_regrown_pixels_lie_between_two_cells_and_go_to_the_nearest(
+        self, probability: NDArray[Any], regrow: int
+    ) -> None:
+        before, after = label_instances(probability, regrow=0), label_instances(probability, regrow=regrow)
+        rows, columns = np.indices(before.shape)
+        for y, x in np.ndindex(before.shape):
+            if before[y, x]:
+                assert after[y, x] == before[y, x]
+                continue
+            away = np.hypot(rows - y, columns - x)
+            distances = {cell: away[before == cell].min() for cell in np.unique(before[before > 0])}
+            near = sorted(distances.values())
+            if len(near) > 1 and near[0] <= regrow and near[1] <= 2 * regrow:
+                assert distances[after[y, x]] == near[0]
+            else:
+                assert after[y, x] == 0
+
+    @settings(max_examples=50, deadline=None)
+    @given(instances=hnp.arrays(np.int32, (9, 9), elements=st.integers(0, 3)))
+    def test_cut_cells_come_back_apart(self, instances: NDArray[np.int32]) -> None:
+        cells = label_instances(separation_border(instances, "dilation") > 0)
+        for cell in range(1, cells.max() + 1):
+            kept = separation_border(instances, "dilation")[cells == cell]
+            assert len(np.unique(kept[kept > 0])) == 1
+
+
+class TestTransform:
+    def test_puts_the_cells_of_class_1_under_the_output_key(self) -> None:
+        cells = picture("11.1 ...1 1..1")
+        probabilities = np.stack([1 - cells, cells]).astype(np.float32)
+        prediction = MetaTensor(torch.from_numpy(probabilities), meta={"filename_or_obj": "a.tif"})
+        item = LabelInstancesd(regrow=0)({"pred": prediction, "image": 0})
+        assert set(item) == {"pred", "image", "cells"}
+        assert item["pred"] is prediction
+        assert item["cells"].dtype is torch.int32
+        assert item["cells"].meta["filename_or_obj"] == "a.tif"
+        np.testing.assert_array_equal(np.asarray(item["cells"]), picture("11.2 ...2 3..2")[None])
+        plain = LabelInstancesd("pred", "cells", regrow=0)({"pred": probabilities})["cells"]
+        np.testing.assert_array_equal(plain, np.asarray(item["cells"]))
+        assert plain.dtype == np.int32
+
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_preset_is_the_functions_arguments(self, preset: str) -> None:
+        probability = np.random.default_rng(0).random((120, 130), dtype=np.float32)
+        probability[40:80, 40:80] = 1
+        found = LabelInstancesd(preset=preset)({"pred": np.stack([1 - probability, probability])})["cells"][0]
+        np.testing.assert_array_equal(found, label_instances(probability, **PRESETS[preset]))
+
+    def test_what_is_given_goes_before_the_preset(self) -> None:
+        probability = np.ones((120, 130), np.float32)
+        probability[:, 3] = 0
+        item = {"pred": np.stack([1 - probability, probability])}
+        transform = LabelInstancesd(preset="dic_hela", field_of_interest=0, regrow=0)
+        np.testing.assert_array_equal(transform(item)["cells"][0], label_instances(probability, regrow=0))
+        assert transform(item)["cells"].max() == 2
+        assert LabelInstancesd(preset="dic_hela")(item)["cells"].max() == 1
+
+    def test_refuses_wrong_arguments_and_shapes(self) -> None:
+        with pytest.raises(ValueError, match="preset='hela': choose one of"):
+            LabelInstancesd(preset="hela")
+        with pytest.raises(ValueError, match="regrow=-1"):
+            LabelInstancesd(regrow=-1)
+        with pytest.raises(ValueError, match="output_key="):
+            LabelInstancesd("pred", ("cells", "more"))
+        with pytest.raises(ValueError, match=r"'pred' of shape \(3, 4, 4\)"):
+            LabelInstancesd()({"pred": np.zeros((3, 4, 4))})
+
+
+@pytest.mark.parametrize(
+    ("data_set", "preset", "least"), [("DIC-C2DH-HeLa", "dic_hela", 0.996), ("PhC-C2DH-U373", "phc_u373", 0.998)]
+)
+def test_perfect_masks_of_real_cells_come_back(real_data: Path, data_set: str, preset: str, least: float) -> None:
+    """A binary image of the gold masks, cut by the separation border, gives back the gold cells."""
+    cut, uncut = [], []
+    for path in sorted((real_data / data_set).glob("*_GT/SEG/man_seg*.tif")):
+        gold = tifffile.imread(path).astype(np.int32)
+        cut += seg(label_instances(separation_border(gold) > 0, **PRESETS[preset]), gold)
+        uncut += seg(label_instances(gold > 0, **PRESETS[preset]), gold)
+    assert np.mean(cut) >= least
+    if data_set == "DIC-C2DH-HeLa":
+        assert np.mean(uncut) < 0.75  # most cells touch: without the border they are one

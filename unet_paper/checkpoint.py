@@ -1,0 +1,206 @@
+"""Weights on disk: best and last of a run, written atomically; loading with checks that say what does not fit."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+BEST = "model.pt"
+LAST = "last.pt"
+
+
+def save(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint beside ``path`` and move it into place, so that ``path`` is never half a file."""
+    part = path.with_name(path.name + ".part")
+    torch.save(content, part)
+    os.replace(part, path)
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_weights(path: str | Path, expected_sha256: str | None = None) -> dict[str, Tensor]:
+    """State dict of a network from ``model.pt`` (flat) or ``last.pt`` (with optimiser), in float32, on the CPU.
+
+    Args:
+        path: file written by ``save``; read with ``weights_only=True``, so no code in it can run.
+        expected_sha256: refuse any other file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: wrong checksum, or no state dict of tensors in the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"ckpt_path={path}: no such checkpoint; train first, or name a checkpoint with --ckpt_path FILE"
+        )
+    if expected_sha256 is not None and (found := sha256(path)) != expected_sha256:
+        raise ValueError(f"ckpt_path={path}: sha256 is {found}, not {expected_sha256}; fetch the file again")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"ckpt_path={path}: not a checkpoint of tensors ({type(error).__name__}: {error})") from error
+    state = content.get("network", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"ckpt_path={path}: holds no state dict of tensors; expected a {BEST} or {LAST} of a run")
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def load_weights(network: nn.Module, path: str | Path, expected_sha256: str | None = None) -> None:
+    """Load a checkpoint into a network, all of it or nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_weights``, and if names or shapes do not fit the network.
+    """
+    weights = read_weights(path, expected_sha256)
+    bare = _bare(network)
+    own = {name: tuple(value.shape) for name, value in bare.state_dict().items()}
+    other = {name: tuple(value.shape) for name, value in weights.items()}
+    if own != other:
+        name = next(name for name in [*own, *other] if own.get(name) != other.get(name))
+        hint = f"; its features are {features}: set --features '{features}'" if (features := _features(weights)) else ""
+        raise ValueError(
+            f"ckpt_path={path}: belongs to another architecture, {name} has shape {other.get(name, 'none')} there "
+            f"and {own.get(name, 'none')} in the network{hint}"
+        )
+    bare.load_state_dict(weights)
+
+
+def export_weights(source: str | Path, target: str | Path) -> str:
+    """Write the weights of a checkpoint as a release holds them: a flat state dict in half precision.
+
+    Returns:
+        SHA-256 of the file written, for the config that will load it.
+    """
+    weights = {
+        name: value.half() if value.is_floating_point() else value for name, value in read_weights(source).items()
+    }
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    save(weights, Path(target))
+    return sha256(target)
+
+
+class WeightsLoader:
+    """Handler that loads a checkpoint into the network when its engine starts.
+
+    Args:
+        network: network to fill.
+        path: checkpoint.
+        expected_sha256: checksum that the file must have; None accepts any.
+    """
+
+    def __init__(self, network: nn.Module, path: str | Path, expected_sha256: str | None = None) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.expected_sha256 = expected_sha256
+
+    def attach(self, engine: Engine) -> None:
+        """Load at the start of ``engine``."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, _engine: Engine) -> None:
+        load_weights(self.network, self.path, self.expected_sha256)
+        logger.info("weights from %s", self.path)
+
+
+class Checkpoints:
+    """Handler of a trainer that keeps ``model.pt`` (best by the validation's key metric) and ``last.pt``, and resumes.
+
+    Attach it after the ValidationHandler. ``model.pt`` is a flat state dict of the network; ``last.pt`` also holds
+    optimiser, schedule, epoch and best metric.
+
+    Args:
+        folder: where the two files lie.
+        network: network in training.
+        optimizer: its optimiser.
+        lr_scheduler: its learning-rate schedule, or None.
+        evaluator: engine of the validation, or None (then ``model.pt`` is the last network).
+        resume: go on from ``last.pt`` if it is there.
+        read_only: load but never write (for all processes but one).
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+        evaluator: Engine | None = None,
+        resume: bool = False,
+        read_only: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self.network = network
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.evaluator: Any = evaluator
+        self.resume = resume
+        self.read_only = read_only
+
+    def attach(self, engine: Engine) -> None:
+        """Resume at the start of the trainer ``engine``, save after each of its epochs."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _start(self, engine: Engine) -> None:
+        last = self.folder / LAST
+        if not self.resume:
+            return
+        if not last.is_file():
+            logger.info("resume: no %s yet, starting from the beginning", last)
+            return
+        load_weights(self.network, last)
+        content = torch.load(last, map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(content["optimizer"])
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.load_state_dict(content["lr_scheduler"])
+        if self.evaluator is not None:
+            self.evaluator.state.best_metric = content["best_metric"]
+            self.evaluator.state.best_metric_epoch = content["best_metric_epoch"]
+        engine.state.epoch = content["epoch"]
+        engine.state.iteration = content["iteration"]
+        logger.info("resume: %s, epoch %d, step %d", last, content["epoch"], content["iteration"])
+
+    def _save(self, engine: Engine) -> None:
+        if self.read_only:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        weights = _bare(self.network).state_dict()
+        state = None if self.evaluator is None else self.evaluator.state
+        if state is None or state.best_metric_epoch == engine.state.epoch:
+            save(weights, self.folder / BEST)
+        save(
+            {
+                "network": weights,
+                "optimizer": self.optimizer.state_dict(),
+                "lr_scheduler": {} if self.lr_scheduler is None else self.lr_scheduler.state_dict(),
+                "epoch": engine.state.epoch,
+                "iteration": engine.state.iteration,
+                "best_metric": -1.0 if state is None else float(state.best_metric),
+                "best_metric_epoch": -1 if state is None else int(state.best_metric_epoch),
+            },
+            self.folder / LAST,
+        )
+
+
+def _bare(network: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def _features(weights: Mapping[str, Tensor]) -> list[int]:
+    """Channels of each level of a UNet's state dict; empty if it is of something else."""
+    names = (f"contracting.{level}.0.weight" for level in range(len(weights)))
+    return [weights[name].shape[0] for name in names if name in weights]

@@ -1,0 +1,352 @@
+"""Folders and stacks to lists of cases, with explicit splits by contiguous blocks or by sequence.
+
+Every function returns a list of dicts of strings, one dict a case: ``image``, ``label`` where there is one, ``markers``
+where the Cell Tracking Challenge has them. A page of a TIFF stack is a case of its own, ``"train-volume.tif#7"``, which
+``unet_paper.reader.PageReader`` loads. What can be known from names and headers is checked here, before work starts.
+
+Neighbouring slices and frames resemble one another, so validation always takes contiguous runs, never a random choice.
+
+- ISBI 2012: Arganda-Carreras et al. 2015, doi:10.3389/fnana.2015.00142; Cardona et al. 2010,
+  doi:10.1371/journal.pbio.1000502.
+- Cell Tracking Challenge: Maska et al. 2023, doi:10.1038/s41592-023-01879-y.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from unet_paper.reader import EXTENSIONS, extension, page_shapes, split_page
+
+__all__ = ["ctc", "folder", "images", "isbi2012"]
+
+Case = dict[str, str]
+
+PARTS = ("training", "validation", "all")
+ANNOTATIONS = {"gold": ("GT",), "silver": ("ST",), "gold+silver": ("ST", "GT")}
+
+
+def isbi2012(
+    dataset_dir: str | Path,
+    part: str,
+    *,
+    images: str = "train-volume.tif",
+    labels: str = "train-labels.tif",
+    fold: int | str = 0,
+    folds: int = 4,
+    halves: int = 2,
+) -> list[Case]:
+    """Slices of the ISBI 2012 EM challenge; each slice of the stack is a case.
+
+    The published stack consists of two blocks of different smoothness. It is cut into ``halves`` equal parts and each
+    part into ``folds`` contiguous runs; fold k holds out the k-th run of every part.
+
+    Args:
+        dataset_dir: folder that holds the stacks.
+        part: ``training``, ``validation`` or ``all``.
+        images: name of the image stack, (Z, H, W).
+        labels: name of the label stack, of the same shape; 0 is membrane, anything else cell.
+        fold: which fold to hold out, 0 to folds - 1; ``"all"`` trains on every slice and validates on every slice,
+            which measures the fit and not what the network makes of new images.
+        folds: number of runs in each part.
+        halves: number of parts.
+
+    Returns:
+        Cases with ``image`` and ``label``, in the order of the stack.
+
+    Raises:
+        FileNotFoundError: the folder or a stack is missing.
+        ValueError: an unknown part, a fold out of range, too few slices, stacks that do not fit together or cannot be
+            read.
+    """
+    root = _folder(dataset_dir)
+    cases = _pairs(root / images, root / labels)
+    held_out = _held_out(part, fold, folds)
+    if held_out is None:
+        return cases
+    if halves < 1:
+        raise ValueError(f"halves={halves}: at least 1")
+    validation: set[int] = set()
+    for half in range(halves):
+        first, last = half * len(cases) // halves, (half + 1) * len(cases) // halves
+        run = _run(last - first, held_out, folds, f"slices in part {half + 1} of {root / images}")
+        validation |= {first + i for i in run}
+    return [case for i, case in enumerate(cases) if (i in validation) == (part == "validation")]
+
+
+def ctc(
+    dataset_dir: str | Path,
+    part: str,
+    *,
+    sequences: Sequence[str | int] | None = None,
+    annotations: str = "gold",
+    validation_sequences: Sequence[str | int] | None = None,
+    fold: int | str = 0,
+    folds: int = 4,
+    gap: int = 1,
+) -> list[Case]:
+    """Annotated frames of a two-dimensional data set of the Cell Tracking Challenge.
+
+    Gold masks are ``NN_GT/SEG/man_segTTT.tif``, silver ones ``NN_ST/SEG/man_segTTT.tif``; frames have three or four
+    digits. Where a sequence has tracking markers, ``NN_GT/TRA/man_trackTTT.tif``, its cases name them: a marker without
+    an object in the mask is a cell that nobody outlined.
+
+    Validation takes gold frames only. It is the sequences in ``validation_sequences``, or else, in every sequence, the
+    fold-th of ``folds`` contiguous runs of gold frames. From the first to the last frame of such a run, and ``gap``
+    frames to either side, nothing goes to training, gold or silver.
+
+    Args:
+        dataset_dir: folder that holds ``01``, ``01_GT`` and so on.
+        part: ``training``, ``validation`` or ``all``.
+        sequences: names such as ``["01", "02"]``; all that have masks where None.
+        annotations: what to train on: ``gold``, ``silver``, or ``gold+silver``, where gold wins if a frame has both.
+        validation_sequences: some of the sequences, to hold out whole.
+        fold: which fold to hold out, 0 to folds - 1; ``"all"`` trains on every frame and validates on every gold one,
+            which measures the fit and not what the network makes of new images. Without effect where
+            ``validation_sequences`` are given.
+        folds: number of runs of gold frames in each sequence.
+        gap: frames left out on either side of a held-out run.
+
+    Returns:
+        Cases with ``image``, ``label`` and mostly ``markers``, by sequence and time.
+
+    Raises:
+        FileNotFoundError: the folder, a sequence, or the image or markers of an annotated frame are missing.
+        ValueError: an unknown part or annotation, a fold out of range, too few gold frames, shapes that differ, files
+            that cannot be read.
+    """
+    root = _folder(dataset_dir)
+    if annotations not in ANNOTATIONS:
+        raise ValueError(f"annotations={annotations!r}: expected one of {', '.join(ANNOTATIONS)}")
+    if gap < 0:
+        raise ValueError(f"gap={gap}: a number of frames, at least 0")
+    held_out = _held_out(part, fold, folds)
+    names = _sequences(root, sequences, annotations)
+    apart = None if validation_sequences is None else _sequences(root, validation_sequences, "gold")
+    if apart is not None and not (apart and set(apart) < set(names)):
+        raise ValueError(f"validation_sequences={apart}: expected some, but not all, of the sequences {names}")
+
+    training: list[Case] = []
+    validation: list[Case] = []
+    for name in names:
+        gold = _frames(root, name, "GT")
+        masked = {t: case for kind in ANNOTATIONS[annotations] for t, case in _frames(root, name, kind).items()}
+        scored, block = list(gold), range(0)
+        if apart is None and held_out is not None:
+            run = _run(len(gold), held_out, folds, f"gold masks in {root / f'{name}_GT' / 'SEG'}")
+            scored = scored[run.start : run.stop]
+            block = range(scored[0] - gap, scored[-1] + gap + 1)
+        if apart is None or name in apart:
+            validation += [gold[t] for t in scored]
+        if apart is None or name not in apart or part == "all":
+            training += [masked[t] for t in sorted(masked) if t not in block]
+    cases = validation if part == "validation" else training
+    if not cases:
+        raise ValueError(f"{root}: no cases left for part={part!r} with folds={folds}, gap={gap}; lower one of them")
+    return cases
+
+
+def folder(
+    dataset_dir: str | Path,
+    part: str,
+    *,
+    images: str = "images",
+    masks: str = "masks",
+    mask_suffix: str = "",
+    fold: int | str = 0,
+    folds: int = 4,
+) -> list[Case]:
+    """Images and masks of a lab, paired by name: ``images/well3.tif`` belongs to ``masks/well3.png``.
+
+    Masks may share a suffix, ``masks/well3_mask.png`` with ``mask_suffix="_mask"``; then images and masks may also lie
+    in one folder. Stacks are paired page by page. The cases, in natural order of their names, are cut into ``folds``
+    contiguous runs.
+
+    Args:
+        dataset_dir: folder that holds both folders.
+        part: ``training``, ``validation`` or ``all``.
+        images: folder of the images in ``dataset_dir``.
+        masks: folder of the masks in ``dataset_dir``.
+        mask_suffix: what a mask's name has after the image's name, before the extension.
+        fold: which fold to hold out, 0 to folds - 1; ``"all"`` trains on every case and validates on every case,
+            which measures the fit and not what the network makes of new images.
+        folds: number of runs.
+
+    Returns:
+        Cases with ``image`` and ``label``.
+
+    Raises:
+        FileNotFoundError: a folder is missing.
+        ValueError: an unknown part, a fold out of range, too few cases, an image without a mask or a mask without an
+            image, two files of one name, shapes that differ, files that cannot be read.
+    """
+    root = _folder(dataset_dir)
+    image_dir, mask_dir = _folder(root / images), _folder(root / masks)
+    image_files, mask_files = _image_files(image_dir), _image_files(mask_dir)
+    if image_dir.resolve() == mask_dir.resolve():
+        if not mask_suffix:
+            raise ValueError(
+                f"images={images!r}, masks={masks!r}: one folder for both needs a mask_suffix, e.g. '_mask'"
+            )
+        image_files = [f for f in image_files if not _stem(f).endswith(mask_suffix)]
+        mask_files = [f for f in mask_files if _stem(f).endswith(mask_suffix)]
+    by_image = _by_name(image_files)
+    by_mask = _by_name(mask_files)
+    lonely = [f"image without a mask: {file}" for name, file in by_image.items() if name + mask_suffix not in by_mask]
+    partners = {name + mask_suffix for name in by_image}
+    lonely += [f"mask without an image: {file}" for name, file in by_mask.items() if name not in partners]
+    if lonely:
+        shown = "; ".join(lonely[:5]) + (f"; and {len(lonely) - 5} more" if len(lonely) > 5 else "")
+        raise ValueError(
+            f"{shown}. A mask has the name of its image and mask_suffix={mask_suffix!r}; remove what has no partner"
+        )
+    if not by_image:
+        raise ValueError(f"{image_dir}: no images; supported are {' '.join(EXTENSIONS)}")
+    cases = [case for name, image in by_image.items() for case in _pairs(image, by_mask[name + mask_suffix])]
+    held_out = _held_out(part, fold, folds)
+    if held_out is None:
+        return cases
+    run = _run(len(cases), held_out, folds, f"cases in {root}")
+    return [case for i, case in enumerate(cases) if (i in run) == (part == "validation")]
+
+
+def images(dataset_dir: str | Path) -> list[Case]:
+    """Every image of a folder, for inference, in natural order of names; stacks page by page.
+
+    Args:
+        dataset_dir: a folder, or one image file, or one page of a stack.
+
+    Returns:
+        Cases with ``image``.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        ValueError: no images in the folder, two of one name (their predictions would overwrite one another), or files
+            that cannot be read.
+    """
+    file, page = split_page(dataset_dir)
+    file = file.expanduser()
+    if page is not None:
+        if page >= len(page_shapes(file)):
+            raise ValueError(f"{dataset_dir}: page out of range; the file has pages 0 to {len(page_shapes(file)) - 1}")
+        return [{"image": f"{file}#{page}"}]
+    files = [file] if file.is_file() else list(_by_name(_image_files(_folder(file))).values())
+    if not files:
+        raise ValueError(f"{file}: no images; supported are {' '.join(EXTENSIONS)}")
+    return [{"image": address} for f in files for address in _addresses(f, len(page_shapes(f)))]
+
+
+def _folder(path: str | Path) -> Path:
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: no such folder")
+    if not root.is_dir():
+        raise ValueError(f"{root}: a file, expected a folder")
+    return root
+
+
+def _held_out(part: str, fold: int | str, folds: int) -> int | None:
+    """The fold to hold out; None where everything is asked for."""
+    if part not in PARTS:
+        raise ValueError(f"part={part!r}: expected one of {', '.join(PARTS)}")
+    if fold == "all" or part == "all":
+        return None
+    if folds < 2:
+        raise ValueError(f"folds={folds}: at least 2, or fold='all' to train on everything")
+    if not isinstance(fold, int) or not 0 <= fold < folds:
+        raise ValueError(f"fold={fold!r}: expected 0 to {folds - 1}, or 'all' to train on everything")
+    return fold
+
+
+def _run(count: int, fold: int, folds: int, what: str) -> range:
+    """The fold-th of ``folds`` contiguous runs, as equal as can be, of ``count`` cases."""
+    if count < folds:
+        raise ValueError(f"folds={folds}: {count} {what}, too few; at most {count} folds, or fold='all'")
+    return range(fold * count // folds, (fold + 1) * count // folds)
+
+
+def _addresses(file: Path, pages: int) -> list[str]:
+    return [str(file)] if pages == 1 else [f"{file}#{page}" for page in range(pages)]
+
+
+def _pairs(image: Path, label: Path) -> list[Case]:
+    """Cases of one image file and its label file, page by page."""
+    shapes, label_shapes = page_shapes(image), page_shapes(label)
+    if len(shapes) != len(label_shapes):
+        raise ValueError(f"{image} has {len(shapes)} pages, {label} has {len(label_shapes)}: expected one label a page")
+    for page, (shape, label_shape) in enumerate(zip(shapes, label_shapes, strict=True)):
+        if len(label_shape) != 2:
+            raise ValueError(f"{label}: page {page} has {label_shape[2]} channels; save labels with one channel")
+        if shape[:2] != label_shape:
+            raise ValueError(
+                f"page {page} of {image} is {shape[0]}x{shape[1]} px, "
+                f"of {label} {label_shape[0]}x{label_shape[1]} px (HxW); image and label must have one size"
+            )
+    addresses = zip(_addresses(image, len(shapes)), _addresses(label, len(shapes)), strict=True)
+    return [{"image": i, "label": lab} for i, lab in addresses]
+
+
+def _stem(file: Path) -> str:
+    return file.name[: -len(extension(file))]
+
+
+def _natural(file: Path) -> list[str | int]:
+    """Sort key by which slice 9 comes before slice 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+
+
+def _image_files(directory: Path) -> list[Path]:
+    return sorted((f for f in directory.iterdir() if extension(f) and not f.name.startswith(".")), key=_natural)
+
+
+def _by_name(files: Iterable[Path]) -> dict[str, Path]:
+    """Files by their name without extension."""
+    named: dict[str, Path] = {}
+    for file in files:
+        if _stem(file) in named:
+            raise ValueError(f"{named[_stem(file)]} and {file}: two files of one name, keep one")
+        named[_stem(file)] = file
+    return named
+
+
+def _sequences(root: Path, wanted: Sequence[str | int] | None, annotations: str) -> list[str]:
+    """Names of sequences that have masks; two digits, which YAML may have read as a number."""
+    found = [
+        d.name
+        for d in sorted(root.iterdir())
+        if re.fullmatch(r"\d\d", d.name)
+        and any(any((root / f"{d.name}_{kind}" / "SEG").glob("man_seg*")) for kind in ANNOTATIONS[annotations])
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"{root}: no sequence with {annotations} masks, expected 01/t000.tif with "
+            f"01_{ANNOTATIONS[annotations][0]}/SEG/man_seg000.tif; is the data one folder further in?"
+        )
+    names = found if wanted is None else sorted({f"{name:0>2}" for name in wanted})
+    missing = sorted(set(names) - set(found))
+    if missing:
+        raise FileNotFoundError(f"{root}: no sequences {missing} with {annotations} masks, found {found}")
+    return names
+
+
+def _frames(root: Path, name: str, kind: str) -> dict[int, Case]:
+    """Cases of one sequence that have a mask, in order of time; kind is GT (gold) or ST (silver)."""
+    frames: dict[int, Case] = {}
+    markers = root / f"{name}_GT" / "TRA"
+    for mask in sorted((root / f"{name}_{kind}" / "SEG").glob("man_seg*")):
+        match = re.fullmatch(r"man_seg(\d{3,4})\.tif", mask.name)
+        if match is None:
+            raise ValueError(
+                f"{mask}: expected man_segTTT.tif, three or four digits; data sets in 3D are not supported"
+            )
+        image, marker = root / name / f"t{match[1]}.tif", markers / f"man_track{match[1]}.tif"
+        for needed in (image, marker) if markers.is_dir() else (image,):
+            if not needed.is_file():
+                raise FileNotFoundError(f"{needed}: no such file, but there is a mask, {mask}")
+        cases = _pairs(image, mask)
+        if len(cases) != 1:
+            raise ValueError(f"{image}: {len(cases)} pages; data sets in 3D are not supported")
+        if markers.is_dir():
+            _pairs(image, marker)
+            cases[0]["markers"] = str(marker)
+        frames[int(match[1])] = cases[0]
+    return dict(sorted(frames.items()))

@@ -1,0 +1,240 @@
+"""What Ignite and MONAI's engines need to know about weights, sizes, seeds and processes."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, get_args
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from ignite.handlers.tqdm_logger import ProgressBar
+from monai.engines.utils import IterationEvents
+from monai.utils import convert_to_tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["float32", "bfloat16"]
+PixelLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+_ARRAYS = ("image", "label", "weight", "instances")
+
+
+def select_device() -> torch.device:
+    """The GPU of this process where there is one (``LOCAL_RANK`` under torchrun), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+def start_processes() -> None:
+    """Join the process group that torchrun describes: NCCL on GPUs, gloo on a CPU.
+
+    Raises:
+        RuntimeError: if the environment variables of torchrun are missing.
+    """
+    if dist.is_initialized():
+        return
+    if "LOCAL_RANK" not in os.environ:
+        raise RuntimeError(
+            "LOCAL_RANK is not set: start multi_gpu_train.yaml with "
+            "'torchrun --standalone --nproc_per_node=N -m monai.bundle run training ...'"
+        )
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(select_device())
+    dist.init_process_group(backend="nccl" if cuda else "gloo")
+
+
+def stop_processes() -> None:
+    """Leave the process group, if this process is in one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def process_rank() -> int:
+    """Rank of this process; 0 where there is only one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_secondary() -> bool:
+    """Whether another process writes the files and prints the progress."""
+    return process_rank() > 0
+
+
+def parallel(network: nn.Module) -> nn.Module:
+    """DistributedDataParallel on the device where the network lies; needs ``start_processes``."""
+    device = next(network.parameters()).device
+    return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def _check_precision(precision: Precision) -> Precision:
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision={precision!r}: must be one of {', '.join(get_args(Precision))}")
+    return precision
+
+
+def _arrays(engine: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The arrays of a batch as plain tensors on the engine's device."""
+    return {
+        key: convert_to_tensor(batch[key], device=engine.state.device, track_meta=False)
+        for key in _ARRAYS
+        if key in batch
+    }
+
+
+class TrainingStep:
+    """One optimisation step with a pixel-weighted loss: the ``iteration_update`` of MONAI's SupervisedTrainer.
+
+    The engine's ``loss_function`` is called with (logits, label, weight). Nothing is read back from the device, so
+    that a GPU never waits for the host.
+
+    Args:
+        precision: ``"float32"``, or ``"bfloat16"`` for autocast; weights and loss stay in float32.
+    """
+
+    def __init__(self, precision: Precision = "float32") -> None:
+        self.precision = _check_precision(precision)
+
+    def __call__(self, engine: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        output = _arrays(engine, batch)
+        engine.state.output = output
+        engine.network.train()
+        engine.optimizer.zero_grad(set_to_none=True)
+        with _autocast(self.precision, engine.state.device):
+            output["pred"] = engine.inferer(output["image"], engine.network)
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        output["loss"] = engine.loss_function(output["pred"].float(), output["label"], output["weight"])
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        output["loss"].backward()  # type: ignore[no-untyped-call]
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        engine.optimizer.step()
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
+
+
+class EvaluationStep:
+    """Prediction of one full-size image: the ``iteration_update`` of MONAI's SupervisedEvaluator.
+
+    ``engine.state.output`` holds whatever of image, label, weight and instances the batch has, ``pred`` (logits, the
+    size of the image) and, where label and weight are there, ``loss`` per image.
+
+    Args:
+        loss_function: called with (logits, label, weight); None computes no loss.
+        precision: ``"float32"``, or ``"bfloat16"`` for autocast.
+    """
+
+    def __init__(self, loss_function: PixelLoss | None = None, precision: Precision = "float32") -> None:
+        self.loss_function = loss_function
+        self.precision = _check_precision(precision)
+
+    def __call__(self, engine: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        output = _arrays(engine, batch)
+        engine.state.output = output
+        with engine.mode(engine.network):
+            with _autocast(self.precision, engine.state.device):
+                output["pred"] = engine.inferer(output["image"], engine.network).float()
+            if self.loss_function is not None and "weight" in output:
+                output["loss"] = self.loss_function(output["pred"], output["label"], output["weight"])
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        # Post-processing may have replaced the batch by a list of cases.
+        return engine.state.output
+
+
+class SeededEpochs:
+    """Gives every epoch a random state of its own, drawn from ``seed``, epoch and process.
+
+    Weights, sampler, augmentation and dropout of an epoch thus depend on nothing that came before it but the weights
+    and the optimiser, and a run that was interrupted and resumed equals one that was not.
+
+    Args:
+        seed: seed of the run, >= 0.
+        loader: training data; the random transforms of its dataset are seeded with it.
+    """
+
+    def __init__(self, seed: int, loader: DataLoader[Any]) -> None:
+        if seed < 0:
+            raise ValueError(f"seed={seed}: must be 0 or more")
+        self.seed = seed
+        self.loader = loader
+
+    def attach(self, engine: Engine) -> None:
+        """Seed at the start of each epoch of ``engine``."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        # Distinct for all runs shorter than 10,000 epochs on fewer than 100 processes.
+        seed = (self.seed * 1_000_003 + engine.state.epoch * 100 + process_rank()) % 2**32
+        torch.manual_seed(seed)
+        transform = getattr(self.loader.dataset, "transform", None)
+        if transform is not None:
+            transform.set_random_state(seed=seed)
+
+
+class LossWatch:
+    """Mean training loss of the last steps; stops the run when it is no longer a number.
+
+    The loss is summed on the device and read only every ``interval`` steps.
+
+    Args:
+        interval: steps over which the loss is averaged.
+
+    Raises:
+        FloatingPointError: (while training) if the loss is NaN or infinite.
+    """
+
+    def __init__(self, interval: int = 10) -> None:
+        if interval < 1:
+            raise ValueError(f"interval={interval}: must be at least 1 step")
+        self.interval = interval
+        self.history: list[tuple[int, float]] = []
+        self._sum: Tensor | None = None
+        self._steps = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Follow the loss of the trainer ``engine``; its ``state.loss_history`` holds (step, mean loss)."""
+        engine.state.loss_history = self.history
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._read)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._read)
+
+    def _add(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        loss = (output[0] if isinstance(output, list) else output)["loss"].detach().float()
+        self._sum = loss if self._sum is None else self._sum + loss
+        self._steps += 1
+
+    def _read(self, engine: Engine) -> None:
+        if self._sum is None:
+            return
+        loss = float(self._sum / self._steps)
+        self._sum, self._steps = None, 0
+        if not torch.isfinite(torch.tensor(loss)):
+            raise FloatingPointError(
+                f"training loss is {loss} at step {engine.state.iteration}: training has diverged; the last good "
+                "checkpoint is kept. Lower learning_rate and go on from it with --resume true"
+            )
+        self.history.append((engine.state.iteration, loss))
+
+
+class TrainingProgress(ProgressBar):
+    """Progress bar of a trainer that shows the mean loss of ``LossWatch``; silent where no one looks at a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(persist=False, mininterval=0.5, desc="training", disable=None)
+
+    def attach(self, engine: Engine) -> None:
+        """Show the steps of each epoch of ``engine``."""
+        super().attach(engine, output_transform=lambda _: self._loss(engine))
+
+    @staticmethod
+    def _loss(engine: Engine) -> dict[str, float]:
+        history = getattr(engine.state, "loss_history", [])
+        return {"loss": history[-1][1]} if history else {}

@@ -1,0 +1,397 @@
+"""Overlap-tile strategy of Ronneberger et al. (2015), Fig. 2: seamless segmentation of images of any size."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.inferers.inferer import Inferer
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from unet_paper import geometry
+from unet_paper.row_streaming import RowStream, streaming_bytes
+
+Strategy = Literal["tiles", "whole", "rows"]
+Symmetries = Literal["none", "flips", "rotations", "all"]
+
+# members of each group as (quarter turns, mirrored before turning)
+SYMMETRIES: dict[Symmetries, tuple[tuple[int, bool], ...]] = {
+    "none": ((0, False),),
+    "flips": ((0, False), (0, True), (2, False), (2, True)),
+    "rotations": ((0, False), (1, False), (2, False), (3, False)),
+    "all": tuple(itertools.product(range(4), (False, True))),
+}
+USUAL_OUTPUT = 388
+STRIP_HEIGHT = 64
+# seconds before a progress bar shows: nothing flickers for images that are done at once
+PROGRESS_DELAY = 2.0
+
+
+class Span(NamedTuple):
+    """A tile along one axis, in px of the image: it writes [start, stop) and reads ``read`` px from start - margin."""
+
+    start: int
+    stop: int
+    read: int
+
+
+def plan_spans(length: int, tile_size: int, levels: int = 5) -> list[Span]:
+    """Cut one axis of an image into tiles that write every pixel once and sit on the pooling grid of the whole image.
+
+    The network repeats its predictions exactly only under shifts by multiples of the pooling factor (16 px), so tiles
+    start at such multiples: a tile of 572 px, which predicts 388 px, advances by 384 px. The last tile keeps the grid
+    and reads no more than it needs.
+
+    Args:
+        length: image size along the axis in px.
+        tile_size: size of the network's input in px.
+        levels: resolution levels of the network.
+
+    Raises:
+        ValueError: if ``tile_size`` is no valid size, or predicts less than one step of the grid.
+
+    >>> plan_spans(512, 572)
+    [Span(start=0, stop=384, read=572), Span(start=384, stop=512, read=316)]
+    """
+    predicted = geometry.output_size(tile_size, levels)
+    factor = geometry.pooling_factor(levels)
+    stride = predicted - predicted % factor
+    if length > predicted and stride == 0:
+        raise ValueError(
+            f"tile_size={tile_size}: predicts {predicted} px, less than one step of the pooling grid ({factor} px); "
+            f"use {geometry.input_size(factor, levels)} or more"
+        )
+    spans = []
+    start = 0
+    while start + predicted < length:
+        spans.append(Span(start, start + stride, tile_size))
+        start += stride
+    spans.append(Span(start, length, geometry.input_size(length - start, levels)))
+    return spans
+
+
+def mirrored_indices(start: int, count: int, size: int) -> Tensor:
+    """Indices into an axis of ``size`` px that continue it by reflection, as often as needed, at both of its ends.
+
+    The edge pixel is not repeated; an axis of one pixel repeats it.
+
+    >>> mirrored_indices(-4, 10, 3).tolist()
+    [0, 1, 2, 1, 0, 1, 2, 1, 0, 1]
+    """
+    period = max(2 * (size - 1), 1)
+    indices = torch.arange(start, start + count).remainder(period)
+    return torch.minimum(indices, period - indices)
+
+
+def activation_bytes(shape: tuple[int, int, int, int], features: Sequence[int], itemsize: int = 4) -> int:
+    """Most bytes that the activations of :class:`unet_paper.network.UNet` take at any moment, without gradients.
+
+    Besides a convolution's input and output and the waiting skips it counts a copy of the convolution's operands and
+    weights: libraries bring them into layouts of their own.
+
+    Args:
+        shape: of the network's input (B, C, h, w).
+        features: channels of each level, full resolution first.
+        itemsize: bytes per number.
+    """
+    return max(_moments(*shape, features)) * itemsize
+
+
+def _moments(batch: int, channels: int, height: int, width: int, features: Sequence[int]) -> Iterator[int]:
+    """Numbers alive at each step of the network."""
+
+    def convolve(incoming: int, outgoing: int, waiting: int) -> Iterator[int]:
+        sizes = [batch * (height - crop) * (width - crop) for crop in (0, 2, 4)]
+        given, between, made = sizes[0] * incoming, sizes[1] * outgoing, sizes[2] * outgoing
+        yield waiting + 2 * (given + between) + 9 * incoming * outgoing
+        yield waiting + given + 2 * (between + made) + 9 * outgoing * outgoing
+
+    skips: list[int] = []
+    incoming = channels
+    for level, outgoing in enumerate(features):
+        if level > 0:
+            height, width = height // 2, width // 2
+            yield sum(skips) + 3 * batch * height * width * incoming  # maxima and their 8-byte positions
+        yield from convolve(incoming, outgoing, sum(skips))
+        height, width = height - 4, width - 4
+        skips.append(batch * height * width * outgoing)
+        incoming = outgoing
+    skips.pop()
+    for outgoing in reversed(features[:-1]):
+        height, width = 2 * height, 2 * width
+        # phseg_v5 keeps all channels in its last up-convolution; counted for either preset
+        upsampled = batch * height * width * incoming
+        yield sum(skips) + 2 * upsampled + batch * height * width * outgoing
+        skips.pop()
+        yield from convolve(incoming + outgoing, outgoing, sum(skips) + upsampled)
+        height, width = height - 4, width - 4
+        incoming = outgoing
+
+
+class OverlapTileInferer(Inferer):
+    """Scores (logits) of the whole image, of any height and width, by a network whose output is smaller than its input.
+
+    Missing input at the image's border is extrapolated by mirroring (Fig. 2), repeatedly for images smaller than the
+    margin. The result does not depend on strategy and tile size: all equal that of the whole image in one piece.
+
+    Test-time averaging: the scores of the turned or mirrored image are turned back and averaged, as the released code
+    does. The paper averages "7 rotated versions of the input data" for the EM images and does not list them; we read
+    them as what the 8 symmetries of the square (``"all"``) add to the image itself.
+
+    Modes are left alone: call under ``torch.no_grad()`` with the network in evaluation mode, as MONAI's evaluator does.
+
+    Args:
+        levels: resolution levels of the network.
+        strategy: ``"tiles"``; ``"whole"``, the image in one piece, whatever memory that takes; ``"rows"``, strips of
+            rows through a :class:`unet_paper.network.UNet`, computing nothing twice.
+        tile_size: height and width of the network's input in px (the paper's figure: 572). Default: the smallest that
+            predicts 388 px, as the paper's does. With ``"rows"`` the height of a strip, any number, 64 by default.
+        memory_budget: bytes that the network's activations may take, instead of ``tile_size``: the largest tile or
+            strip that fits is used. Counts neither the images, nor the weights, nor the result.
+        batch_size: tiles per call of the network; with ``"rows"`` images per stream.
+        symmetries: ``"none"``, ``"flips"`` (4), ``"rotations"`` (4 quarter turns) or ``"all"`` (8).
+        progress: show a progress bar when work takes longer than two seconds.
+
+    Raises:
+        ValueError: unknown names, a size that is not valid for ``levels``, a size and a budget that exclude each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        levels: int = 5,
+        strategy: Strategy = "tiles",
+        tile_size: int | None = None,
+        memory_budget: int | None = None,
+        batch_size: int = 1,
+        symmetries: Symmetries = "none",
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        geometry.pooling_factor(levels)
+        if strategy not in get_args(Strategy):
+            raise ValueError(f"strategy={strategy!r}: must be one of {', '.join(get_args(Strategy))}")
+        if symmetries not in SYMMETRIES:
+            raise ValueError(f"symmetries={symmetries!r}: must be one of {', '.join(SYMMETRIES)}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        if tile_size is not None and memory_budget is not None:
+            raise ValueError(f"tile_size={tile_size}, memory_budget={memory_budget}: give one, not both")
+        if strategy == "whole" and (tile_size is not None or memory_budget is not None):
+            raise ValueError("strategy='whole': takes neither tile_size nor memory_budget")
+        if tile_size is not None and strategy == "tiles":
+            geometry.output_size(tile_size, levels)
+        if tile_size is not None and tile_size < 1:
+            raise ValueError(f"tile_size={tile_size}: must be at least 1 row")
+        self.levels = levels
+        self.strategy = strategy
+        self.tile_size = tile_size
+        self.memory_budget = memory_budget
+        self.batch_size = batch_size
+        self.symmetries = symmetries
+        self.progress = progress
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Predict whole images.
+
+        Args:
+            inputs: images, shape (B, C, H, W), any H and W.
+            network: module, scripted module or function: (b, C, h, w) -> (b, K, h - 2 margin, w - 2 margin).
+            args: further positional arguments of the network.
+            kwargs: further keyword arguments of the network.
+
+        Returns:
+            Scores, shape (B, K, H, W), float32 where the network computes in half precision, on the inputs' device,
+            with the inputs' metadata where they have some.
+
+        Raises:
+            ValueError: inputs of another shape or without pixels, a network with other levels or output sizes, a
+                memory budget that no tile fits.
+            TypeError: ``"rows"`` with another network, or with further arguments; a result that is no tensor.
+        """
+        module = _unwrapped(network)
+        _check(inputs, module, self.levels)
+        if self.strategy == "rows" and (args or kwargs):
+            raise TypeError("args, kwargs: strategy='rows' calls the network's layers, which take no further arguments")
+        image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        members = SYMMETRIES[self.symmetries]
+        scores: Tensor | None = None
+        with tqdm(
+            total=len(members) * image.shape[0] * image.shape[2] * image.shape[3],
+            desc="overlap-tile",
+            unit="px",
+            unit_scale=True,
+            delay=PROGRESS_DELAY,
+            leave=False,
+            disable=not self.progress,
+        ) as bar:
+            for turns, mirrored in members:
+                seen = torch.rot90(image.flip(3) if mirrored else image, turns, (2, 3))
+                if self.strategy == "rows":
+                    result = self._stream(seen, module, bar.update)
+                else:
+                    result = self._tile(seen, module, lambda tiles: network(tiles, *args, **kwargs), bar.update)
+                result = torch.rot90(result, -turns, (2, 3))
+                result = result.flip(3) if mirrored else result
+                scores = result if scores is None else scores.add_(result)
+        assert scores is not None
+        if len(members) > 1:
+            scores /= len(members)
+        return MetaTensor(scores).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else scores
+
+    def _tile(
+        self,
+        image: Tensor,
+        module: object,
+        network: Callable[[Tensor], Tensor],
+        advance: Callable[[int], object],
+    ) -> Tensor:
+        tile_size = self._choose_tile_size(image, module)
+        rows, columns = (plan_spans(length, tile_size, self.levels) for length in image.shape[2:])
+        scores: Tensor | None = None
+        for tiles in _batches(image.shape[0], rows, columns, self.batch_size):
+            result = network(torch.cat([self._read(image[i : i + 1], row, column) for i, row, column in tiles]))
+            self._check_result(result, tiles)
+            if scores is None:
+                scores = _empty_scores(image, result)
+            for (index, row, column), tile in zip(tiles, result, strict=True):
+                written = tile[:, : row.stop - row.start, : column.stop - column.start]
+                scores[index, :, row.start : row.stop, column.start : column.stop] = written
+                advance(written[0].numel())
+        assert scores is not None
+        return scores
+
+    def _stream(self, image: Tensor, module: object, advance: Callable[[int], object]) -> Tensor:
+        height, width = image.shape[2:]
+        strip_height = self._choose_strip_height(image, module)
+        total = geometry.input_size(height, self.levels)
+        columns = Span(0, width, geometry.input_size(width, self.levels))
+        scores: Tensor | None = None
+        for first in range(0, image.shape[0], self.batch_size):
+            images = slice(first, first + self.batch_size)
+            stream = RowStream(module)
+            done = 0
+            for start in range(0, total, strip_height):
+                rows = Span(start, start + strip_height, min(strip_height, total - start))
+                result = stream.push(self._read(image[images], rows, columns))
+                if result is None:
+                    continue
+                if scores is None:
+                    scores = _empty_scores(image, result)
+                written = result[:, :, : height - done, :width]
+                scores[images, :, done : done + written.shape[2]] = written
+                done += written.shape[2]
+                advance(written[:, 0].numel())
+        assert scores is not None
+        return scores
+
+    def _read(self, image: Tensor, row: Span, column: Span) -> Tensor:
+        for axis, span in ((2, row), (3, column)):
+            indices = mirrored_indices(span.start - geometry.margin(self.levels), span.read, image.shape[axis])
+            image = image.index_select(axis, indices.to(image.device))
+        return image
+
+    def _choose_tile_size(self, image: Tensor, module: object) -> int:
+        largest = geometry.input_size(max(image.shape[2:]), self.levels)
+        if self.strategy == "whole":
+            return largest
+        if self.memory_budget is None:
+            return self.tile_size or geometry.input_size(USUAL_OUTPUT, self.levels)
+        factor = geometry.pooling_factor(self.levels)
+        smallest = min(largest, geometry.input_size(factor, self.levels))
+
+        def needed(size: int) -> int:
+            height, width = (min(size, geometry.input_size(length, self.levels)) for length in image.shape[2:])
+            shape = (self.batch_size, image.shape[1], height, width)
+            return activation_bytes(shape, _features(module, self.levels), _itemsize(image))
+
+        return _largest(range(largest, smallest - 1, -factor), needed, self.memory_budget, "tile")
+
+    def _choose_strip_height(self, image: Tensor, module: object) -> int:
+        if self.memory_budget is None:
+            return self.tile_size or STRIP_HEIGHT
+        height, width = (geometry.input_size(length, self.levels) for length in image.shape[2:])
+        batch = min(self.batch_size, image.shape[0])
+        factor = geometry.pooling_factor(self.levels)
+
+        def needed(rows: int) -> int:
+            shape = (batch, image.shape[1], rows, width)
+            return streaming_bytes(shape, _features(module, self.levels), _itemsize(image))
+
+        heights = range(height - height % factor, 0, -factor)
+        return _largest(heights, needed, self.memory_budget, "strip")
+
+    def _check_result(self, result: object, tiles: Sequence[tuple[int, Span, Span]]) -> None:
+        _, row, column = tiles[0]
+        size = tuple(geometry.output_size(span.read, self.levels) for span in (row, column))
+        if not isinstance(result, Tensor):
+            raise TypeError(f"network: returned {type(result).__name__}, must return one tensor of scores (b, K, h, w)")
+        if result.dim() != 4 or result.shape[0] != len(tiles) or result.shape[2:] != size:
+            raise ValueError(
+                f"network: returned shape {tuple(result.shape)} for an input of {row.read} x {column.read} px; with "
+                f"levels={self.levels} valid convolutions give ({len(tiles)}, K, {size[0]}, {size[1]})"
+            )
+
+
+def _check(inputs: Tensor, module: object, levels: int) -> None:
+    if inputs.dim() != 4 or inputs.numel() == 0 or not inputs.is_floating_point():
+        raise ValueError(
+            f"inputs: shape {tuple(inputs.shape)}, {inputs.dtype}: must be images (B, C, H, W) in floating point"
+        )
+    own = getattr(module, "levels", levels)
+    if own != levels:
+        raise ValueError(f"levels={levels}: the network has {own} levels; give the inferer levels={own}")
+
+
+def _unwrapped(network: object) -> object:
+    """The module itself: DistributedDataParallel and torch.compile hide its attributes behind their own."""
+    if isinstance(network, DistributedDataParallel):
+        network = network.module
+    return getattr(network, "_orig_mod", network)
+
+
+def _batches(
+    images: int, rows: Sequence[Span], columns: Sequence[Span], batch_size: int
+) -> Iterator[tuple[tuple[int, Span, Span], ...]]:
+    """Tiles (image, row span, column span) in batches of one shape."""
+
+    def shape(tile: tuple[int, Span, Span]) -> tuple[int, int]:
+        return tile[1].read, tile[2].read
+
+    ordered = sorted(itertools.product(range(images), rows, columns), key=shape, reverse=True)
+    for _, tiles in itertools.groupby(ordered, key=shape):
+        remaining = list(tiles)
+        for first in range(0, len(remaining), batch_size):
+            yield tuple(remaining[first : first + batch_size])
+
+
+def _empty_scores(image: Tensor, result: Tensor) -> Tensor:
+    # Half precision would lose the averaging over symmetries and whatever follows the network.
+    dtype = torch.promote_types(result.dtype, torch.float32)
+    return result.new_empty((image.shape[0], result.shape[1], *image.shape[2:]), dtype=dtype)
+
+
+def _features(module: object, levels: int) -> tuple[int, ...]:
+    """Channels of each level, the paper's where the network does not tell."""
+    return getattr(module, "features", tuple(64 << level for level in range(levels)))
+
+
+def _itemsize(image: Tensor) -> int:
+    device = image.device.type
+    return (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else image.dtype).itemsize
+
+
+def _largest(sizes: range, needed: Callable[[int], int], budget: int, what: str) -> int:
+    """First of the falling sizes whose need the budget covers."""
+    for size in sizes:
+        if needed(size) <= budget:
+            return size
+    raise ValueError(
+        f"memory_budget={budget}: the smallest {what}, {sizes[-1]} px, needs {needed(sizes[-1])} bytes; "
+        "raise the budget or lower batch_size"
+    )

@@ -1,0 +1,23 @@
+"""The scores of the ISBI 2012 EM challenge and of the Cell Tracking Challenge: arrays in, numbers out.
+
+``monai_metrics`` wraps them for MONAI's engines; it is a module of its own because importing MONAI takes seconds.
+"""
+
+from unet_paper.metrics.ctc import ctc_det, ctc_seg, op_csb
+from unet_paper.metrics.iou import iou
+from unet_paper.metrics.pixel_error import pixel_error
+from unet_paper.metrics.rand_error import rand_error
+from unet_paper.metrics.v_rand import v_info, v_rand
+from unet_paper.metrics.warping_error import warping_error
+
+__all__ = [
+    "ctc_det",
+    "ctc_seg",
+    "iou",
+    "op_csb",
+    "pixel_error",
+    "rand_error",
+    "v_info",
+    "v_rand",
+    "warping_error",
+]

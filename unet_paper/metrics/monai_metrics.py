@@ -1,0 +1,323 @@
+"""The scores of both challenges as MONAI metrics, for validation while training and for evaluation.
+
+Each class can stand in a config inside ``monai.handlers.IgniteMetricHandler``::
+
+    key_val_metric:
+      ctc_seg:
+        _target_: IgniteMetricHandler
+        metric_fn: {_target_: unet_paper.metrics.monai_metrics.CTCSeg, field_of_interest: 50}
+        output_transform: "$monai.handlers.from_engine(['cells', 'instances'])"
+
+The ISBI scores take the probabilities (``pred``) in the place of ``cells``; with one of the three errors as key metric,
+lower is better and the evaluator needs ``metric_cmp_fn: $operator.lt``.
+
+What a metric keeps of an image is one row of counts or sums, never the score itself. ``aggregate`` merges the rows of
+all batches and all processes and computes the score from them once, so that it equals the score of one call of the
+function on all images: SEG is a mean over objects, and the ISBI scores average over slices before they choose a
+threshold. Each image must therefore go to one process only, as with ``DistributedSampler(even_divisible=False)``; a
+process may well have none. ``get_buffer``, which ``IgniteMetricHandler`` keeps as the metric's details, holds the score
+of every single image.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from monai.metrics import CumulativeIterationMetric
+from monai.utils import evenly_divisible_all_gather
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from unet_paper.metrics.ctc import DetectionErrors, LabelImage, check_label_image, ctc_det_errors, ctc_seg_objects
+from unet_paper.metrics.em_inputs import THRESHOLDS, V_THRESHOLDS, Statistics, sweep
+from unet_paper.metrics.iou import iou_counts
+from unet_paper.metrics.pixel_error import pixel_error_from_statistics, pixel_error_statistics
+from unet_paper.metrics.rand_error import rand_error_from_statistics, rand_error_statistics
+from unet_paper.metrics.v_rand import (
+    v_info_from_statistics,
+    v_info_statistics,
+    v_rand_from_statistics,
+    v_rand_statistics,
+)
+from unet_paper.metrics.warping_error import warping_error_from_statistics, warping_error_statistics
+
+__all__ = [
+    "CTCDet",
+    "CTCSeg",
+    "ISBIMetric",
+    "ImageRowsMetric",
+    "IoU",
+    "PixelError",
+    "RandError",
+    "VInfo",
+    "VRand",
+    "WarpingError",
+]
+
+Images = Tensor | Sequence[Tensor]
+
+
+class ImageRowsMetric(CumulativeIterationMetric):
+    """A score that is computed from one row of statistics per image; subclasses say which row and which score.
+
+    Calling it with the predictions and references of a batch, (B, C, H, W) tensors or lists of (C, H, W), adds their
+    rows and returns them, float64 on the CPU wherever the images are.
+    """
+
+    channels: ClassVar[int]
+    """Channels of a prediction; a reference has one."""
+
+    # of monai.metrics.Cumulative, which has no types
+    _buffers: list[list[Tensor]] | None
+    _synced_tensors: list[Tensor] | None
+    _synced: bool
+
+    @property
+    @abstractmethod
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of the statistics of one image."""
+
+    @abstractmethod
+    def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
+        """Statistics of one image, from a prediction (C, H, W) and a reference (H, W)."""
+
+    @abstractmethod
+    def score(self, rows: Statistics) -> float:
+        """The score of the images with the given rows, shape (N, ...); NaN if they hold nothing to be scored."""
+
+    def aggregate(self) -> Tensor:
+        """The score of all images since the last reset, on all processes: a float64 tensor without dimensions.
+
+        It is 0.0 if no image has anything to be scored, as SEG and DET of images without an object.
+
+        Raises:
+            ValueError: if there was no image at all.
+        """
+        rows = self._rows()
+        if not len(rows):
+            raise ValueError(f"{type(self).__name__} was given no image: call it on a batch before aggregate()")
+        return rows.new_tensor(np.nan_to_num(self.score(rows.numpy())))
+
+    def per_image(self) -> Tensor:
+        """The score of every image alone, shape (N,), float64: process by process, in the order of the calls.
+
+        It is NaN for an image that has nothing to be scored.
+        """
+        rows = self._rows()
+        return rows.new_tensor([self.score(row[None]) for row in rows.numpy()])
+
+    def get_buffer(self) -> Tensor:
+        """The score of every image, shape (N, 1), as MONAI's ``MetricsSaver`` writes it, one line per image."""
+        return self.per_image()[:, None]
+
+    def _rows(self) -> Tensor:
+        rows = super().get_buffer()
+        return torch.zeros((0, *self.row_shape), dtype=torch.float64) if rows is None else rows
+
+    def _sync(self) -> None:
+        if self._buffers is None and not self._synced and idist.get_world_size() > 1:
+            # the other processes wait for this one even if it had no image
+            nothing = torch.zeros((0, *self.row_shape), dtype=torch.float64)
+            self._synced_tensors = [evenly_divisible_all_gather(nothing, concat=True)]
+            self._synced = True
+        else:
+            super()._sync()
+
+    def _compute_list(self, y_pred: Images, y: Images | None = None, **kwargs: Any) -> Any:
+        if y is not None and len(y_pred) != len(y):
+            raise ValueError(f"len(y_pred)={len(y_pred)}, len(y)={len(y)}: give every prediction its reference")
+        references = y if y is None else [torch.as_tensor(image) for image in y]
+        return super()._compute_list([torch.as_tensor(image) for image in y_pred], references, **kwargs)
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
+        if y is None:
+            raise ValueError("y=None: a score needs the reference; let output_transform return (y_pred, y)")
+        expected = (y_pred.shape[0], 1, *y_pred.shape[2:])
+        if y_pred.ndim != 4 or y_pred.shape[1] != self.channels:
+            raise ValueError(
+                f"y_pred.shape={tuple(y_pred.shape)}: {type(self).__name__} takes (B, {self.channels}, H, W)"
+            )
+        if tuple(y.shape) != expected:
+            raise ValueError(f"y.shape={tuple(y.shape)}: the reference of this y_pred has the shape {expected}")
+        # NumPy has no bfloat16
+        predicted = y_pred.float() if y_pred.dtype == torch.bfloat16 else y_pred
+        predictions, references = predicted.cpu().numpy(), y[:, 0].cpu().numpy()
+        rows = [self.row(prediction, reference) for prediction, reference in zip(predictions, references, strict=True)]
+        return torch.from_numpy(np.stack(rows))
+
+
+class ISBIMetric(ImageRowsMetric):
+    """A score of the ISBI 2012 challenge of probabilities (2, H, W), given reference instances (1, H, W).
+
+    Channel 1 is the cell. An unknown pixel counts as membrane on which prediction and reference agree.
+
+    Args:
+        statistics: sums of a slice, (thresholds, columns), from (probability, label, thresholds).
+        from_statistics: the score from the sums of several slices.
+        thresholds: in [0, 1].
+        columns: number of sums.
+    """
+
+    channels = 2
+
+    def __init__(
+        self,
+        statistics: Callable[[ArrayLike, ArrayLike, Sequence[float]], Statistics],
+        from_statistics: Callable[[Statistics], float],
+        thresholds: tuple[float, ...],
+        columns: int = 2,
+    ) -> None:
+        super().__init__()
+        self.statistics = statistics
+        self.from_statistics = from_statistics
+        self.thresholds = thresholds
+        self.columns = columns
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Thresholds, columns."""
+        return len(self.thresholds), self.columns
+
+    def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
+        """Sums of the slice at every threshold."""
+        check_label_image("y", reference, lowest=-1)
+        return self.statistics(np.where(reference < 0, 0, prediction[1]), reference > 0, self.thresholds)
+
+    def score(self, rows: Statistics) -> float:
+        """Best over the thresholds of the sums over all slices."""
+        return self.from_statistics(rows)
+
+
+class PixelError(ISBIMetric):
+    """Pixel error (:func:`unet_paper.metrics.pixel_error.pixel_error`), lower is better.
+
+    Args:
+        threshold: one threshold in [0, 1] instead of the challenge's sweep 0, 0.1 .. 0.9.
+    """
+
+    def __init__(self, *, threshold: float | None = None) -> None:
+        super().__init__(pixel_error_statistics, pixel_error_from_statistics, sweep(threshold, THRESHOLDS))
+
+
+class RandError(ISBIMetric):
+    """Rand error (:func:`unet_paper.metrics.rand_error.rand_error`), lower is better.
+
+    Args:
+        threshold: one threshold in [0, 1] instead of the challenge's sweep 0, 0.1 .. 0.9.
+    """
+
+    def __init__(self, *, threshold: float | None = None) -> None:
+        super().__init__(rand_error_statistics, rand_error_from_statistics, sweep(threshold, THRESHOLDS))
+
+
+class WarpingError(ISBIMetric):
+    """Warping error (:func:`unet_paper.metrics.warping_error.warping_error`), lower is better.
+
+    Args:
+        threshold: one threshold in [0, 1] instead of the challenge's sweep 0, 0.1 .. 0.9.
+    """
+
+    def __init__(self, *, threshold: float | None = None) -> None:
+        super().__init__(
+            warping_error_statistics, warping_error_from_statistics, sweep(threshold, THRESHOLDS), columns=3
+        )
+
+
+class VRand(ISBIMetric):
+    """V_rand (:func:`unet_paper.metrics.v_rand.v_rand`), higher is better.
+
+    Args:
+        threshold: one threshold in [0, 1] instead of the challenge's sweep 0, 0.1 .. 1.
+    """
+
+    def __init__(self, *, threshold: float | None = None) -> None:
+        super().__init__(v_rand_statistics, v_rand_from_statistics, sweep(threshold, V_THRESHOLDS))
+
+
+class VInfo(ISBIMetric):
+    """V_info (:func:`unet_paper.metrics.v_rand.v_info`), higher is better.
+
+    Args:
+        threshold: one threshold in [0, 1] instead of the challenge's sweep 0, 0.1 .. 1.
+    """
+
+    def __init__(self, *, threshold: float | None = None) -> None:
+        super().__init__(v_info_statistics, v_info_from_statistics, sweep(threshold, V_THRESHOLDS))
+
+
+class CTCSeg(ImageRowsMetric):
+    """SEG (:func:`unet_paper.metrics.ctc.ctc_seg`) of predicted cells (1, H, W), given reference instances (1, H, W).
+
+    Args:
+        field_of_interest: width in px of the band along the border; objects wholly inside the band are ignored.
+
+    Example:
+        >>> metric = CTCSeg()
+        >>> _ = metric(torch.tensor([[[[1, 1, 0, 0]]]]), torch.tensor([[[[3, 3, 0, 4]]]]))
+        >>> _ = metric(torch.tensor([[[[1, 1, 1, 2]]]]), torch.tensor([[[[3, 3, 0, 0]]]]))
+        >>> metric.aggregate().item(), metric.per_image().tolist()
+        (0.555..., [0.5, 0.666...])
+    """
+
+    channels = 1
+    row_shape = (2,)
+
+    def __init__(self, *, field_of_interest: int = 0) -> None:
+        super().__init__()
+        self.field_of_interest = field_of_interest
+
+    def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
+        """Sum of the Jaccard indices, number of objects."""
+        objects = ctc_seg_objects(prediction, reference[None], field_of_interest=self.field_of_interest)
+        return np.array([sum(score.jaccard for score in objects), len(objects)], dtype=np.float64)
+
+    def score(self, rows: Statistics) -> float:
+        """Mean Jaccard index of all objects."""
+        # fsum, so that the order of the images, and with it the number of processes, makes no difference
+        objects = rows[:, 1].sum()
+        return float(math.fsum(rows[:, 0]) / objects) if objects else float("nan")
+
+
+class CTCDet(ImageRowsMetric):
+    """DET (:func:`unet_paper.metrics.ctc.ctc_det`) of predicted cells (1, H, W), given markers or instances (1, H, W).
+
+    Args:
+        field_of_interest: width in px of the band along the border; objects wholly inside the band are ignored.
+    """
+
+    channels = 1
+    row_shape = (4,)
+
+    def __init__(self, *, field_of_interest: int = 0) -> None:
+        super().__init__()
+        self.field_of_interest = field_of_interest
+
+    def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
+        """Objects, splits, false negatives, false positives."""
+        errors = ctc_det_errors(prediction, reference[None], field_of_interest=self.field_of_interest)
+        return np.array(errors, dtype=np.float64)
+
+    def score(self, rows: Statistics) -> float:
+        """DET of the summed errors."""
+        errors = DetectionErrors(*(int(count) for count in rows.sum(axis=0)))
+        return errors.det() if errors.objects else float("nan")
+
+
+class IoU(ImageRowsMetric):
+    """Foreground IoU (:func:`unet_paper.metrics.iou.iou`) of predicted cells (1, H, W), given instances (1, H, W)."""
+
+    channels = 1
+    row_shape = (2,)
+
+    def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
+        """Pixels of the intersection and of the union."""
+        return np.array(iou_counts(prediction, reference[None]), dtype=np.float64)
+
+    def score(self, rows: Statistics) -> float:
+        """Intersection over union of the summed pixels."""
+        intersection, union = rows.sum(axis=0)
+        return float(intersection / union) if union else 1.0

@@ -1,0 +1,173 @@
+"""Warping error of the ISBI 2012 challenge, and the topological errors that it counts."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from unet_paper.metrics.em_inputs import THRESHOLDS, Statistics, add_up, check_thresholds, slices, sweep
+
+Count = Literal["splits_and_merges", "mismatches"]
+
+
+class TopologicalError(IntEnum):
+    """What the proposal does to the label's topology at a pixel, cells being the objects."""
+
+    MERGE = 1
+    """Joins cells that the label parts: a gap in a membrane."""
+    SPLIT = 2
+    """Parts a cell of the label."""
+    HOLE_ADDED = 3
+    """Puts membrane inside a cell, or closes a cell to a ring."""
+    OBJECT_DELETED = 4
+    """Loses a cell."""
+    OBJECT_ADDED = 5
+    """Puts a cell inside membrane."""
+    HOLE_DELETED = 6
+    """Fills a hole of a cell, or opens one."""
+
+
+class TopologicalErrors(NamedTuple):
+    """The label warped to a proposal, and where and how they still differ."""
+
+    warped: NDArray[np.uint8]
+    """The warped label, 1 cell, 0 membrane, shape of the label."""
+    errors: NDArray[np.uint8]
+    """0, or the :class:`TopologicalError` of the pixel; shape of the label."""
+    counts: dict[TopologicalError, int]
+    """Number of pixels of each class, of all six."""
+
+
+def warping_error(
+    probability: ArrayLike,
+    label: ArrayLike,
+    *,
+    threshold: float | None = None,
+    count: Count = "splits_and_merges",
+    radius: int = 20,
+) -> float:
+    r"""Warping error: pixels of split and merge left after warping the label, per pixel, min over thresholds.
+
+    The label L is warped toward the proposal :math:`p > \theta` without a change of its topology: pixels that differ
+    and are simple (4-connected cells, 8-connected membrane) are flipped, largest :math:`|p - \theta|` first, until
+    none is left (Jain et al. 2010, doi:10.1109/CVPR.2010.5539950). The pixels that differ still are topological errors:
+    a membrane that lies a few pixels off costs nothing, a gap of one pixel does. See :func:`topological_errors`.
+
+    Args:
+        probability: probability of cell interior in [0, 1], shape (H, W) or (Z, H, W).
+        label: 1 or 255 cell interior, 0 membrane; same shape.
+        threshold: one threshold in [0, 1] instead of the challenge's sweep 0, 0.1 .. 0.9.
+        count: "splits_and_merges" as the challenge, or every pixel that differs still ("mismatches").
+        radius: px around an error within which components are told apart.
+
+    Returns:
+        Counted pixels divided by W H Z. A label without any cell has nothing to split or merge: 0.
+
+    Raises:
+        ValueError: shapes that differ, an empty stack, values outside [0, 1], NaN, a label that is not binary.
+
+    Two cells and a membrane of one column with a gap of one pixel, one pixel of 15:
+
+    >>> label = [[1, 1, 0, 1, 1]] * 3
+    >>> probability = [[1, 1, 0, 1, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]]
+    >>> 15 * warping_error(probability, label)
+    1.0
+    """
+    statistics = warping_error_statistics(probability, label, sweep(threshold, THRESHOLDS), radius=radius)
+    return warping_error_from_statistics(statistics, count=count)
+
+
+def warping_error_statistics(
+    probability: ArrayLike, label: ArrayLike, thresholds: Sequence[float] = THRESHOLDS, *, radius: int = 20
+) -> Statistics:
+    """Rows [pixels of splits and merges, pixels that differ, pixels], one per threshold; they add up over slices.
+
+    Args:
+        probability: as in :func:`warping_error`.
+        label: as in :func:`warping_error`.
+        thresholds: in [0, 1].
+        radius: as in :func:`warping_error`.
+
+    Returns:
+        Array of shape (thresholds, 3).
+
+    Raises:
+        ValueError: as in :func:`warping_error`.
+    """
+    from unet_paper.metrics.em_kernels import classify, relax  # compiles: not on import of the package
+
+    _check_radius(radius)
+    checked = check_thresholds(thresholds)
+    statistics = np.zeros((len(checked), 3))
+    for p, cell in slices(probability, label):
+        for row, threshold in zip(statistics, checked, strict=True):
+            warped, mismatches = relax(p, cell, threshold)
+            classes = classify(warped, mismatches, radius)
+            splits_and_merges = int(np.count_nonzero(classes <= TopologicalError.SPLIT))
+            row += (splits_and_merges, mismatches.size, cell.size)
+    return statistics
+
+
+def warping_error_from_statistics(
+    statistics: Statistics | Sequence[Statistics], *, count: Count = "splits_and_merges"
+) -> float:
+    """Warping error of all slices of which the statistics, added up or in a list, are given.
+
+    Raises:
+        ValueError: another count than the two.
+    """
+    columns: dict[str, int] = {"splits_and_merges": 0, "mismatches": 1}
+    if count not in columns:
+        raise ValueError(f"count={count!r}: must be one of {', '.join(columns)}")
+    total = add_up(statistics)
+    return float((total[:, columns[count]] / total[:, 2]).min())
+
+
+def topological_errors(
+    probability: ArrayLike, label: ArrayLike, *, threshold: float = 0.5, radius: int = 20
+) -> TopologicalErrors:
+    """Warp the label toward a proposal and classify each pixel that differs still (Jain et al. 2010).
+
+    Warping runs on a canvas with one pixel of membrane around; among equal :math:`|p - threshold|` it is first come,
+    first served, starting column by column, and a pixel whose turn came while it was not simple waits until one of its
+    8 neighbours is flipped. An error's class compares the cells before and after a flip of this pixel alone, in the
+    square of `radius` px around it: cells that are one beyond this square only are two.
+
+    Args:
+        probability: probability of cell interior in [0, 1], shape (H, W) or (Z, H, W).
+        label: 1 or 255 cell interior, 0 membrane; same shape.
+        threshold: in [0, 1]; the proposal is probability > threshold.
+        radius: half side of the square, in px.
+
+    Returns:
+        The warped label, the image of errors and their counts.
+
+    Raises:
+        ValueError: shapes that differ, an empty stack, values outside [0, 1], NaN, a label that is not binary.
+
+    >>> topological_errors([[1, 1, 1, 1, 1]], [[1, 1, 0, 1, 1]]).errors
+    array([[0, 0, 1, 0, 0]], dtype=uint8)
+    """
+    from unet_paper.metrics.em_kernels import classify, relax  # compiles: not on import of the package
+
+    _check_radius(radius)
+    (checked,) = check_thresholds((threshold,))
+    shape = np.shape(label)
+    warped: list[NDArray[np.uint8]] = []
+    errors: list[NDArray[np.uint8]] = []
+    for p, cell in slices(probability, label):
+        canvas, mismatches = relax(p, cell, checked)
+        classes = np.zeros_like(canvas)
+        classes.ravel()[mismatches] = classify(canvas, mismatches, radius)
+        warped.append(canvas[1:-1, 1:-1])
+        errors.append(classes[1:-1, 1:-1])
+    histogram = np.bincount(np.ravel(errors), minlength=len(TopologicalError) + 1)
+    counts = {error: int(histogram[error]) for error in TopologicalError}
+    return TopologicalErrors(np.reshape(warped, shape), np.reshape(errors, shape), counts)
+
+
+def _check_radius(radius: int) -> None:
+    if radius < 1:
+        raise ValueError(f"radius={radius}: must be at least 1 px, so that a pixel's neighbours are seen")

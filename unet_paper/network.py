@@ -1,0 +1,132 @@
+"""The network of Ronneberger et al. (2015), section 2 and Fig. 1."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from unet_paper import geometry
+
+Preset = Literal["paper", "phseg_v5"]
+
+
+class UNet(nn.Module):
+    """U-Net with unpadded ("valid") convolutions: 572 x 572 in, 388 x 388 out.
+
+    .. code-block:: text
+
+        572 ─ conv conv ─ 568 ──────────── crop 88, copy ───────────┐ 392 ─ conv conv ─ 388 ─ 1x1 ─ classes
+                    pool │ 2                                        │ up-conv 2
+            284 ─ conv conv ─ 280 ──────── crop 40, copy ───────┐ 200 ─ conv conv ─ 196
+                        pool │ 2                                │ up-conv 2
+                140 ─ conv conv ─ 136 ──── crop 16, copy ───┐ 104 ─ conv conv ─ 100
+                            pool │ 2                        │ up-conv 2
+                     68 ─ conv conv ─ 64 ─ crop 4, copy ─┐ 56 ─ conv conv ─ 52
+                                pool │ 2                 │ up-conv 2
+                          32 ─ conv conv ─ 28 ───────────┘
+
+    Every ``conv`` is 3x3 without padding, followed by a ReLU. Weights are drawn from a Gaussian of standard deviation
+    sqrt(2 / N) with N the incoming nodes of one neuron (section 3, He et al. 2015); biases start at zero.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: classes; the output holds one score (logit) per class.
+        features: channels of each level, full resolution first; their number is the number of levels.
+        preset: ``"paper"``: linear up-convolutions that halve the channels. ``"phseg_v5"``: the network of the authors'
+            release of 2015-10-02: a ReLU after each up-convolution, and the last one keeps its channels.
+        dropout: probability of dropping a unit at the end of the contracting path: after the last convolution of
+            the two deepest levels. The upper one's skip is dropped with it, as in the released code.
+
+    Raises:
+        ValueError: unknown preset, no or non-positive channels, ``dropout`` outside [0, 1).
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, H - 184, W - 184) with H, W = 16k + 60 (five levels).
+
+    >>> sum(parameter.numel() for parameter in UNet().parameters())
+    31030658
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 2,
+        features: Sequence[int] = (64, 128, 256, 512, 1024),
+        preset: Preset = "paper",
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if preset not in get_args(Preset):
+            raise ValueError(f"preset={preset!r}: must be one of {', '.join(get_args(Preset))}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: must be in [0, 1), 0.5 in the released code")
+        if not features or min(in_channels, out_channels, *features) < 1:
+            raise ValueError(
+                f"in_channels={in_channels}, out_channels={out_channels}, features={tuple(features)}: "
+                "every number of channels must be at least 1"
+            )
+        released = preset == "phseg_v5"
+        self.levels = len(features)
+        self.features = tuple(features)
+        self.in_channels = in_channels
+        self.contracting = nn.ModuleList(
+            _convolutions(incoming, outgoing, dropout if level >= self.levels - 2 else 0.0)
+            for level, (incoming, outgoing) in enumerate(zip((in_channels, *features), features, strict=False))
+        )
+        self.up = nn.ModuleList()
+        self.expanding = nn.ModuleList()
+        for level in reversed(range(self.levels - 1)):
+            below, here = features[level + 1], features[level]
+            upsampled = below if released and level == 0 else here
+            up_convolution = nn.ConvTranspose2d(below, upsampled, kernel_size=2, stride=2)
+            self.up.append(nn.Sequential(up_convolution, nn.ReLU(inplace=True)) if released else up_convolution)
+            self.expanding.append(_convolutions(upsampled + here, here))
+        self.classifier = nn.Conv2d(features[0], out_channels, kernel_size=1)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw all weights anew (section 3): Gaussian, std sqrt(2 / N), N = incoming nodes of one neuron."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                # With stride = kernel size each output of an up-convolution meets one kernel tap per input channel.
+                taps = 1 if isinstance(module, nn.ConvTranspose2d) else module.weight[0, 0].numel()
+                nn.init.normal_(module.weight, std=(2 / (module.in_channels * taps)) ** 0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores (logits) of every class, (B, C, H, W) -> (B, out_channels, H - 2 margin, W - 2 margin)."""
+        self._check(image)
+        skips: list[Tensor] = []
+        x = image
+        for level, convolutions in enumerate(self.contracting):
+            if level > 0:
+                x = nn.functional.max_pool2d(x, kernel_size=2)
+            x = convolutions(x)
+            skips.append(x)
+        skips.pop()  # the bottleneck's own output is no skip
+        for up, convolutions in zip(self.up, self.expanding):  # noqa: B905 - TorchScript knows no `strict`
+            x = up(x)
+            x = convolutions(torch.cat([_centre_crop(skips.pop(), x), x], dim=1))
+        return self.classifier(x)
+
+    def _check(self, image: Tensor) -> None:
+        if image.dim() != 4 or image.size(1) != self.in_channels:
+            raise ValueError(f"image.shape={image.shape}: must be (B, {self.in_channels}, H, W)")
+        geometry.output_size(image.size(2), self.levels)
+        geometry.output_size(image.size(3), self.levels)
+
+
+def _convolutions(in_channels: int, out_channels: int, dropout: float = 0.0) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (in_channels, out_channels):
+        layers += [nn.Conv2d(channels, out_channels, kernel_size=3), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Dropout(dropout)) if dropout else nn.Sequential(*layers)
+
+
+def _centre_crop(skip: Tensor, like: Tensor) -> Tensor:
+    # The contracting path's map is larger by twice geometry.skip_crops()[level], which is even: the centre is exact.
+    top = (skip.shape[2] - like.shape[2]) // 2
+    left = (skip.shape[3] - like.shape[3]) // 2
+    return skip[:, :, top : top + like.shape[2], left : left + like.shape[3]]

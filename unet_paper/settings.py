@@ -1,0 +1,128 @@
+"""What a bundle config can ask about itself: where its bundle lies, and whether every setting in it is used.
+
+MONAI accepts any ``--name value`` on its command line and ignores what no part of the config refers to, so that a
+misspelt ``--learnig_rate`` trains with the default. ``refuse_unknown_settings`` stops such a run before it starts.
+It also wraps every error in several of its own; ``explain_errors`` makes the one that matters the last line printed.
+"""
+
+import difflib
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
+from monai.bundle.reference_resolver import ReferenceResolver
+from monai.bundle.workflows import ConfigWorkflow
+
+# How the errors begin in which MONAI wraps what really happened.
+_WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")
+# Ids that MONAI looks up itself, besides those of its workflow properties.
+_RUN_IDS = ("imports", "initialize", "run", "training", "evaluating", "finalize", "_meta_")
+
+
+def bundle_root() -> str:
+    """Folder of the bundle whose config is being run: the parent of its ``configs`` folder."""
+    for owner in _callers():
+        if isinstance(owner, ConfigWorkflow):
+            return str(owner.config_root_path.resolve().parent)
+    # A bare ConfigParser (verify_net_in_out, ckpt_export) does not know its file: the bundle beside this package.
+    return str(Path(__file__).resolve().parent.parent / "bundle")
+
+
+def refuse_unknown_settings() -> None:
+    """Raise if the config being run holds a setting that nothing in it uses; call it from ``initialize``.
+
+    Raises:
+        ValueError: naming the unused setting, its value and the names that come close to it.
+        RuntimeError: if called from outside a MONAI config.
+    """
+    parser = next((owner for owner in _callers() if isinstance(owner, ConfigParser)), None)
+    if parser is None:
+        raise RuntimeError("refuse_unknown_settings() must be called from within a MONAI config")
+    unknown = unused_settings(parser.get())
+    if unknown:
+        known = sorted(set(_settings(parser.get())) - set(unknown))
+        name, value = next(iter(unknown.items()))
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"settings are {', '.join(known)}"
+        raise ValueError(f"--{name}={value!r}: no part of this config uses it; {hint}")
+
+
+def explain_errors() -> None:
+    """End the report of an uncaught error with the error itself, not with the last of its wrappers."""
+    sys.excepthook = _report
+
+
+def cause(error: BaseException) -> BaseException:
+    """The error inside MONAI's wrappers.
+
+    >>> wrapped = RuntimeError("applying transform <LoadImaged>")
+    >>> wrapped.__cause__ = FileNotFoundError("a.tif: no such file")
+    >>> cause(wrapped)
+    FileNotFoundError('a.tif: no such file')
+    """
+    while isinstance(error, RuntimeError) and str(error).lstrip().startswith(_WRAPPERS):
+        if error.__cause__ is None:
+            break
+        error = error.__cause__
+    return error
+
+
+def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    sys.__excepthook__(kind, error, traceback)
+    inner = cause(error)
+    print(f"\n{type(inner).__name__}: {inner}", file=sys.stderr)
+
+
+def unused_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a merged config that neither another part of it nor MONAI refers to.
+
+    Args:
+        config: merged content of all config files and overrides.
+
+    Returns:
+        ``{"section#name": value}`` of every top-level entry, and of every entry of a section (a dictionary without
+        ``_target_``), that has no effect.
+
+    >>> unused_settings({"rate": 0.1, "rat": 0.2, "run": "$print(@rate)"})
+    {'rat': 0.2}
+    """
+    properties = TrainProperties if "train" in config else InferProperties
+    used = {ReferenceResolver.normalize_id(entry["id"]) for entry in (*properties.values(), *MetaProperties.values())}
+    used.update(_RUN_IDS)
+    for text in _strings(config):
+        used.update(ReferenceResolver.match_refs_pattern(text))
+    used.update({"::".join(name.split("::")[:depth]) for name in used for depth in (1, 2)})
+    return {name: value for name, value in _settings(config).items() if name.replace("#", "::") not in used}
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Top-level entries, and those of the ``train`` and ``validate`` sections, by their command-line name."""
+    settings = dict(config)
+    for section in ("train", "validate"):
+        if isinstance(config.get(section), dict):
+            settings.update({f"{section}#{name}": value for name, value in config[section].items()})
+    return settings
+
+
+def _strings(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, Mapping):
+        for value in config.values():
+            yield from _strings(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from _strings(value)
+
+
+def _callers() -> Iterator[Any]:
+    # An expression in a config has no name for the config it stands in; the parser that evaluates it is up the stack.
+    frame = inspect.currentframe()
+    while frame is not None:
+        yield frame.f_locals.get("self")
+        frame = frame.f_back

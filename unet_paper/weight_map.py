@@ -1,0 +1,541 @@
+"""Weight map (Eq. 2) and separation borders of Ronneberger et al. (2015), and the weights of Falk et al. (2019)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Hashable, Mapping
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms.transform import MapTransform, Transform
+from monai.utils.misc import ensure_tuple
+from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
+from numpy.typing import NDArray
+
+Border = Literal["dilation", "neighbour"]
+Preset = Literal["paper", "falk2019"]
+Kernel = TypeVar("Kernel", bound=Callable[..., object])
+
+# offsets (rows, columns) of the neighbours whose instance decides whether a pixel becomes separation border
+BORDER_NEIGHBOURS: Mapping[Border, tuple[tuple[int, int], ...]] = {
+    "dilation": ((-1, 0), (0, -1), (0, 1), (1, 0)),
+    "neighbour": ((-1, -1), (-1, 0), (-1, 1), (0, -1)),
+}
+# w0 and sigma of each preset
+BORDER_TERM: Mapping[Preset, tuple[float, float]] = {"paper": (10.0, 5.0), "falk2019": (50.0, 6.0)}
+
+# contribution of a Gaussian term below which it is not computed: a tenth of float32's resolution at weight 10
+NEGLIGIBLE = 1e-7
+
+
+def separation_border(instances: NDArray[np.integer], method: Border = "dilation") -> NDArray[np.int32]:
+    """Set the pixels to background where two instances touch ("computed using morphological operations").
+
+    The paper names no operation. Two readings:
+
+    - ``"dilation"``: every instance is dilated by a disk of radius 1, and what is covered twice becomes background.
+      A cell pixel goes where one of its 4 neighbours is of another instance: two-sided, two pixels wide. Instances
+      that touch by a corner only stay as they are: separate under 4-connectivity, one under 8-connectivity.
+    - ``"neighbour"``: a pixel goes where another instance is among its 4 top-left neighbours, those that come before
+      it in reading order: one-sided, one pixel wide, and no two instances stay 8-adjacent.
+
+    Unknown pixels are no instance: they cut nothing and stay unknown.
+
+    Args:
+        instances: label image, shape (H, W); 0 is background, -1 unknown, every cell has its own id > 0.
+        method: ``"dilation"`` or ``"neighbour"``.
+
+    Returns:
+        The label image with the border set to 0, shape (H, W).
+
+    Raises:
+        ValueError: for another method, or an image that is not a 2D integer one.
+
+    Examples:
+        >>> separation_border(np.array([[1, 1, 2, 2]]), "dilation").tolist()
+        [[1, 0, 0, 2]]
+        >>> separation_border(np.array([[1, 1, 2, 2]]), "neighbour").tolist()
+        [[1, 1, 0, 2]]
+    """
+    labels = _label_image(instances)
+    if method not in BORDER_NEIGHBOURS:
+        raise ValueError(f"method={method!r}: choose one of {sorted(BORDER_NEIGHBOURS)}")
+    height, width = labels.shape
+    around = np.pad(labels, 1)
+    cut = np.zeros(labels.shape, dtype=bool)
+    for row, column in BORDER_NEIGHBOURS[method]:
+        neighbour = around[1 + row : 1 + row + height, 1 + column : 1 + column + width]
+        cut |= (neighbour > 0) & (neighbour != labels)
+    return np.where(cut & (labels > 0), np.int32(0), labels)
+
+
+def class_balance(instances: NDArray[np.integer]) -> tuple[float, float]:
+    """Class weights that balance the class frequencies, the two values of w_c in Eq. 2.
+
+    The paper states no normalisation. Here n pixels of which n_k are of class k give w_k = n / (K n_k), K being the
+    number of classes present: both classes weigh the same in the sum, and the mean of w_c is 1, so that w0 keeps its
+    size relative to w_c whatever the frequencies. An absent class has weight 1. Unknown pixels do not count.
+
+    Args:
+        instances: label image, any shape (a stack gives one balance for all of it); 0 is background, -1 unknown,
+            > 0 a cell.
+
+    Returns:
+        Weight of the background and weight of the cells.
+
+    Examples:
+        >>> class_balance(np.array([[0, 0, 0, 7]]))
+        (0.6666666666666666, 2.0)
+    """
+    background, cell = int(np.count_nonzero(instances == 0)), int(np.count_nonzero(instances > 0))
+    if background == 0 or cell == 0:
+        return 1.0, 1.0
+    known = background + cell
+    return known / (2 * background), known / (2 * cell)
+
+
+def two_nearest_distances(
+    instances: NDArray[np.integer], max_distance: float | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    r"""Distances d1 and d2 of Eq. 2: to the nearest and to the second nearest cell.
+
+    The distance to a cell is that to the nearest of its pixels, 0 on the cell itself; a cell is all that bears its id,
+    in however many components.
+
+    Exact, in two scans as in a separable distance transform, that keep two distinct cells instead of one. In each
+    column, the two cells nearest in it to every pixel suffice: were the second nearest cell of a pixel x third in the
+    column of its own nearest pixel, then two others would be nearer to x.
+
+    Args:
+        instances: label image, shape (H, W); 0 is background, -1 unknown, every cell has its own id > 0.
+        max_distance: distances in px above this one are not looked for: infinite in the result. None finds all.
+
+    Returns:
+        d1 and d2 in px, shape (H, W) each; infinite where there is no such cell.
+
+    Raises:
+        ValueError: for an image that is not a 2D integer one, or max_distance < 0.
+
+    Examples:
+        >>> d1, d2 = two_nearest_distances(np.array([[3, 0, 0, 0, 8]]))
+        >>> d1.tolist(), d2.tolist()
+        ([[0.0, 1.0, 2.0, 1.0, 0.0]], [[4.0, 3.0, 2.0, 3.0, 4.0]])
+    """
+    labels = _label_image(instances)
+    if max_distance is not None and not max_distance >= 0:
+        raise ValueError(f"max_distance={max_distance}: a distance >= 0 px is needed, or None")
+    limit = _largest_square(labels, math.inf if max_distance is None else max_distance)
+    squares = _two_nearest_squares(labels, limit)
+    d1, d2 = (np.where(square > limit, np.inf, np.sqrt(square)) for square in np.moveaxis(squares, 2, 0))
+    return d1, d2
+
+
+def weight_map(
+    instances: NDArray[np.integer],
+    *,
+    w0: float = 10.0,
+    sigma: float = 5.0,
+    class_weights: tuple[float, float] | None = None,
+) -> NDArray[np.float32]:
+    r"""Weight map of Ronneberger et al. (2015), Eq. 2.
+
+    .. math:: w(x) = w_c(x) + w_0 \exp\left(-\frac{(d_1(x) + d_2(x))^2}{2 \sigma^2}\right)
+
+    The equation holds for every known pixel x, on cells too. The paper calls d1 the distance "to the border of the
+    nearest cell"; read as the distance to that cell it is 0 on it, and a cell's rim facing a neighbour gains weight.
+    With fewer than two cells d2 is infinite and w = w_c. The map does not depend on the values of the ids.
+
+    Call it with the label that the network is trained on, after :func:`separation_border`: the paper computes the
+    border first and "then" the map, and d1 and d2 are the distances to the cells that remain.
+
+    Args:
+        instances: label image, shape (H, W); 0 is background, -1 unknown (weight 0, no cell), every cell has its own
+            id > 0.
+        w0: height of the border term.
+        sigma: width of the border term in px; the paper uses about 5.
+        class_weights: w_c of background and cells; None balances this image's classes by :func:`class_balance`.
+
+    Returns:
+        Weights, shape (H, W).
+
+    Raises:
+        ValueError: for an image that is not a 2D integer one, w0 < 0, sigma <= 0 or negative class weights.
+
+    Examples:
+        >>> weight_map(np.array([[1, 0, 2]]), class_weights=(1.0, 1.0)).round(2)
+        array([[10.23, 10.23, 10.23]], dtype=float32)
+    """
+    _check_border_term(w0, sigma)
+    labels = _label_image(instances)
+    background, cell = class_balance(labels) if class_weights is None else class_weights
+    _check_class_weights((background, cell))
+    limit = _largest_square(labels, _reach(w0, sigma))
+    squares = _two_nearest_squares(labels, limit)
+    return _kernels().weigh(labels, squares, limit, w0, sigma, True, cell, background, 0.0, 1.0)
+
+
+def weight_map_falk2019(
+    instances: NDArray[np.integer],
+    *,
+    w0: float = 50.0,
+    sigma: float = 6.0,
+    background: float = 0.1,
+    rim_sigma: float = 10.0,
+) -> NDArray[np.float32]:
+    r"""Weight map of the U-Net plugin of Falk et al. (2019), doi:10.1038/s41592-018-0261-2.
+
+    Cells weigh 1, unknown pixels 0, and a background pixel
+
+    .. math:: v + (1 - v) \exp\left(-\frac{d_1^2}{2 \cdot 10^2}\right)
+              + w_0 \exp\left(-\frac{(d_1 + d_2)^2}{2 \sigma^2}\right), \quad v = 0.1.
+
+    Args:
+        instances: label image, shape (H, W); 0 is background, -1 unknown, every cell has its own id > 0.
+        w0: height of the border term.
+        sigma: width of the border term in px.
+        background: v, the weight of background far from every cell, 0 to 1.
+        rim_sigma: how far in px the weight of the background around a cell reaches.
+
+    Returns:
+        Weights, shape (H, W).
+
+    Raises:
+        ValueError: for an image that is not a 2D integer one, or a parameter out of range.
+
+    Examples:
+        >>> weight_map_falk2019(np.array([[1, 0, -1]])).round(4)
+        array([[1.    , 0.9955, 0.    ]], dtype=float32)
+    """
+    _check_border_term(w0, sigma)
+    if not 0 <= background <= 1:
+        raise ValueError(f"background={background}: a weight from 0 to 1 is needed")
+    if not rim_sigma > 0:
+        raise ValueError(f"rim_sigma={rim_sigma}: a width > 0 px is needed")
+    labels = _label_image(instances)
+    limit = _largest_square(labels, max(_reach(w0, sigma), _reach(1 - background, rim_sigma)))
+    squares = _two_nearest_squares(labels, limit)
+    return _kernels().weigh(labels, squares, limit, w0, sigma, False, 1.0, background, 1 - background, rim_sigma)
+
+
+class WeightMap(Transform):
+    """Class label and weight map of an instance image: separation border, then Eq. 2 or its 2019 form.
+
+    Args:
+        preset: ``"paper"`` (:func:`weight_map`) or ``"falk2019"`` (:func:`weight_map_falk2019`).
+        border: method of :func:`separation_border`, or None for instances that need none (EM: membranes are
+            annotated).
+        w0: height of the border term; None takes the preset's.
+        sigma: width of the border term in px; None takes the preset's.
+        class_weights: preset ``"paper"`` only: w_c of background and cells; None balances each image.
+
+    Raises:
+        ValueError: for an unknown preset or border, a parameter out of range, or class_weights with ``"falk2019"``.
+    """
+
+    def __init__(
+        self,
+        *,
+        preset: Preset = "paper",
+        border: Border | None = "dilation",
+        w0: float | None = None,
+        sigma: float | None = None,
+        class_weights: tuple[float, float] | None = None,
+    ) -> None:
+        if preset not in BORDER_TERM:
+            raise ValueError(f"preset={preset!r}: choose one of {sorted(BORDER_TERM)}")
+        if border is not None and border not in BORDER_NEIGHBOURS:
+            raise ValueError(f"border={border!r}: choose one of {sorted(BORDER_NEIGHBOURS)} or None")
+        if preset == "falk2019" and class_weights is not None:
+            raise ValueError(f"class_weights={class_weights}: preset 'falk2019' has none, it weighs by distance")
+        self.preset = preset
+        self.border = border
+        preset_w0, preset_sigma = BORDER_TERM[preset]
+        self.w0 = preset_w0 if w0 is None else w0
+        self.sigma = preset_sigma if sigma is None else sigma
+        self.class_weights = class_weights
+        _check_border_term(self.w0, self.sigma)
+        if class_weights is not None:
+            _check_class_weights(class_weights)
+
+    def __call__(self, instances: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NdarrayOrTensor]:
+        """Label and weight, computed on the host, of the container, device and meta information of the input.
+
+        Args:
+            instances: instance image, shape (1, H, W), of whole numbers; 0 is background, -1 unknown.
+
+        Returns:
+            Class label uint8 (1 cell, 0 background, border or unknown) and weight float32, shape (1, H, W) each.
+
+        Raises:
+            ValueError: for another shape, or values that are not whole numbers.
+        """
+        image = convert_data_type(instances, np.ndarray)[0]
+        if image.ndim != 3 or image.shape[0] != 1:
+            raise ValueError(f"instances of shape {tuple(image.shape)}: one channel first is needed, (1, H, W)")
+        with np.errstate(invalid="ignore"):  # NaN becomes some number, which differs from it below
+            ids = image[0].astype(np.int32)
+        if not np.array_equal(ids, image[0]):
+            raise ValueError(f"instances of type {image.dtype} hold values that are not whole numbers: no instance ids")
+        if self.border is not None:
+            ids = separation_border(ids, self.border)
+        label = convert_to_dst_type((ids > 0)[None], instances, dtype=torch.uint8)[0]
+        if self.preset == "paper":
+            weights = weight_map(ids, w0=self.w0, sigma=self.sigma, class_weights=self.class_weights)
+        else:
+            weights = weight_map_falk2019(ids, w0=self.w0, sigma=self.sigma)
+        weight = convert_to_dst_type(weights[None], instances, dtype=torch.float32)[0]
+        return label, weight
+
+
+class WeightMapd(MapTransform):
+    """Dictionary version of :class:`WeightMap`.
+
+    Takes the instance image under a key of ``keys``, keeps it (as reference for metrics) under ``instances_key``, puts
+    the class label with its separation border in its place and the weight map under ``weight_key``.
+
+    Args:
+        keys: key of the instance image, shape (1, H, W).
+        weight_key: key of the weight map; as many as ``keys``.
+        instances_key: key under which the instance image goes on; as many as ``keys``.
+        preset: see :class:`WeightMap`, as the following.
+        border: see there.
+        w0: see there.
+        sigma: see there.
+        class_weights: see there.
+        allow_missing_keys: pass over items that lack the key.
+
+    Raises:
+        ValueError: for numbers of keys that differ, and as :class:`WeightMap`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "label",
+        *,
+        weight_key: KeysCollection = "weight",
+        instances_key: KeysCollection = "instances",
+        preset: Preset = "paper",
+        border: Border | None = "dilation",
+        w0: float | None = None,
+        sigma: float | None = None,
+        class_weights: tuple[float, float] | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.weight_keys = ensure_tuple(weight_key)
+        self.instances_keys = ensure_tuple(instances_key)
+        for name, others in (("weight_key", self.weight_keys), ("instances_key", self.instances_keys)):
+            if len(others) != len(self.keys):
+                raise ValueError(f"{name}={others}: one for each of keys={self.keys} is needed")
+        self.weight_map = WeightMap(preset=preset, border=border, w0=w0, sigma=sigma, class_weights=class_weights)
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        """Item with label, weight and instances, see the class."""
+        item = dict(data)
+        for key, weight_key, instances_key in self.key_iterator(item, self.weight_keys, self.instances_keys):
+            instances = item[key]
+            item[instances_key] = instances
+            item[key], item[weight_key] = self.weight_map(instances)
+        return item
+
+
+def _label_image(instances: NDArray[np.integer]) -> NDArray[np.int32]:
+    """The label image in the one layout that the kernels are compiled for."""
+    if instances.ndim != 2 or not np.issubdtype(instances.dtype, np.integer):
+        raise ValueError(
+            f"instances of shape {instances.shape} and type {instances.dtype}: a label image of integers, shape "
+            "(H, W), is needed"
+        )
+    largest = np.iinfo(np.int32).max
+    if not np.can_cast(instances.dtype, np.int32) and instances.size and instances.max() > largest:
+        raise ValueError(f"instances hold the id {instances.max()}: ids up to {largest} are supported")
+    return np.ascontiguousarray(instances, dtype=np.int32)
+
+
+def _check_border_term(w0: float, sigma: float) -> None:
+    if not (w0 >= 0 and math.isfinite(w0)):
+        raise ValueError(f"w0={w0}: a finite height >= 0 is needed")
+    if not (sigma > 0 and math.isfinite(sigma)):
+        raise ValueError(f"sigma={sigma}: a finite width > 0 px is needed")
+
+
+def _check_class_weights(class_weights: tuple[float, float]) -> None:
+    if len(class_weights) != 2 or not all(weight >= 0 and math.isfinite(weight) for weight in class_weights):
+        raise ValueError(
+            f"class_weights={class_weights}: two finite weights >= 0 are needed, of background and of cells"
+        )
+
+
+def _reach(height: float, sigma: float) -> float:
+    """Distance in px beyond which a Gaussian of this height and width stays below NEGLIGIBLE."""
+    return sigma * math.sqrt(2 * math.log(max(height / NEGLIGIBLE, 1)))
+
+
+def _largest_square(labels: NDArray[np.int32], distance: float) -> int:
+    """Square of the distance in px, or of the image's diagonal where that is shorter."""
+    height, width = labels.shape
+    return math.floor(min(distance**2, height**2 + width**2))
+
+
+def _two_nearest_squares(labels: NDArray[np.int32], limit: int) -> NDArray[np.int32]:
+    """Squares of d1 and d2, shape (H, W, 2), those above ``limit`` as ``limit`` + 1."""
+    kernels = _kernels()
+    cells, squares = kernels.nearest_in_column(labels, limit)
+    kernels.nearest_two(cells, squares, limit)
+    return squares
+
+
+class _Kernels(NamedTuple):
+    nearest_in_column: Callable[[NDArray[np.int32], int], tuple[NDArray[np.int32], NDArray[np.int32]]]
+    nearest_two: Callable[[NDArray[np.int32], NDArray[np.int32], int], None]
+    weigh: Callable[..., NDArray[np.float32]]
+
+
+@functools.cache
+def _kernels() -> _Kernels:
+    return _Kernels(_compiled(_nearest_in_column), _compiled(_nearest_two), _compiled(_weigh))
+
+
+def _compiled(kernel: Kernel) -> Kernel:
+    # imported at the first use: numba takes longer to import than most commands need for all else
+    import numba
+
+    try:
+        return numba.njit(cache=True)(kernel)
+    except RuntimeError:
+        # neither the package's folder nor the user's cache can be written: compile for this process only
+        return numba.njit(kernel)
+
+
+def _nearest_in_column(labels: NDArray[np.int32], limit: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    # in its column, the two nearest cells of every pixel and the squares of their distances, shape (H, W, 2) each
+    height, width = labels.shape
+    cells = np.zeros((height, width, 2), np.int32)
+    squares = np.full((height, width, 2), limit + 1, np.int32)
+    for step in (1, -1):
+        # per column: cell and row of the last cell pixel passed, and of the last one of another cell
+        cell = np.zeros((width, 2), np.int32)
+        row = np.zeros((width, 2), np.int64)
+        for i in range(height):
+            y = i if step == 1 else height - 1 - i
+            for x in range(width):
+                own = labels[y, x]
+                if own > 0:
+                    if own != cell[x, 0]:
+                        cell[x, 1] = cell[x, 0]
+                        row[x, 1] = row[x, 0]
+                        cell[x, 0] = own
+                    row[x, 0] = y
+                for k in range(2):
+                    found = cell[x, k]
+                    square = (y - row[x, k]) ** 2
+                    if found == 0 or square > limit:
+                        continue
+                    if found == cells[y, x, 0]:
+                        squares[y, x, 0] = min(squares[y, x, 0], square)
+                    elif square < squares[y, x, 0]:
+                        cells[y, x, 1] = cells[y, x, 0]
+                        squares[y, x, 1] = squares[y, x, 0]
+                        cells[y, x, 0] = found
+                        squares[y, x, 0] = square
+                    elif square < squares[y, x, 1]:
+                        cells[y, x, 1] = found
+                        squares[y, x, 1] = square
+    return cells, squares
+
+
+def _nearest_two(cells: NDArray[np.int32], squares: NDArray[np.int32], limit: int) -> None:
+    # from those of the columns to those of the image, written over `squares`: every row on its own
+    height, width, _ = cells.shape
+    reach = int(np.sqrt(limit))
+    # one row with `reach` empty columns at either end, for a scan without questions at the image's border
+    cell0 = np.zeros(width + 2 * reach, np.int32)
+    cell1 = np.zeros(width + 2 * reach, np.int32)
+    square0 = np.full(width + 2 * reach, limit + 1, np.int32)
+    square1 = np.full(width + 2 * reach, limit + 1, np.int32)
+    for y in range(height):
+        for x in range(width):
+            cell0[x + reach] = cells[y, x, 0]
+            cell1[x + reach] = cells[y, x, 1]
+            square0[x + reach] = squares[y, x, 0]
+            square1[x + reach] = squares[y, x, 1]
+        # of the columns up to x + reach: the last cell met, its column, and the last column with another cell
+        last = np.int32(0)
+        last_column = -1
+        other_column = -1
+        ahead = 0
+        for x in range(width):
+            while ahead < width and ahead <= x + reach:
+                for found in (cell0[ahead + reach], cell1[ahead + reach]):
+                    if found > 0:
+                        if found != last:
+                            other_column = last_column
+                            last = found
+                        last_column = ahead
+                ahead += 1
+            first = limit + 1
+            second = limit + 1
+            if last_column >= 0 and last_column >= x - reach:
+                alone = other_column < 0 or other_column < x - reach
+                cell = np.int32(0)
+                for offset in range(reach + 1):
+                    square = offset * offset
+                    if square >= (first if alone else second):
+                        break
+                    for column in (x + reach - offset, x + reach + offset):
+                        distance = square0[column] + square
+                        if distance < second:
+                            if cell0[column] == cell:
+                                first = min(first, distance)
+                            elif distance < first:
+                                second = first
+                                first = distance
+                                cell = cell0[column]
+                            else:
+                                second = distance
+                            distance = square1[column] + square
+                            if distance < second:
+                                if cell1[column] == cell:
+                                    first = min(first, distance)
+                                elif distance < first:
+                                    second = first
+                                    first = distance
+                                    cell = cell1[column]
+                                else:
+                                    second = distance
+            squares[y, x, 0] = first
+            squares[y, x, 1] = second
+
+
+def _weigh(
+    labels: NDArray[np.int32],
+    squares: NDArray[np.int32],
+    limit: int,
+    w0: float,
+    sigma: float,
+    border_on_cells: bool,
+    cell: float,
+    background: float,
+    rim: float,
+    rim_sigma: float,
+) -> NDArray[np.float32]:
+    # compiled, since the arrays between NumPy's operations cost more than what is computed
+    height, width = labels.shape
+    weights = np.zeros((height, width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            if labels[y, x] < 0:
+                continue
+            on_cell = labels[y, x] > 0
+            weight = cell if on_cell else background
+            first, second = squares[y, x]
+            if not on_cell and rim > 0 and first <= limit:
+                weight += rim * np.exp(-first / (2 * rim_sigma**2))
+            if second <= limit and (border_on_cells or not on_cell):
+                distance = np.sqrt(first) + np.sqrt(second)
+                weight += w0 * np.exp(-(distance**2) / (2 * sigma**2))
+            weights[y, x] = weight
+    return weights
