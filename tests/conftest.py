@@ -37,7 +37,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def cells_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small phantom of touching cells in the layout of the Cell Tracking Challenge."""
-    return phantom.write(tmp_path_factory.mktemp("cells") / "phantom", kind="cells", frames=4, size=96, seed=1)
+    return phantom.write(tmp_path_factory.mktemp("cells") / "phantom", kind="cells", frames=4, size=128, seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -443,3 +443,14 @@ def test_a_folder_must_be_one(tmp_path: Path, make: Callable[..., list[Case]]) -
         make(tmp_path / "nowhere", "training")
     with pytest.raises(ValueError, match="a file, expected a folder"):
         make(png(tmp_path / "a.png"), "training")
+
+
+def test_grey_statistics_are_those_of_all_pixels_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 255, shape, dtype=np.uint8) for shape in ((20, 30), (11, 7))]
+    for number, array in enumerate(arrays):
+        tifffile.imwrite(tmp_path / f"{number}.tif", array)
+    mean, std = datasets.grey_statistics(datasets.images(tmp_path))
+    pixels = np.concatenate([array.ravel() for array in arrays]) / 255
+    assert mean == pytest.approx(pixels.mean(), abs=1e-6)
+    assert std == pytest.approx(pixels.std(), abs=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from unet_paper import geometry
@@ -52,7 +54,7 @@ def test_nearest_sizes_and_the_smallest_that_covers(levels: int) -> None:
     valid = [size for size in range(1000) if simulate(size, levels)]
     outputs = [size - 2 * geometry.margin(levels) for size in valid]
     assert geometry.smallest_output_size(levels) == outputs[0]
-    assert {b - a for a, b in zip(valid, valid[1:], strict=False)} == {geometry.pooling_factor(levels)}
+    assert {b - a for a, b in itertools.pairwise(valid)} == {geometry.pooling_factor(levels)}
     for near in range(1, 900):
         below = max((size for size in valid if size <= near), default=valid[0])
         above = min(size for size in valid if size >= near)

@@ -131,8 +131,7 @@ def test_weights_are_gaussian_with_std_sqrt_2_over_incoming_nodes(preset: Preset
     for name, module in network.named_modules():
         if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             continue
-        with torch.no_grad():
-            normal = (module.weight / math.sqrt(2 / incoming_nodes(module))).flatten().double()
+        normal = (module.weight.detach() / math.sqrt(2 / incoming_nodes(module))).flatten().double()
         samples = normal.numel()
         # five standard errors of the mean, the variance and the fourth moment of samples of a standard Gaussian
         assert abs(float(normal.mean())) < 5 / math.sqrt(samples), name

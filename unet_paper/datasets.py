@@ -15,9 +15,19 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from unet_paper.reader import EXTENSIONS, extension, page_shapes, split_page
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-__all__ = ["ctc", "folder", "images", "isbi2012"]
+from unet_paper.reader import (
+    EXTENSIONS,
+    CheckImaged,
+    PageReader,
+    ScaleToUnitRanged,
+    extension,
+    page_shapes,
+    split_page,
+)
+
+__all__ = ["ctc", "folder", "grey_statistics", "images", "isbi2012"]
 
 Case = dict[str, str]
 
@@ -233,6 +243,35 @@ def images(dataset_dir: str | Path) -> list[Case]:
     if not files:
         raise ValueError(f"{file}: no images; supported are {' '.join(EXTENSIONS)}")
     return [{"image": address} for f in files for address in _addresses(f, len(page_shapes(f)))]
+
+
+def grey_statistics(cases: Sequence[Case]) -> tuple[float, float]:
+    """Mean and standard deviation of all grey values of a data set, in [0, 1].
+
+    Args:
+        cases: what one of the functions above returned.
+
+    Raises:
+        ValueError: no cases; images that ``unet_paper.reader`` refuses.
+    """
+    if not cases:
+        raise ValueError("cases=[]: no images to take the mean of")
+    load = Compose(
+        [
+            LoadImaged("image", reader=PageReader()),
+            EnsureChannelFirstd("image"),
+            CheckImaged("image"),
+            ScaleToUnitRanged("image"),
+        ]
+    )
+    pixels, total, squares = 0, 0.0, 0.0
+    for case in cases:
+        image = load({"image": case["image"]})["image"].double()
+        pixels += image.numel()
+        total += float(image.sum())
+        squares += float((image**2).sum())
+    mean = total / pixels
+    return mean, float(max(squares / pixels - mean**2, 0.0) ** 0.5)
 
 
 def _folder(path: str | Path) -> Path:

@@ -28,7 +28,7 @@ Image = NDArray[np.uint8]
 Field = NDArray[np.float64]
 Random = np.random.Generator
 
-_VERSION = 1  # of the generator: other pixels from the same parameters
+_VERSION = 2  # of the generator: other pixels from the same parameters
 
 
 def em_stack(slices: int, size: int | Sequence[int], seed: int) -> tuple[Image, Image]:
@@ -428,7 +428,7 @@ class _Cells:
         lines = np.exp(-(((second - level) * 22 / 1.7) ** 2)) + 0.6 * np.exp(-(((nucleus - 1) * 9 / 1.2) ** 2))
         lines = ndimage.gaussian_filter(lines * inside, 0.5)
         halo = ndimage.gaussian_filter(lines, 1.8)
-        return 40.0 * relief + envelope * texture - 32.0 * lines + 22.0 * halo, instance
+        return 60.0 * relief + 1.2 * envelope * texture - 60.0 * lines + 36.0 * halo, instance
 
     def _local(self, cell: int, shape: tuple[int, int]) -> tuple[tuple[slice, slice], Field, Field]:
         """The part of the frame that a cell can reach, and coordinates (u, v) there along its own axes, in px."""
