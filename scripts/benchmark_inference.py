@@ -22,7 +22,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
@@ -250,6 +249,8 @@ def markdown(results: dict[str, Any]) -> str:
 
 def plot(results: dict[str, Any], path: Path) -> None:
     """Time and memory against image size, one line per contender."""
+    import matplotlib  # here, for the measuring processes do without
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -1,17 +1,180 @@
-"""What an evaluation leaves to read: a row a case, and one summary with the conventions behind the numbers."""
+"""What an evaluation leaves to read: a row a case, one summary with all that lies behind the scores, and error maps."""
 
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ignite.engine import Engine, Events
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from unet_paper import checkpoint, figures, logbook
+from unet_paper.annotation import Annotation
+from unet_paper.instances import PRESETS, Settings
+from unet_paper.metrics.ctc import ctc_seg_objects
+from unet_paper.metrics.warping_error import TopologicalError, topological_errors
 
 logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+RGB = NDArray[np.uint8]
+
+ERROR_COLOURS: Mapping[TopologicalError, tuple[int, int, int]] = {
+    TopologicalError.MERGE: (255, 40, 40),
+    TopologicalError.SPLIT: (40, 120, 255),
+    TopologicalError.HOLE_ADDED: (255, 170, 0),
+    TopologicalError.OBJECT_DELETED: (230, 60, 255),
+    TopologicalError.OBJECT_ADDED: (0, 220, 220),
+    TopologicalError.HOLE_DELETED: (120, 220, 0),
+}
+MATCHED, MISSED, UNMATCHED, UNKNOWN = (60, 210, 60), (255, 40, 40), (255, 170, 0), (120, 120, 160)
+
+
+def field_of_interest(preset: str) -> int:
+    """Width in px of the band along the border that a post-processing preset leaves out; scores must leave it out too.
+
+    Args:
+        preset: name in ``instances.PRESETS``.
+
+    Raises:
+        ValueError: for an unknown preset.
+
+    >>> field_of_interest("dic_hela")
+    50
+    """
+    return _settings(preset)["field_of_interest"]
+
+
+def paint_topological_errors(image: Array, errors: Array, *, spread: int = 2) -> RGB:
+    """Paint topological errors over an image, each in the colour of its class (:data:`ERROR_COLOURS`).
+
+    Args:
+        image: grey values, shape (H, W).
+        errors: 0, or the ``TopologicalError`` of the pixel, shape (H, W).
+        spread: px by which a mark is larger than its error on each side, so that a single pixel can be seen.
+
+    Returns:
+        RGB image of shape (H, W, 3).
+    """
+    painted = _grey(image)
+    for error, colour in ERROR_COLOURS.items():
+        painted[ndimage.maximum_filter(np.asarray(errors) == error, 2 * spread + 1, mode="constant")] = colour
+    return painted
+
+
+def paint_objects(image: Array, cells: Array, instances: Array, *, field_of_interest: int = 0) -> RGB:
+    """Paint the objects of the reference over an image: green where matched (SEG), red where missed.
+
+    Outlines are those of the predicted cells: green where they match an object, orange where they match none. Unknown
+    pixels are bluish.
+
+    Args:
+        image: grey values, shape (H, W).
+        cells: predicted cells, shape (H, W).
+        instances: reference cells, shape (H, W); -1 is unknown.
+        field_of_interest: width in px of the band along the border; objects wholly inside are left unpainted.
+
+    Returns:
+        RGB image of shape (H, W, 3).
+    """
+    painted = _grey(image)
+    objects = ctc_seg_objects(cells, instances, field_of_interest=field_of_interest)
+    matched = {score.prediction_id for score in objects}
+    fills = [(instances == score.reference_id, MISSED if score.prediction_id is None else MATCHED) for score in objects]
+    for mask, colour in [*fills, (instances < 0, UNKNOWN)]:
+        painted[mask] = (0.65 * painted[mask] + 0.35 * np.array(colour)).astype(np.uint8)
+    outline = (cells > 0) & (ndimage.minimum_filter(cells, 3) != ndimage.maximum_filter(cells, 3))
+    is_matched = np.isin(cells, [number for number in matched if number is not None])
+    painted[outline & is_matched] = MATCHED
+    painted[outline & ~is_matched] = UNMATCHED
+    return painted
+
+
+def topology_figure(case: Mapping[str, Array], title: str = "", *, threshold: float = 0.5, radius: int = 20) -> Figure:
+    """Topological errors over the image, as the warping error sees them at one threshold; all six classes.
+
+    Args:
+        case: ``image`` (1, H, W), ``pred`` (2, H, W; channel 1 is the cell) and ``instances`` (1, H, W).
+        title: written above.
+        threshold: the proposal is probability > threshold.
+        radius: see ``metrics.warping_error.topological_errors``.
+    """
+    reference = case["instances"][0]
+    # as the metric has it: an unknown pixel is membrane on which both agree
+    probability = np.where(reference < 0, 0, case["pred"][1])
+    found = topological_errors(probability, reference > 0, threshold=threshold, radius=radius)
+    handles = [
+        Patch(color=_hex(ERROR_COLOURS[error]), label=f"{error.name.lower().replace('_', ' ')}: {count} px")
+        for error, count in found.counts.items()
+    ]
+    painted = paint_topological_errors(case["image"][0], found.errors)
+    return _figure(painted, f"{title}  topological errors at threshold {threshold:g}", handles)
+
+
+def objects_figure(case: Mapping[str, Array], title: str = "", *, field_of_interest: int = 0) -> Figure:
+    """Objects of the reference over the image, matched or missed, with the Jaccard index of each (the terms of SEG).
+
+    Args:
+        case: ``image``, ``cells`` and ``instances``, each (1, H, W).
+        title: written above.
+        field_of_interest: width in px of the band along the border; objects wholly inside are ignored.
+    """
+    cells, instances = case["cells"][0], case["instances"][0]
+    objects = ctc_seg_objects(cells, instances, field_of_interest=field_of_interest)
+    missed = sum(score.prediction_id is None for score in objects)
+    names = (
+        (MATCHED, f"matched: {len(objects) - missed}"),
+        (MISSED, f"missed: {missed}"),
+        (UNMATCHED, "prediction without a match"),
+        (UNKNOWN, "unknown"),
+    )
+    handles = [Patch(color=_hex(colour), label=label) for colour, label in names]
+    painted = paint_objects(case["image"][0], cells, instances, field_of_interest=field_of_interest)
+    figure = _figure(painted, f"{title}  Jaccard index of each reference object", handles)
+    for score in objects:
+        y, x = ndimage.center_of_mass(instances == score.reference_id)
+        text = f"{score.jaccard:.2f}"
+        figure.axes[0].text(x, y, text, color="white", fontsize=8, ha="center", va="center", weight="bold")
+    return figure
+
+
+class ErrorMaps:
+    """Handler of an evaluator that draws where each case goes wrong, one PNG a case.
+
+    A binary annotation, as of membranes, gets its topological errors; drawn instances get the match of each.
+
+    Args:
+        folder: where the pictures go.
+        annotation: ``"binary"`` or ``"instances"``, see ``annotation.InstancesFromAnnotationd``.
+        cells_preset: post-processing in ``instances.PRESETS``: its threshold and its field of interest hold here too.
+    """
+
+    def __init__(self, folder: str | Path, *, annotation: Annotation, cells_preset: str) -> None:
+        self.folder = Path(folder)
+        self.annotation = annotation
+        self.settings = _settings(cells_preset)
+
+    def attach(self, engine: Engine) -> None:
+        """Draw while ``engine`` runs."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._draw)
+
+    def _draw(self, engine: Any) -> None:
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            name = figures.case_name(item["image"])
+            keys = ("image", "pred", "cells", "instances")
+            case = {key: output[key].detach().cpu().numpy() for key in keys}
+            if self.annotation == "binary":
+                figure = topology_figure(case, name, threshold=self.settings["threshold"])
+            else:
+                figure = objects_figure(case, name, field_of_interest=self.settings["field_of_interest"])
+            figures.save_figure(figure, self.folder / f"{name}.png")
 
 
 class EvaluationReport:
@@ -20,18 +183,32 @@ class EvaluationReport:
     Args:
         folder: where the two files go.
         ckpt_path: checkpoint that was evaluated; its SHA-256 is recorded.
-        conventions: whatever a reader must know to repeat the numbers (split, threshold, post-processing, recipe).
+        conventions: settings that a reader must know to repeat the numbers.
+        cells_preset: post-processing in ``instances.PRESETS``; its numbers are recorded.
+        training_cases: what the weights were trained on, as the config's split says.
+        validation_cases: what is scored; ``split.held_out`` records whether it shares an image with the former.
+        metrics: the evaluator's metrics by name, in one or several mappings; thresholds and fields of interest of
+            those that are ``IgniteMetricHandler`` are recorded.
     """
 
     def __init__(
         self,
         folder: str | Path,
         ckpt_path: str | Path,
+        *,
         conventions: Mapping[str, Any],
+        cells_preset: str,
+        training_cases: Sequence[Mapping[str, str]],
+        validation_cases: Sequence[Mapping[str, str]],
+        metrics: Sequence[Mapping[str, Any]],
     ) -> None:
         self.folder = Path(folder)
         self.ckpt_path = Path(ckpt_path)
         self.conventions = conventions
+        self.postprocessing = {"preset": cells_preset, **_settings(cells_preset)}
+        self.training_cases = training_cases
+        self.validation_cases = validation_cases
+        self.metrics = metrics
         self._cases: list[str] = []
 
     def attach(self, engine: Engine) -> None:
@@ -57,10 +234,67 @@ class EvaluationReport:
             "scores": scores,
             "cases": len(rows),
             "checkpoint": {"path": str(self.ckpt_path), "sha256": checkpoint.sha256(self.ckpt_path)},
+            "split": self._split(),
+            "metrics": {name: _conventions(metric) for group in self.metrics for name, metric in group.items()},
+            "postprocessing": self.postprocessing,
             "conventions": dict(self.conventions),
         }
         part = self.folder / "summary.json.part"
         part.write_text(json.dumps(summary, indent=1, default=str) + "\n")
         os.replace(part, self.folder / "summary.json")
-        listed = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        listed = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         logger.info("%d cases: %s; written to %s", len(rows), listed, self.folder)
+
+    def _split(self) -> dict[str, Any]:
+        """Images on either side, by folder and name."""
+        sides = {
+            "training": [case["image"] for case in self.training_cases],
+            "scored": [case["image"] for case in self.validation_cases],
+        }
+        together = os.path.commonpath([os.path.dirname(image) for side in sides.values() for image in side])
+        root = os.path.dirname(together)
+        return {
+            "held_out": not set(sides["training"]) & set(sides["scored"]),
+            "scored_cases": self._cases,
+            **{side: [os.path.relpath(image, root) for image in images] for side, images in sides.items()},
+        }
+
+
+def _settings(preset: str) -> Settings:
+    if preset not in PRESETS:
+        raise ValueError(f"cells_preset={preset!r}: choose one of {', '.join(sorted(PRESETS))}")
+    return PRESETS[preset]
+
+
+def _conventions(metric: Any) -> dict[str, Any]:
+    """What decides a score beside its definition, of an IgniteMetricHandler; of others only the name."""
+    metric = getattr(metric, "metric_fn", metric)
+    found: dict[str, Any] = {"class": type(metric).__name__}
+    if hasattr(metric, "thresholds"):
+        found |= {"thresholds": list(metric.thresholds), "connectivity": 4, "best_threshold_of": "all cases together"}
+    if hasattr(metric, "field_of_interest"):
+        found |= {"field_of_interest": metric.field_of_interest, "objects": "label ids"}
+    return found
+
+
+def _grey(image: Array) -> RGB:
+    """The image as RGB, its 1st and 99th percentile at black and white; dimmed, so that colours stand out."""
+    low, high = np.percentile(image, (1, 99))
+    scaled = np.clip((np.asarray(image, dtype=np.float64) - low) / max(high - low, 1e-9), 0, 1)
+    return np.repeat((200 * scaled).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def _figure(painted: RGB, title: str, handles: list[Patch]) -> Figure:
+    height, width = painted.shape[:2]
+    figure = Figure(figsize=(7, 7 * height / width + 1), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(painted)
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
+    return figure
