@@ -1,6 +1,6 @@
 """Grey mean and standard deviation of a folder of images: what --grey_mean and --grey_std want for data of your own.
 
-    python scripts/prepare_data.py FOLDER/images
+python scripts/prepare_data.py FOLDER/images
 """
 
 import argparse

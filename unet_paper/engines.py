@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
 PixelLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-_ARRAYS = ("image", "label", "weight", "instances")
+_ARRAYS = ("image", "label", "weight", "instances", "markers")
 
 
 def select_device() -> torch.device:
@@ -122,8 +122,8 @@ class TrainingStep:
 class EvaluationStep:
     """Prediction of one full-size image: the ``iteration_update`` of MONAI's SupervisedEvaluator.
 
-    ``engine.state.output`` holds whatever of image, label, weight and instances the batch has, ``pred`` (logits, the
-    size of the image) and, where label and weight are there, ``loss`` per image.
+    ``engine.state.output`` holds whatever of image, label, weight, instances and markers the batch has, ``pred``
+    (logits, the size of the image) and, where label and weight are there, ``loss``.
 
     Args:
         loss_function: called with (logits, label, weight); None computes no loss.
