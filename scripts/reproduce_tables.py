@@ -179,7 +179,14 @@ def markdown(summaries: Mapping[str, Mapping[str, Any]]) -> str:
         ours.append([data_set.title, split(summary), str(summary["conventions"]["recipe"]), sha256, listed])
     lines += _table(["data set", "scored on", "recipe", "checkpoint (sha256)", "scores"], ours)
     sources = dict.fromkeys(f"{entry.who}: {entry.source}" for entry in PUBLISHED)
-    lines += ["", "All others were scored on hidden test images, so the rows are not of one kind. Sources:", ""]
+    lines += [
+        "",
+        "All others were scored on hidden test images, so the rows are not of one kind. Our rand_error counts every",
+    ]
+    lines += [
+        "pixel, as the challenge's metric classes do; the published ones may be restricted to the cells of the label"
+    ]
+    lines += ["(bundle/docs/metrics.md). Sources:", ""]
     return "\n".join(lines + [f"- {source}" for source in sources]) + "\n"
 
 

@@ -34,7 +34,8 @@ ERROR_COLOURS: Mapping[TopologicalError, tuple[int, int, int]] = {
     TopologicalError.OBJECT_ADDED: (0, 220, 220),
     TopologicalError.HOLE_DELETED: (120, 220, 0),
 }
-MATCHED, MISSED, UNMATCHED, UNKNOWN = (60, 210, 60), (255, 40, 40), (255, 170, 0), (120, 120, 160)
+MATCHED, POOR, MISSED = (60, 210, 60), (225, 225, 40), (255, 40, 40)
+UNMATCHED, UNKNOWN = (255, 140, 0), (90, 90, 200)
 
 
 def field_of_interest(preset: str) -> int:
@@ -70,7 +71,7 @@ def paint_topological_errors(image: Array, errors: Array, *, spread: int = 2) ->
 
 
 def paint_objects(image: Array, cells: Array, instances: Array, *, field_of_interest: int = 0) -> RGB:
-    """Paint the objects of the reference over an image: green where matched (SEG), red where missed.
+    """Paint the objects of the reference over an image by their Jaccard index (SEG): yellow 0 to green 1, missed red.
 
     Outlines are those of the predicted cells: green where they match an object, orange where they match none. Unknown
     pixels are bluish.
@@ -87,9 +88,12 @@ def paint_objects(image: Array, cells: Array, instances: Array, *, field_of_inte
     painted = _grey(image)
     objects = ctc_seg_objects(cells, instances, field_of_interest=field_of_interest)
     matched = {score.prediction_id for score in objects}
-    fills = [(instances == score.reference_id, MISSED if score.prediction_id is None else MATCHED) for score in objects]
-    for mask, colour in [*fills, (instances < 0, UNKNOWN)]:
-        painted[mask] = (0.65 * painted[mask] + 0.35 * np.array(colour)).astype(np.uint8)
+    fills = [(instances < 0, np.array(UNKNOWN))]
+    for score in objects:
+        colour = score.jaccard * np.array(MATCHED) + (1 - score.jaccard) * np.array(POOR)
+        fills.append((instances == score.reference_id, np.array(MISSED) if score.prediction_id is None else colour))
+    for mask, colour in fills:
+        painted[mask] = (0.65 * painted[mask] + 0.35 * colour).astype(np.uint8)
     outline = (cells > 0) & (ndimage.minimum_filter(cells, 3) != ndimage.maximum_filter(cells, 3))
     is_matched = np.isin(cells, [number for number in matched if number is not None])
     painted[outline & is_matched] = MATCHED

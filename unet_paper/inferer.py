@@ -27,7 +27,9 @@ SYMMETRIES: dict[Symmetries, tuple[tuple[int, bool], ...]] = {
     "all": tuple(itertools.product(range(4), (False, True))),
 }
 USUAL_OUTPUT = 388
+# Strips high enough that reading the weights anew for each does not count, and no more memory than that takes.
 STRIP_HEIGHT = 64
+STRIP_PIXELS = 160_000
 # seconds before a progress bar shows: nothing flickers for images that are done at once
 PROGRESS_DELAY = 2.0
 
@@ -150,7 +152,8 @@ class OverlapTileInferer(Inferer):
         strategy: ``"tiles"``; ``"whole"``, the image in one piece, whatever memory that takes; ``"rows"``, strips of
             rows through a :class:`unet_paper.network.UNet`, computing nothing twice.
         tile_size: height and width of the network's input in px (the paper's figure: 572). Default: the smallest that
-            predicts 388 px, as the paper's does. With ``"rows"`` the height of a strip, any number, 64 by default.
+            predicts 388 px, as the paper's does. With ``"rows"`` the height of a strip, any number; by default 64, and
+            less for images wider than about 2,300 px.
         memory_budget: bytes that the network's activations may take, instead of ``tile_size``: the largest tile or
             strip that fits is used. Counts neither the images, nor the weights, nor the result.
         batch_size: tiles per call of the network; with ``"rows"`` images per stream.
@@ -313,11 +316,12 @@ class OverlapTileInferer(Inferer):
         return _largest(range(largest, smallest - 1, -factor), needed, self.memory_budget, "tile")
 
     def _choose_strip_height(self, image: Tensor, module: object) -> int:
-        if self.memory_budget is None:
-            return self.tile_size or STRIP_HEIGHT
         height, width = (geometry.input_size(length, self.levels) for length in image.shape[2:])
         batch = min(self.batch_size, image.shape[0])
         factor = geometry.pooling_factor(self.levels)
+        if self.memory_budget is None:
+            usual = min(STRIP_HEIGHT, STRIP_PIXELS // (batch * width))
+            return self.tile_size or max(usual - usual % factor, factor)
 
         def needed(rows: int) -> int:
             shape = (batch, image.shape[1], rows, width)

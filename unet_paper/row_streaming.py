@@ -68,17 +68,21 @@ class _Level:
             self.expand = _Convolutions(network.expanding[stage])
 
     def push(self, rows: Tensor) -> Tensor | None:
-        contracted = self.contract(rows)
+        contracted = self.contract.push(rows)
         if contracted is None or self.below is None:
             return contracted
         self.skips.push(contracted)
-        pooled = self.pool(contracted)
+        pooled = self.pool.push(contracted)
         del contracted  # from here on only the queue holds it
         below = None if pooled is None else self.below.push(pooled)
         if below is None:
             return None
-        upsampled = self.up(below)
-        return self.expand(torch.cat([self.skips.take(upsampled.shape[2]), upsampled], dim=1))
+        # Handed over unnamed, so that the rows are freed as soon as the first convolution has added those it kept.
+        return self.expand.push(self._with_skip(below))
+
+    def _with_skip(self, below: Tensor) -> Tensor:
+        upsampled: Tensor = self.up(below)
+        return torch.cat([self.skips.take(upsampled.shape[2]), upsampled], dim=1)
 
 
 class _Convolutions:
@@ -88,7 +92,7 @@ class _Convolutions:
         self.layers = list(layers.children())
         self.kept: dict[int, Tensor] = {}
 
-    def __call__(self, rows: Tensor) -> Tensor | None:
+    def push(self, rows: Tensor) -> Tensor | None:
         for index, layer in enumerate(self.layers):
             if isinstance(layer, nn.Conv2d):
                 if index in self.kept:
@@ -106,7 +110,7 @@ class _Pooling:
     def __init__(self) -> None:
         self.kept: Tensor | None = None
 
-    def __call__(self, rows: Tensor) -> Tensor | None:
+    def push(self, rows: Tensor) -> Tensor | None:
         if self.kept is not None:
             rows = torch.cat([self.kept, rows], dim=2)
         even = rows.shape[2] - rows.shape[2] % 2
