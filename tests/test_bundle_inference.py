@@ -170,3 +170,15 @@ def test_a_checkpoint_that_does_not_fit_is_refused(run_bundle: Run, weights: str
         run_bundle("run", "inference", **settings, ckpt_path=weights, features=FEATURES, ckpt_sha256="0" * 64)
     assert "sha256" in str(cause(info.value))
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_released_weights_are_the_ones_the_config_names(run_bundle: Run, images: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"dataset_dir": str(images / "a.png"), "device": "cpu"}
+    run_bundle("run", "inference", **settings, output_dir=str(tmp_path / "out"))
+    assert tifffile.imread(tmp_path / "out" / "a_cells.tif").shape == (50, 70)
+    released = CONFIGS.parent / "models" / "model.pt"
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.pt").write_bytes(released.read_bytes() + b"0")
+    with pytest.raises(RuntimeError) as info:
+        run_bundle("run", "inference", **settings, output_dir=str(tmp_path / "other"), bundle_root=str(tmp_path))
+    assert "sha256" in str(cause(info.value))

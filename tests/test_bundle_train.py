@@ -188,6 +188,15 @@ def test_a_misspelt_setting_is_refused(setting: str, value: Any, hint: str, run_
     assert hint in message
 
 
+def test_an_override_may_make_other_settings_useless(run_bundle: Run, cells_folder: str, tmp_path: Path) -> None:
+    """MONAI Label replaces the lists of cases, after which nothing uses the split."""
+    cases = datasets.ctc(cells_folder, "all")[:2]
+    data = {"train#dataset#data": cases, "validate#dataset#data": cases}
+    settings = {**TINY, "max_epochs": 1, "output_dir": str(tmp_path / "run")}
+    run_bundle("run", "train", **settings, **data)
+    assert (tmp_path / "run" / "model.pt").is_file()
+
+
 def broken_sets(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     """Data folders with something wrong, and what the error must name."""
     image = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)

@@ -30,6 +30,17 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def released_sha256(path: str | Path, released: str | Path, sha256: str) -> str | None:
+    """The checksum that ``path`` must have: that of the released weights if it is their file, else None (any).
+
+    >>> released_sha256("bundle/../bundle/models/model.pt", "bundle/models/model.pt", "ab")
+    'ab'
+    >>> released_sha256("runs/model.pt", "bundle/models/model.pt", "ab") is None
+    True
+    """
+    return sha256 if Path(path).resolve() == Path(released).resolve() else None
+
+
 def read_weights(path: str | Path, expected_sha256: str | None = None) -> dict[str, Tensor]:
     """State dict of a network from ``model.pt`` (flat) or ``last.pt`` (with optimiser), in float32, on the CPU.
 

@@ -10,13 +10,14 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.workflows import ConfigWorkflow
+from monai.utils import ensure_tuple
 
 # How the errors begin in which MONAI wraps what really happened.
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")
@@ -34,7 +35,7 @@ def bundle_root() -> str:
 
 
 def refuse_unknown_settings() -> None:
-    """Raise if the config being run holds a setting that nothing in it uses; call it from ``initialize``.
+    """Raise if the config being run was given a setting that nothing in it uses; call it from ``initialize``.
 
     Raises:
         ValueError: naming the unused setting, its value and the names that come close to it.
@@ -43,13 +44,28 @@ def refuse_unknown_settings() -> None:
     parser = next((owner for owner in _callers() if isinstance(owner, ConfigParser)), None)
     if parser is None:
         raise RuntimeError("refuse_unknown_settings() must be called from within a MONAI config")
-    unknown = unused_settings(parser.get())
+    declared = set(_declared())
+    unknown = {name: value for name, value in unused_settings(parser.get()).items() if name not in declared}
     if unknown:
         known = sorted(set(_settings(parser.get())) - set(unknown))
         name, value = next(iter(unknown.items()))
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"settings are {', '.join(known)}"
         raise ValueError(f"--{name}={value!r}: no part of this config uses it; {hint}")
+
+
+def _declared() -> Iterator[str]:
+    """Settings that the config files themselves hold: one override may well make another setting useless."""
+    frames = list(_frames())
+    given = next((frame.f_locals["config_file"] for frame in frames if frame.f_locals.get("config_file")), None)
+    if given is None:
+        # initialize() was called by hand: what any config of the bundle knows is no misspelling
+        roots = [owner.config_root_path for owner in _callers() if isinstance(owner, ConfigWorkflow)]
+        given = [str(path) for path in roots[0].glob("*.yaml")] if roots else []
+    for file in ensure_tuple(given):
+        for name, value in ConfigParser.load_config_file(file).items():
+            yield name.replace("::", "#")
+            yield from (f"{name}#{key}" for key in value) if isinstance(value, dict) else ()
 
 
 def explain_errors() -> None:
@@ -121,8 +137,12 @@ def _strings(config: Any) -> Iterator[str]:
 
 
 def _callers() -> Iterator[Any]:
+    return (frame.f_locals.get("self") for frame in _frames())
+
+
+def _frames() -> Iterator[FrameType]:
     # An expression in a config has no name for the config it stands in; the parser that evaluates it is up the stack.
     frame = inspect.currentframe()
     while frame is not None:
-        yield frame.f_locals.get("self")
+        yield frame
         frame = frame.f_back
