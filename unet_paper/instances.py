@@ -42,12 +42,12 @@ PRESETS: Mapping[str, Settings] = {
     "phc_u373_released": Settings(
         threshold=0.5, connectivity=8, regrow=0, min_size=501, fill_holes=False, field_of_interest=50
     ),
+    "folder": Settings(threshold=0.5, connectivity=4, regrow=1, min_size=0, fill_holes=False, field_of_interest=0),
     # the narrow network of the phantom run is unsure of thin borders: on its own training frames 0.7 separates best
     "phantom": Settings(threshold=0.7, connectivity=4, regrow=1, min_size=50, fill_holes=False, field_of_interest=0),
 }
 
-
-DEFAULTS = Settings(threshold=0.5, connectivity=4, regrow=1, min_size=0, fill_holes=False, field_of_interest=0)
+DEFAULTS = PRESETS["folder"]
 
 
 def label_instances(
