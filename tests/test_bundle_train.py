@@ -118,7 +118,7 @@ def test_killed_run_resumes(cells_folder: str, tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
     before = state(folder)["epoch"]
     # the last --max_epochs counts
-    command += ["--resume", "true", "--max_epochs", str(before + 1)]
+    command += ["--resume", "True", "--max_epochs", str(before + 1)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert f"epoch {before}, step {3 * before}" in done.stdout
     assert state(folder)["epoch"] == before + 1

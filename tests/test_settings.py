@@ -71,3 +71,18 @@ def test_the_last_line_printed_is_the_cause(
     wrapper.__cause__ = ValueError("tile_size=570: no such size")
     sys.excepthook(type(wrapper), wrapper, None)
     assert capsys.readouterr().err.splitlines()[-1] == "ValueError: tile_size=570: no such size"
+
+
+@pytest.mark.parametrize(("written", "right"), [("false", "False"), ("true", "True"), ("null", "None")])
+def test_a_boolean_that_the_command_line_left_a_string_is_refused(written: str, right: str) -> None:
+    parser = ConfigParser(
+        {
+            "imports": ["$import unet_paper.settings as settings"],
+            "flip": written,
+            "check": "$settings.refuse_unknown_settings()",
+            "run": "$print(@flip, @check)",
+        }
+    )
+    with pytest.raises(RuntimeError) as info:
+        parser.get_parsed_content("check")
+    assert str(settings.cause(info.value)).endswith(f"write --flip {right}")

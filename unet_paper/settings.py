@@ -23,6 +23,8 @@ from monai.utils import ensure_tuple
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")
 # Ids that MONAI looks up itself, besides those of its workflow properties.
 _RUN_IDS = ("imports", "initialize", "run", "training", "evaluating", "finalize", "_meta_")
+# What YAML writes small and the command line leaves a string, which is true whatever it says.
+_PYTHON_SPELLING = {"true": "True", "false": "False", "null": "None"}
 
 
 def bundle_root() -> str:
@@ -38,7 +40,8 @@ def refuse_unknown_settings() -> None:
     """Raise if the config being run was given a setting that nothing in it uses; call it from ``initialize``.
 
     Raises:
-        ValueError: naming the unused setting, its value and the names that come close to it.
+        ValueError: naming the unused setting, its value and the names that come close to it; or a setting given as
+            ``true``, ``false`` or ``null``, which MONAI's command line takes for text.
         RuntimeError: if called from outside a MONAI config.
     """
     parser = next((owner for owner in _callers() if isinstance(owner, ConfigParser)), None)
@@ -52,6 +55,9 @@ def refuse_unknown_settings() -> None:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"settings are {', '.join(known)}"
         raise ValueError(f"--{name}={value!r}: no part of this config uses it; {hint}")
+    for name, value in _settings(parser.get()).items():
+        if isinstance(value, str) and value in _PYTHON_SPELLING:
+            raise ValueError(f"--{name} {value}: is text on the command line; write --{name} {_PYTHON_SPELLING[value]}")
 
 
 def _declared() -> Iterator[str]:
