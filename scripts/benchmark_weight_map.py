@@ -2,23 +2,17 @@
 
 Label images of 512 x 512 px with 10, 100 and 400 separated cells, and 400 that touch. Contenders: one distance
 transform of the whole image per cell, as the definition reads and most implementations do; one of a window around each
-cell, as far as the border term reaches; and ours. Repetitions are interleaved, one of each contender after the other,
-so that a slow moment of the machine hits all. One thread.
+cell, as far as the border term reaches; and ours. One thread, CPU time.
 """
 
-import argparse
-import importlib.metadata
-import json
-import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
+import benchmarking
 import numpy as np
 import scipy.ndimage
+from benchmarking import Row
 from numpy.typing import NDArray
 
 from unet_paper.weight_map import weight_map, weight_map_falk2019
@@ -32,7 +26,10 @@ TOLERANCE = 2e-6
 OURS = "unet_paper: weight_map"
 REFERENCE = "SciPy: one distance transform per cell"
 WINDOWED = f"SciPy: one distance transform per cell, window of {REACH} px around it"
-GOALS = {"10 cells": 5.0, "100 cells": 25.0, "400 cells": 90.0}
+# cells, do they touch, times faster than REFERENCE
+CASES = ((10, False, 5.0), (100, False, 25.0), (400, False, 90.0), (400, True, 90.0))
+# "nearly flat": what 400 cells may take of the time of 10
+GROWTH = 1.5
 
 Labels = NDArray[np.int32]
 Contender = Callable[[], NDArray[np.floating]]
@@ -110,91 +107,44 @@ def assert_accurate(labels: Labels, name: str) -> dict[str, float]:
     return errors
 
 
-def measure(calls: dict[str, Contender], repetitions: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of each contender: median and quartiles of interleaved repetitions, and its ratio to ours."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    for _ in range(repetitions):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    own = statistics.median(times[OURS])
-    rows = {}
-    for name, values in times.items():
-        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-        rows[name] = {"median_ms": median, "lower_ms": lower, "upper_ms": upper, "ratio": median / own}
-    return rows
+def rows_of(count: int, touching: bool, goal: float, repetitions: int) -> list[Row]:
+    """Contenders on one label image; ratios are times over ours."""
+    labels = made_up_cells(count, touching)
+    group = f"{count} touching cells" if touching else f"{count} cells"
+    errors = assert_accurate(labels, group)
+    found = benchmarking.compare(contenders(labels), repetitions, group=group, clock=time.process_time)
+    found[REFERENCE].at_least(goal)
+    found[OURS].accuracy = ", ".join(f"{preset} {error:.1e}" for preset, error in errors.items())
+    return list(found.values())
 
 
-def machine() -> dict[str, str | int]:
-    """What the numbers belong to."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "threads": 1,
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in ("numpy", "scipy", "numba")},
-    }
+def growth(rows: list[Row]) -> Row:
+    """How our time grows with the number of cells."""
+    few, many = (
+        next(row.median_s for row in rows if row.what == OURS and row.group == group)
+        for group in ("10 cells", "400 cells")
+    )
+    assert few is not None
+    assert many is not None
+    row = Row(what="ours, 400 cells: time over that of 10 cells", group="Growth", ratio=many / few)
+    row.at_most(GROWTH)
+    return row
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The table, for people."""
-    lines = [
-        f"## Weight map (Eq. 2), {SIZE} x {SIZE}",
-        "",
-        ", ".join(f"{key} {value}" for key, value in results["machine"].items())
-        + f"; {results['repetitions']} interleaved repetitions.",
-        "",
-        "| cells | what | median ms | quartiles | times ours |",
-        "|---|---|---|---|---|",
+def main() -> int:
+    arguments = benchmarking.parse_arguments(__doc__)
+    title = f"Weight map (Eq. 2) of {SIZE} x {SIZE} px"
+    report = benchmarking.Report("weight_map", title, packages=("numpy", "scipy", "numba"), clock="CPU")
+    for count, touching, goal in CASES:
+        print(f"{count} cells ...", file=sys.stderr)
+        report.rows += rows_of(count, touching, goal, repetitions=2 if arguments.quick else 7)
+    report.rows.append(growth(report.rows))
+    report.notes = [
+        "Ratio: time over ours. Accuracy: largest error against the definition in float64, asserted to be at most "
+        f"{TOLERANCE:g}; that of falk2019, whose weights reach 50, relative where they are above 1."
     ]
-    for name, case in results["cases"].items():
-        for what, row in case["rows"].items():
-            lines.append(
-                f"| {name} | {what} | {row['median_ms']:.1f} | {row['lower_ms']:.1f} .. {row['upper_ms']:.1f} "
-                f"| {row['ratio']:.1f} |"
-            )
-    lines += ["", "Largest error in this run against the definition in float64:"]
-    for name, case in results["cases"].items():
-        lines.append(f"- {name}: paper {case['errors']['paper']:.1e}, falk2019 {case['errors']['falk2019']:.1e}")
-    lines += ["", f'Goals, times faster than "{REFERENCE}":']
-    for name, goal in GOALS.items():
-        ratio = results["cases"][name]["rows"][REFERENCE]["ratio"]
-        lines.append(f"- {name}: {ratio:.1f}, goal {goal:g}: " + ("met" if ratio >= goal else "**NOT MET**"))
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=7, help="of each contender (default 7)")
-    parser.add_argument("--output_dir", type=Path, help="write weight_map.md and weight_map.json there, too")
-    arguments = parser.parse_args()
-    if arguments.repetitions < 2:
-        parser.error(f"--repetitions={arguments.repetitions}: at least 2, for quartiles")
-
-    images = {
-        "10 cells": made_up_cells(10),
-        "100 cells": made_up_cells(100),
-        "400 cells": made_up_cells(400),
-        "400 touching cells": made_up_cells(400, touching=True),
-    }
-    cases = {}
-    for name, labels in images.items():
-        print(f"{name} ...", file=sys.stderr)
-        errors = assert_accurate(labels, name)
-        cases[name] = {"errors": errors, "rows": measure(contenders(labels), arguments.repetitions)}
-    results = {"machine": machine(), "repetitions": arguments.repetitions, "cases": cases, "goals": GOALS}
-    table = markdown(results)
-    print(table)
-    if arguments.output_dir:
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
-        (arguments.output_dir / "weight_map.md").write_text(table + "\n", encoding="utf-8")
-        (arguments.output_dir / "weight_map.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return report.finish(arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,15 +1,18 @@
-"""Reproduces Tables 1 and 2 of the paper: evaluates a checkpoint per data set, and puts our scores beside the others'.
+"""Reproduces Tables 1 and 2 of the paper: evaluates our checkpoints, and puts their scores beside those of others.
 
     python scripts/reproduce_tables.py --data data --isbi2012 runs/isbi2012/model.pt --phc_u373 runs/phc_u373/model.pt
 
-The data folder holds the challenges' own folders isbi2012, PhC-C2DH-U373 and DIC-C2DH-HeLa. Written to the output
-folder: results.md, results.csv, results.png, and a full evaluation of every data set. Every other --name value is a
-setting of the bundle's evaluate.yaml, for instance --symmetries all, --folds 5 or --device cuda:0.
+Several checkpoints of a data set, ``--isbi2012 A.pt B.pt``, are a cross-validation: the first was trained without
+fold 0, the second without fold 1, and so on; the tables give mean and standard deviation over the folds. The data
+folder holds the challenges' own folders isbi2012, PhC-C2DH-U373 and DIC-C2DH-HeLa. Written to the output folder:
+results.md, results.csv, results.png, and a full evaluation of every checkpoint. Every other --name value is a setting
+of the bundle's evaluate.yaml, for instance --symmetries all, --folds 5 or --device cuda:0.
 """
 
 import argparse
 import json
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +24,6 @@ from matplotlib.figure import Figure
 from unet_paper import checkpoint, figures, logbook
 
 CONFIGS = Path(__file__).resolve().parent.parent / "bundle" / "configs"
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PAPER = "Ronneberger et al. 2015, arXiv:1505.04597"
 
 
@@ -113,25 +115,37 @@ def evaluate(
     return summary
 
 
-def rows(summaries: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every score of ours and of others, one row each; a data set without a summary has a row that says so.
+def cross_validate(
+    name: str, data: Path, weights: Sequence[Path], output_dir: Path, recipe: str, settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """``evaluate`` for one checkpoint, or for those of fold 0, 1 and so on, each in a folder of its own."""
+    if len(weights) == 1:
+        return [evaluate(name, data, weights[0], output_dir, recipe, settings)]
+    return [
+        evaluate(name, data, path, output_dir / f"fold_{fold}", recipe, {**settings, "fold": fold})
+        for fold, path in enumerate(weights)
+    ]
+
+
+def rows(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Every score of ours, by fold, and of others, one row each; a data set without a summary has a row that says so.
 
     Args:
-        summaries: what ``evaluate`` returned, by data set.
+        summaries: what ``cross_validate`` returned, by data set.
     """
     found: list[dict[str, Any]] = []
     for name, data_set in DATA_SETS.items():
-        summary = summaries.get(name)
         common = {"table": data_set.table, "data_set": data_set.title, "who": "ours"}
-        if summary is None:
+        if name not in summaries:
             found.append({**common, "scored_on": "no checkpoint given"})
-            continue
-        common |= {
-            "scored_on": split(summary),
-            "recipe": summary["conventions"]["recipe"],
-            "checkpoint_sha256": summary["checkpoint"]["sha256"],
-        }
-        found += [{**common, "score": score, "value": summary["scores"][score]} for score in data_set.scores]
+        for summary in summaries.get(name, ()):
+            ours = {
+                **common,
+                "scored_on": split(summary),
+                "recipe": summary["conventions"]["recipe"],
+                "checkpoint_sha256": summary["checkpoint"]["sha256"],
+            }
+            found += [{**ours, "score": score, "value": summary["scores"][score]} for score in data_set.scores]
     for entry in PUBLISHED:
         found += [
             {
@@ -156,14 +170,14 @@ def split(summary: Mapping[str, Any]) -> str:
     return f"{cases} held-out images of the training set, fold {conventions['fold']} of {conventions['folds']}"
 
 
-def markdown(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+def markdown(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Both tables, where ours come from, and the sources of the others."""
     em = DATA_SETS["isbi2012"]
     lines = ["**Table 1** (ISBI 2012 EM; the first three: lower is better)", ""]
-    lines += _table(["", *em.scores], _table_rows(summaries, 1, [("isbi2012", score) for score in em.scores]))
+    lines += markdown_table(["", *em.scores], _table_rows(summaries, 1, [("isbi2012", score) for score in em.scores]))
     lines += ["", "**Table 2** (Cell Tracking Challenge; SEG, higher is better)", ""]
     cells = [name for name in DATA_SETS if DATA_SETS[name].table == 2]
-    lines += _table(
+    lines += markdown_table(
         ["", *(DATA_SETS[name].title for name in cells)],
         _table_rows(summaries, 2, [(name, "SEG") for name in cells]),
     )
@@ -173,11 +187,12 @@ def markdown(summaries: Mapping[str, Mapping[str, Any]]) -> str:
         if name not in summaries:
             ours.append([data_set.title, "no checkpoint given", "", "", ""])
             continue
-        summary = summaries[name]
-        listed = ", ".join(f"{score} {_number(summary['scores'][score])}" for score in data_set.scores)
-        sha256 = f"`{summary['checkpoint']['sha256'][:12]}`"
-        ours.append([data_set.title, split(summary), str(summary["conventions"]["recipe"]), sha256, listed])
-    lines += _table(["data set", "scored on", "recipe", "checkpoint (sha256)", "scores"], ours)
+        for summary in summaries[name]:
+            listed = ", ".join(f"{score} {_number(summary['scores'][score])}" for score in data_set.scores)
+            sha256 = f"`{summary['checkpoint']['sha256'][:12]}`"
+            recipe = f"{summary['conventions']['recipe']}, features {summary['conventions']['features']}"
+            ours.append([data_set.title, split(summary), recipe, sha256, listed])
+    lines += markdown_table(["data set", "scored on", "recipe", "checkpoint (sha256)", "scores"], ours)
     sources = dict.fromkeys(f"{entry.who}: {entry.source}" for entry in PUBLISHED)
     lines += [
         "",
@@ -190,24 +205,31 @@ def markdown(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines + [f"- {source}" for source in sources]) + "\n"
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table."""
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
 
 
 def _table_rows(
-    summaries: Mapping[str, Mapping[str, Any]], table: int, columns: Sequence[tuple[str, str]]
+    summaries: Mapping[str, Sequence[Mapping[str, Any]]], table: int, columns: Sequence[tuple[str, str]]
 ) -> list[list[str]]:
-    ours = ["ours (held-out part of the training set)"]
-    if any(name in summaries and not summaries[name]["split"]["held_out"] for name, _ in columns):
-        ours = ["ours (see the split below)"]
+    held_out = all(summary["split"]["held_out"] for name, _ in columns for summary in summaries.get(name, ()))
+    ours = ["ours (held-out part of the training set)" if held_out else "ours (see the split below)"]
     for name, score in columns:
-        ours.append(_number(summaries[name]["scores"][score]) if name in summaries else "no checkpoint given")
+        ours.append(mean_and_spread(summaries[name], score) if name in summaries else "no checkpoint given")
     others = [
         [entry.who, *(_published(entry.scores[column]) if column in entry.scores else "-" for column in columns)]
         for entry in PUBLISHED
         if entry.table == table
     ]
     return [ours, *others]
+
+
+def mean_and_spread(summaries: Sequence[Mapping[str, Any]], score: str) -> str:
+    """Mean of a score over the folds, and with several folds its standard deviation."""
+    values = [summary["scores"][score] for summary in summaries]
+    mean = _number(statistics.mean(values))
+    return f"{mean} ± {_number(statistics.stdev(values))}" if len(values) > 1 else mean
 
 
 def _number(value: float) -> str:
@@ -219,7 +241,7 @@ def _published(value: float) -> str:
     return f"{value:.6f}".rstrip("0")
 
 
-def figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+def figure(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """One panel a score of the paper's tables: ours as a bar, the others as bars beside it."""
     panels = [
         (name, score)
@@ -229,11 +251,11 @@ def figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     picture = Figure(figsize=(3.4 * 4, 5.6), layout="constrained")
     for position, (name, score) in enumerate(panels, start=1):
         axes = picture.add_subplot(2, 4, position)
-        bars = {"ours": _number(summaries[name]["scores"][score])} if name in summaries else {"ours: no checkpoint": ""}
+        bars = {"ours": mean_and_spread(summaries[name], score)} if name in summaries else {"ours: no checkpoint": ""}
         bars |= {
             entry.who: _published(entry.scores[name, score]) for entry in PUBLISHED if (name, score) in entry.scores
         }
-        lengths = [float(value or 0) for value in bars.values()]
+        lengths = [float(value.split()[0] if value else 0) for value in bars.values()]
         axes.barh(list(bars), lengths, color=["tab:red"] + ["tab:gray"] * (len(bars) - 1))
         axes.invert_yaxis()
         for place, (value, length) in enumerate(zip(bars.values(), lengths, strict=True)):
@@ -246,19 +268,20 @@ def figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     return picture
 
 
-def replace_block(readme: Path, text: str) -> None:
-    """Replace what stands between the two results markers of a file.
+def replace_block(file: Path, text: str, name: str) -> None:
+    """Replace what stands between the lines ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` of a file.
 
     Raises:
         ValueError: if a marker is missing, or they are in the wrong order.
     """
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+    opening, closing = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begin, rest = file.read_text().partition(opening)
+    _, end, after = rest.partition(closing)
     if not (begin and end):
-        raise ValueError(f"--readme={readme}: needs the lines {BEGIN} and {END}, in this order")
-    part = readme.with_name(readme.name + ".part")
-    part.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
-    os.replace(part, readme)
+        raise ValueError(f"{file}: needs the lines {opening} and {closing}, in this order, around the table")
+    part = file.with_name(file.name + ".part")
+    part.write_text(f"{before}{opening}\n{text}{closing}{after}")
+    os.replace(part, file)
 
 
 def _settings(words: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, Any]:
@@ -273,10 +296,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the challenges' folders (data)")
     for name, data_set in DATA_SETS.items():
-        parser.add_argument(f"--{name}", type=Path, metavar="CKPT", help=f"checkpoint for {data_set.title}")
+        parser.add_argument(f"--{name}", type=Path, nargs="+", metavar="CKPT", help=f"of {data_set.title}")
     parser.add_argument("--recipe", default="paper", help="name of the recipe that trained them (paper)")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/tables"), help="where to write (runs/tables)")
-    parser.add_argument("--readme", type=Path, help=f"file in which to replace the block after {BEGIN}")
+    parser.add_argument("--readme", type=Path, help="file in which to replace the block named results")
     parser.add_argument(
         "--features", help="channels of each level, e.g. '[64, 128]'; those of the checkpoint if left out"
     )
@@ -285,11 +308,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.features is not None:
         settings["features"] = yaml.safe_load(given.features)
     weights = {name: getattr(given, name) for name in DATA_SETS if getattr(given, name) is not None}
-    for path in weights.values():
+    for path in (path for paths in weights.values() for path in paths):
         checkpoint.read_weights(path)  # complains before hours of work
     summaries = {
-        name: evaluate(name, given.data, path, given.output_dir, given.recipe, settings)
-        for name, path in weights.items()
+        name: cross_validate(name, given.data, paths, given.output_dir, given.recipe, settings)
+        for name, paths in weights.items()
     }
     text = markdown(summaries)
     given.output_dir.mkdir(parents=True, exist_ok=True)
@@ -297,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logbook.write_table(rows(summaries), given.output_dir / "results.csv")
     figures.save_figure(figure(summaries), given.output_dir / "results.png")
     if given.readme is not None:
-        replace_block(given.readme, text)
+        replace_block(given.readme, text, "results")
     print(text)
 
 

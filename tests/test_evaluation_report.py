@@ -86,7 +86,7 @@ def made(tables: ModuleType, cells_folder: str, em_folder: str, tmp_path_factory
     data.mkdir()
     (data / "isbi2012").symlink_to(em_folder)
     (data / "PhC-C2DH-U373").symlink_to(cells_folder)
-    made.readme.write_text(f"# Title\n\n{tables.BEGIN}\nold\n{tables.END}\n\nEnd\n")
+    made.readme.write_text("# Title\n\n<!-- results:begin -->\nold\n<!-- results:end -->\n\nEnd\n")
     arguments = ["--data", str(data), "--isbi2012", str(made.weights), "--phc_u373", str(made.weights)]
     arguments += ["--output_dir", str(made.folder / "out"), "--readme", str(made.readme), "--recipe", "none"]
     tables.main([*arguments, *(text for name, value in SETTINGS.items() for text in (f"--{name}", str(value)))])
@@ -166,7 +166,7 @@ def test_tables_hold_ours_beside_the_published_and_say_what_is_missing(made: Mad
     assert "| DIC-C2DH-HeLa | no checkpoint given |" in table_2
     assert "held-out images of the training set, fold 0 of 2" in table_2
     assert checkpoint.sha256(made.weights)[:12] in table_2
-    assert made.readme.read_text() == (f"# Title\n\n<!-- results:begin -->\n{text}<!-- results:end -->\n\nEnd\n")
+    assert made.readme.read_text() == f"# Title\n\n<!-- results:begin -->\n{text}<!-- results:end -->\n\nEnd\n"
     with (out / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert next(row["scored_on"] for row in rows if row["data_set"] == "DIC-C2DH-HeLa") == "no checkpoint given"
@@ -180,8 +180,27 @@ def test_tables_refuse_what_cannot_work(tables: ModuleType, tmp_path: Path) -> N
         tables.main(["--dic_hela", str(tmp_path / "none.pt")])
     (tmp_path / "README.md").write_text("no markers")
     with pytest.raises(ValueError, match="results:begin"):
-        tables.replace_block(tmp_path / "README.md", "")
+        tables.replace_block(tmp_path / "README.md", "", "results")
     assert "NOT held out" in tables.split({"conventions": {}, "cases": 3, "split": {"held_out": False}})
+
+
+def test_several_checkpoints_are_those_of_the_folds(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluated(*given: Any) -> Any:
+        _, _, weights, output, _, settings = given
+        return {"fold": settings["fold"], "weights": weights.name, "to": output.name}
+
+    monkeypatch.setattr(tables, "evaluate", evaluated)
+    found = tables.cross_validate("dic_hela", Path(), [Path("a.pt"), Path("b.pt")], Path("out"), "best", {"fold": 3})
+    assert [(case["fold"], case["weights"], case["to"]) for case in found] == [
+        (0, "a.pt", "fold_0"),
+        (1, "b.pt", "fold_1"),
+    ]
+
+
+def test_spread_is_the_sample_standard_deviation(tables: ModuleType) -> None:
+    folds = [{"scores": {"SEG": value}} for value in (0.5, 0.7, 0.9)]
+    assert tables.mean_and_spread(folds, "SEG") == "0.7000 ± 0.2000"
+    assert tables.mean_and_spread(folds[:1], "SEG") == "0.5000"
 
 
 def test_scoring_what_was_trained_on_is_recorded(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""Trains and scores a network for each variant of a study, and writes one table: what was tried and what it gave.
+
+    python scripts/compare_settings.py scripts/studies/isbi2012.yaml --data FOLDER --doc bundle/docs/choices.md
+
+A study is a YAML file: the configs and settings that all variants share, the folds to hold out, and the variants, each
+a choice, its value and the settings that differ. A variant with ``of`` trains nothing: it scores the networks of
+another one with other settings. What has been scored is not done again, so that an interrupted study goes on when it is
+started again. Written to ``--output_dir/STUDY``: a run of each variant and fold, and results.csv; with ``--doc`` also
+the table, between the lines ``<!-- STUDY:begin -->`` and ``<!-- STUDY:end -->`` of that file.
+"""
+
+import argparse
+import json
+import logging
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import yaml
+from reproduce_tables import CONFIGS, markdown_table, replace_block
+
+from unet_paper import logbook
+
+logger = logging.getLogger("compare_settings")
+
+KEYS = {"title", "data", "configs", "settings", "folds", "scores", "variants"}
+VARIANT_KEYS = {"choice", "value", "settings", "of"}
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """A study from its file, with names for its variants.
+
+    Raises:
+        ValueError: keys that are missing or unknown, two variants of one name, ``of`` naming no variant that trains.
+    """
+    study: dict[str, Any] = yaml.safe_load(path.read_text())
+    if set(study) != KEYS:
+        raise ValueError(f"{path}: expected the keys {', '.join(sorted(KEYS))}; found {', '.join(sorted(study))}")
+    named: dict[str, dict[str, Any]] = {}
+    for variant in study["variants"]:
+        if not {"choice", "value"} <= set(variant) <= VARIANT_KEYS:
+            raise ValueError(f"{path}: variant {variant}: has choice and value, and may have settings and of")
+        name = re.sub(r"[^a-z0-9.]+", "_", f"{variant['choice']} {variant['value']}".lower()).strip("_")
+        if name in named:
+            raise ValueError(f"{path}: two variants {name!r}; give one another value")
+        if "of" in variant and "of" in named.get(variant["of"], {"of": None}):
+            raise ValueError(f"{path}: variant {name!r} is of {variant['of']!r}; expected an earlier one that trains")
+        named[name] = {"settings": {}, **variant}
+    study["variants"] = named
+    return study
+
+
+def score(study: Mapping[str, Any], name: str, fold: int, data: Path, folder: Path) -> dict[str, float]:
+    """Scores of one variant on one held-out fold; trains and evaluates unless that has been done.
+
+    Args:
+        study: what ``read_study`` returned.
+        name: of the variant.
+        fold: which to hold out.
+        data: folder that holds the data set's folder.
+        folder: where the study's runs go.
+    """
+    variant = study["variants"][name]
+    trained = variant.get("of", name)
+    run = folder / trained / f"fold_{fold}"
+    report = run / "evaluation" if trained == name else folder / name / f"fold_{fold}"
+    summary = report / "summary.json"
+    if not summary.is_file():
+        shared = {"dataset_dir": str(data / study["data"]), "fold": fold, "output_dir": str(run), **study["settings"]}
+        configs = [str(CONFIGS / f"{config}.yaml") for config in study["configs"]]
+        logger.info("%s, fold %d", name, fold)
+        if trained == name:
+            monai.bundle.run("training", config_file=configs, resume=True, **{**shared, **variant["settings"]})
+        settings = {**shared, **study["variants"][trained]["settings"], **variant["settings"]}
+        configs.append(str(CONFIGS / "evaluate.yaml"))
+        monai.bundle.run("evaluating", config_file=configs, report_dir=str(report), **settings)
+    found: dict[str, float] = json.loads(summary.read_text())["scores"]
+    return found
+
+
+def table(study: Mapping[str, Any], results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Markdown table of a study: mean, and with several folds standard deviation, of every score.
+
+    Args:
+        study: what ``read_study`` returned.
+        results: scores of every fold, by variant.
+    """
+    body = []
+    for name, folds in results.items():
+        variant = study["variants"][name]
+        cells = [_mean_and_spread([scores[score] for scores in folds]) for score in study["scores"]]
+        body.append([str(variant["choice"]), str(variant["value"]), *cells])
+    settings = ", ".join(f"`{name}: {value}`" for name, value in study["settings"].items())
+    head = [f"**{study['title']}**", "", f"Configs {', '.join(study['configs'])}; {settings}.", ""]
+    folds = f"Scored on fold {', '.join(map(str, study['folds']))}, held out."
+    return "\n".join([*head, *markdown_table(["choice", "value", *study["scores"]], body), "", folds]) + "\n"
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.mean(values):.4f}"
+    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a study, or what is left of it, and write its table after every variant."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="YAML file of the study")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the challenges' folders (data)")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/studies"), help="where to write (runs/studies)")
+    parser.add_argument("--doc", type=Path, help="file in which to replace the study's table")
+    given = parser.parse_args(arguments)
+    study = read_study(given.study)
+    folder = (given.output_dir / given.study.stem).resolve()
+    results: dict[str, list[dict[str, float]]] = {}
+    for name in study["variants"]:
+        results[name] = [score(study, name, fold, given.data.resolve(), folder) for fold in study["folds"]]
+        rows = [
+            {"variant": variant, "fold": fold, **scores}
+            for variant, folds in results.items()
+            for fold, scores in zip(study["folds"], folds, strict=True)
+        ]
+        logbook.write_table(rows, folder / "results.csv")
+    text = table(study, results)
+    if given.doc is not None:
+        replace_block(given.doc, text, given.study.stem)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

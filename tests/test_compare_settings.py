@@ -1,0 +1,104 @@
+"""Studies of settings on a small phantom: what is trained, what is scored, what the table says."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from conftest import CONFIGS, ROOT, TINY
+
+STUDIES = sorted((ROOT / "scripts" / "studies").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def compare() -> ModuleType:
+    """scripts/compare_settings.py as a module."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        return importlib.import_module("compare_settings")
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+
+
+def study_file(folder: Path, **changes: Any) -> Path:
+    study = {
+        "title": "A study",
+        "data": "isbi2012",
+        "configs": ["train", "data_isbi2012", "best_isbi2012"],
+        "settings": {name: value for name, value in TINY.items() if name != "steps_per_epoch"},
+        "folds": [0, 1],
+        "scores": ["V_rand", "pixel_error"],
+        "variants": [
+            {"choice": "steps", "value": 1, "settings": {"steps_per_epoch": 1}},
+            {"choice": "averaging", "value": "flips", "of": "steps_1", "settings": {"symmetries": "flips"}},
+        ],
+        **changes,
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+def test_study_trains_once_and_goes_on_where_it_stopped(
+    compare: ModuleType, em_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "isbi2012").symlink_to(em_folder)
+    doc = tmp_path / "doc.md"
+    doc.write_text("<!-- study:begin --><!-- study:end -->\n")
+    arguments = [str(study_file(tmp_path)), "--data", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out")]
+    runs: list[str] = []
+    run = compare.monai.bundle.run
+
+    def counted(run_id: str, **settings: Any) -> None:
+        runs.append(run_id)
+        run(run_id, logging_file=False, **settings)
+
+    monkeypatch.setattr(compare.monai.bundle, "run", counted)
+    compare.main(arguments)
+    assert sorted(runs) == ["evaluating"] * 4 + ["training"] * 2
+    compare.main([*arguments, "--doc", str(doc)])
+    assert len(runs) == 6
+    rows = (tmp_path / "out" / "study" / "results.csv").read_text().splitlines()
+    assert len(rows) == 5
+    table = [line for line in doc.read_text().splitlines() if line.startswith("|")]
+    assert len(table) == 4
+    assert table[2].startswith("| steps | 1 |")
+    assert table[3].startswith("| averaging | flips |")
+    values = [float(row.split(",")[rows[0].split(",").index("V_rand")]) for row in rows[1:3]]
+    assert f"{sum(values) / 2:.4f} ± " in table[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"extra": 1}, "expected the keys"),
+        ({"variants": [{"choice": "a"}]}, "has choice and value"),
+        ({"variants": [{"choice": "a", "value": 1}, {"choice": "A", "value": "1"}]}, "two variants 'a_1'"),
+        ({"variants": [{"choice": "a", "value": 1, "of": "b"}]}, "of 'b'"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused(
+    changes: dict[str, Any], message: str, compare: ModuleType, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare.read_study(study_file(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_studies_name_configs_that_exist_and_settings_that_they_have(path: Path, compare: ModuleType) -> None:
+    study = compare.read_study(path)
+    known: set[str] = set()
+    for config in (*study["configs"], "evaluate"):
+        known |= set(yaml.safe_load((CONFIGS / f"{config}.yaml").read_text()))
+    for settings in (study["settings"], *(variant["settings"] for variant in study["variants"].values())):
+        assert {name.split("#")[0] for name in settings} <= known
+
+
+def test_table_of_one_fold_has_no_spread(compare: ModuleType, tmp_path: Path) -> None:
+    study = compare.read_study(study_file(tmp_path, folds=[0]))
+    text = compare.table(study, {"steps_1": [{"V_rand": 0.25, "pixel_error": 0.5, "V_info": 1.0}]})
+    assert "| steps | 1 | 0.2500 | 0.5000 |" in text
