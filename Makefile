@@ -2,11 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train test lint clean
+# Not two benchmarks at a time, whatever -j says.
+.NOTPARALLEL:
+.PHONY: benchmark help label label-test package train test lint clean
 
 help:
 	@echo "make train   set up, then train on the phantom (CPU: minutes) and say where the pictures are"
 	@echo "make test    set up, then run all checks and tests"
+	@echo "make label   set up MONAI Label, then serve a release: correct its predictions, train on the corrections"
+	@echo "make package     build the releases' archives and their registry into dist"
+	@echo "make label-test   the same, driven by a test"
+	@echo "make benchmark    set up the peers, measure everything (20 minutes, on a quiet machine), write bundle/docs/performance.md"
 
 train: .venv/ready
 	$(BIN)/python -m monai.bundle run training --config_file bundle/configs/train.yaml --output_dir runs/phantom_cells
@@ -14,6 +20,33 @@ train: .venv/ready
 
 test: lint
 	$(BIN)/python -m pytest
+
+# PACKAGE="--release unet_em_segmentation --base_url URL", see bundle/docs/releases.md
+package: .venv/ready
+	$(BIN)/python scripts/package_bundle.py $(PACKAGE)
+
+# LABEL="--images FOLDER --release hela", see scripts/monai_label.py
+label: .venv/ready
+	$(BIN)/python scripts/monai_label.py $(LABEL)
+
+# Not among the tests of `make test`: installs MONAI Label and trains, some minutes.
+label-test: .venv/ready
+	$(BIN)/python -m pytest -m label tests/label
+
+BENCHMARKS := weight_map augmentation metrics forward training inference start
+
+# Goes on where it stopped: results that are newer than the code are kept. Fails at the end if a peer could not be measured.
+benchmark: .venv/benchmark
+	@$(MAKE) --keep-going $(BENCHMARKS:%=runs/benchmarks/%.json); failed=$$?; \
+	$(BIN)/python scripts/write_performance_doc.py runs/benchmarks && exit $$failed
+
+runs/benchmarks/%.json: scripts/benchmark_%.py scripts/benchmarking.py $(wildcard unet_paper/*.py unet_paper/metrics/*.py)
+	$(BIN)/python $< --json $@
+
+# The peers, beside the package.
+.venv/benchmark: .venv/ready
+	$(BIN)/pip install --quiet -c constraints.txt -e .[benchmark]
+	touch $@
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -28,4 +61,4 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .label-venv dist runs .pytest_cache .mypy_cache .ruff_cache

@@ -2,21 +2,14 @@
 
 Every contender gets the same image, label and weight of 512 x 512 px and shifts, rotates and deforms them elastically,
 image linearly interpolated, label and weight by nearest neighbour, mirrored at the edge; where the name says so, grey
-values change too. Repetitions are interleaved, one of each contender after the other, so that a slow moment of the
-machine hits all.
+values change too. One thread, CPU time.
 """
 
-import argparse
-import importlib.metadata
-import json
-import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
+import benchmarking
 import numpy as np
 import scipy.ndimage
 import torch
@@ -170,12 +163,7 @@ def albumentations(item: Item) -> dict[str, Contender]:
 
 
 def elasticdeform(item: Item) -> dict[str, Contender]:
-    try:
-        import elasticdeform
-    except ModuleNotFoundError:
-        raise
-    except ImportError as error:
-        raise ImportError(f"its compiled part does not load under NumPy {np.__version__} ({error})") from error
+    import elasticdeform
 
     arrays = [item[key][0].numpy() for key in KEYS]
     random = np.random.default_rng(0)
@@ -186,108 +174,72 @@ def elasticdeform(item: Item) -> dict[str, Contender]:
     }
 
 
-def contenders(item: Item) -> tuple[dict[str, Contender], dict[str, str]]:
-    """All that run here, each tried once, and those that do not, with the reason."""
-    found, failed = {**ours(item), **monai(item)}, {}
-    for peer in (batchgenerators, albumentations, elasticdeform):
-        try:
-            offered = peer(item)
-            for call in offered.values():
-                call()
-            found.update(offered)
-        # a peer may fail in any way at import or use; it is reported as not measured, never left out
-        except Exception as error:
-            failed[peer.__name__] = f"{type(error).__name__}: {error}".splitlines()[0]
-    return found, failed
+def kornia(item: Item) -> dict[str, Contender]:
+    from kornia.augmentation import AugmentationSequential, RandomAffine, RandomBrightness, RandomElasticTransform
+    from kornia.constants import DataKey
 
-
-def measure(calls: dict[str, Contender], repetitions: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of each contender: median and quartiles of interleaved repetitions, and its ratio to ours."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    for _ in range(repetitions):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    own = statistics.median(times[OURS])
-    rows = {}
-    for name, values in times.items():
-        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-        rows[name] = {"median_ms": median, "lower_ms": lower, "upper_ms": upper, "ratio": median / own}
-    return rows
-
-
-def machine() -> dict[str, str | int]:
-    """What the numbers belong to."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+    chain = AugmentationSequential(
+        RandomBrightness((0.9, 1.1), p=1),
+        RandomAffine(180, translate=(0.5, 0.5), padding_mode="reflection", p=1),
+        RandomElasticTransform(sigma=(10.0, 10.0), padding_mode="reflection", p=1),
+        data_keys=[DataKey.INPUT, DataKey.MASK, DataKey.MASK],
+        extra_args={DataKey.MASK: {"resample": "nearest"}},
+    )
+    image, label, weight = (item[key][None].float() for key in KEYS)
     return {
-        "cpu": names[0] if names else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in ("torch", "monai", "numpy", "scipy")},
-    }
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """The table, for people."""
-    lines = [
-        "## One augmented sample: image, label, weight, 512 x 512 -> 572 / 388",
-        "",
-        ", ".join(f"{key} {value}" for key, value in results["machine"].items())
-        + f"; {results['repetitions']} interleaved repetitions.",
-        "",
-        "| what | median ms | quartiles | times ours |",
-        "|---|---|---|---|",
-    ]
-    for name, row in results["rows"].items():
-        lines.append(
-            f"| {name} | {row['median_ms']:.1f} | {row['lower_ms']:.1f} .. {row['upper_ms']:.1f} | {row['ratio']:.1f} |"
+        "kornia: brightness + RandomAffine + RandomElasticTransform (two resamplings, 512 px)": lambda: chain(
+            image, label, weight
         )
-    lines += [f"| {name} | **NOT MEASURED** | {reason} | - |" for name, reason in results["not_measured"].items()]
-    errors = results["errors"]
-    lines += [
-        "",
-        f"Largest errors in this run: displacement {errors['displacement_px']:.1e} px against `interpolate(bicubic)`, "
-        f"image {errors['image']:.1e} against SciPy, labels equal to SciPy's nearest pixels.",
-        f'Goal, {results["goal"]:g} times faster than "{REFERENCE}": '
-        + ("met." if results["rows"][REFERENCE]["ratio"] >= results["goal"] else "**NOT MET**."),
-    ]
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=30, help="of each contender (default 30)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
-    parser.add_argument("--output_dir", type=Path, help="write augmentation.md and augmentation.json there, too")
-    arguments = parser.parse_args()
-    if arguments.repetitions < 2:
-        parser.error(f"--repetitions={arguments.repetitions}: at least 2, for quartiles")
-    torch.set_num_threads(arguments.threads)
-
-    item = made_up_item()
-    errors = assert_accurate(item)
-    found, failed = contenders(item)
-    results = {
-        "machine": machine(),
-        "repetitions": arguments.repetitions,
-        "rows": measure(found, arguments.repetitions),
-        "not_measured": failed,
-        "errors": errors,
-        "goal": GOAL,
     }
-    table = markdown(results)
-    print(table)
-    for name, reason in failed.items():
-        print(f"NOT MEASURED: {name}: {reason}", file=sys.stderr)
-    if arguments.output_dir:
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
-        (arguments.output_dir / "augmentation.md").write_text(table + "\n", encoding="utf-8")
-        (arguments.output_dir / "augmentation.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def torchvision(item: Item) -> dict[str, Contender]:
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
+    chain = v2.Compose(
+        [v2.ColorJitter(0.1), v2.RandomAffine(180, translate=(0.5, 0.5)), v2.ElasticTransform(alpha=300.0, sigma=10.0)]
+    )
+    image, label, weight = (item[key] for key in KEYS)
+    masks = tv_tensors.Mask(torch.stack((label[0].float(), weight[0])))
+    return {
+        "torchvision: jitter + RandomAffine + ElasticTransform (two resamplings, black fill, 512 px)": lambda: chain(
+            tv_tensors.Image(image), masks
+        )
+    }
+
+
+# peers, and what explains that some of them may not run here
+PEERS: dict[Callable[[Item], dict[str, Contender]], str] = {
+    batchgenerators: "",
+    albumentations: "",
+    kornia: "",
+    elasticdeform: "its wheel is compiled for NumPy 1 and does not load under NumPy 2",
+    torchvision: "not installed beside a CPU-only torch: its wheel is compiled for torch with CUDA and does not load",
+}
+
+
+def main() -> int:
+    arguments = benchmarking.parse_arguments(__doc__)
+    item = made_up_item()
+    errors = assert_accurate(item, draws=1 if arguments.quick else 5)
+    title = f"One augmented sample: image, label and weight, {SIZE} px to {INPUT_SIZE} / {OUTPUT_SIZE} px"
+    report = benchmarking.Report(
+        "augmentation", title, packages=("monai", "numpy", "scipy"), clock="CPU", quick=arguments.quick
+    )
+    calls = {**ours(item), **monai(item)}
+    for peer, known in PEERS.items():
+        calls |= report.peer(peer.__name__, lambda peer=peer: peer(item), known=known)
+    rows = benchmarking.compare(calls, repetitions=2 if arguments.quick else 30, clock=time.process_time)
+    rows[REFERENCE].at_least(GOAL)
+    rows[OURS].accuracy = f"displacement {errors['displacement_px']:.1e} px, image {errors['image']:.1e}, labels equal"
+    report.rows = [*rows.values(), *report.rows]
+    report.notes = [
+        "Ratio: time over ours. Accuracy, asserted in this run: displacement against `interpolate(bicubic)`, image and "
+        "labels against SciPy's `map_coordinates`."
+    ]
+    return report.finish(arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,40 +1,40 @@
 """Times whole-image prediction and measures its memory: our strategies, common tiling, MONAI's sliding window.
 
 Every measurement runs in a process of its own, so that memory kept by one contender cannot serve another, and the
-repetitions are interleaved, one of each contender after the other. Seconds are CPU time of one thread; memory is the
-growth of the process's resident set beyond weights and image, result included (Linux only). Our scores are compared
-with those of the image in one piece in the same run.
+repetitions are interleaved. Times are CPU time of one thread; memory is the growth of the process's resident set
+beyond weights and image, result included (Linux only). Our scores are compared with those of the image in one piece in
+the same run. The network has a quarter of the paper's width, which is a sixteenth of the work.
 
-The default is a quarter of the paper's width, which is a sixteenth of the work; ``--width 64`` is the paper's network.
+Then the share of inference.yaml that is not the network's: reading, normalising, stitching, labelling, writing.
 """
 
-import argparse
-import importlib.metadata
-import json
-import platform
 import re
-import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import benchmarking
 import numpy as np
 import torch
+from benchmarking import Row
+from monai.bundle import ConfigWorkflow
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import BasicUNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unet_paper import geometry
+from unet_paper import checkpoint, geometry, phantom
 from unet_paper.inferer import OverlapTileInferer
 from unet_paper.network import UNet
 
 TOLERANCE = 1e-5  # of the largest score
-GIBIBYTE = 2**30
+WIDTH, PAPER = 16, 64
 WINDOW = 512
 ROWS = "ours: rows"
 WHOLE = "ours: whole image in one piece"
@@ -46,14 +46,13 @@ WINDOWS = {
     for overlap in (0.25, 0.5)
 }
 CONTENDERS = (ROWS, WHOLE, TILES, COMMON_TILES, *WINDOWS.values())
-# (what, contender that rows are compared with, most that rows may take of it)
-TIME_GOALS = (
-    ("time of the image in one piece", WHOLE, 1.0),
-    ("time of our tiles", TILES, 0.70),
-    ("time of 388-px tiles", COMMON_TILES, 0.70),
-    ("time of the sliding window", WINDOWS["the same network padded", 0.25], 0.55),
-)
-MEMORY_GOAL = 0.35
+# most that rows may take of the time of others, of the memory of the image in one piece, and in GiB of a large image
+TIME_GOALS = {WHOLE: 1.0, COMMON_TILES: 0.70, WINDOWS["the same network padded", 0.25]: 0.55}
+MEMORY_GOAL, LARGE_GOAL = 0.35, 1.0
+AROUND_GOAL = 0.05
+SMALLEST_LARGE = 1024  # px; goals are for large images, smaller ones only show where the curves begin
+
+Runs = dict[str, list[tuple[float, int]]]
 
 
 class PaddedUNet(UNet):
@@ -114,20 +113,17 @@ def resident(entry: str) -> int:
     return int(found[1]) * 1024
 
 
-def measure(
-    contender: str, size: int, width: int, channels_last: bool, keep: bool
-) -> tuple[float, int, NDArray[np.float32] | None]:
-    """CPU seconds and bytes of one prediction, run in a process of its own; its scores on demand."""
+def measure(contender: str, size: int, width: int, keep: bool) -> tuple[float, int, NDArray[np.float32] | None]:
+    """CPU seconds and bytes of one prediction, in a process of its own; its scores on demand."""
     torch.set_num_threads(1)
     network, predict = prepared(contender, width)
     network.eval()
-    if channels_last:
-        network.to(memory_format=torch.channels_last)
     image = torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # start VmHWM anew
-        network(image[:, :, :188, :188] if isinstance(network, UNet) and size >= 188 else image[:, :, :64, :64])
+        warm_up = 188 if type(network) is UNet else 64
+        network(image[:, :, :warm_up, :warm_up])
         start = time.process_time()
         scores = predict(image, network)
         seconds = time.process_time() - start
@@ -136,175 +132,164 @@ def measure(
 
 
 def in_new_process(
-    contender: str, size: int, width: int, channels_last: bool, keep: bool = False
+    contender: str, size: int, width: int, keep: bool = False
 ) -> tuple[float, int, NDArray[np.float32] | None]:
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, contender, size, width, channels_last, keep).result()
+    """``measure`` in a fresh process: one that inherits the imports, and nothing that this one has allocated."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("forkserver")) as pool:
+        return pool.submit(measure, contender, size, width, keep).result()
 
 
-def compare(size: int, width: int, channels_last: bool, repetitions: int) -> dict[str, Any]:
-    """Interleaved repetitions of all contenders.
+def repeated(contenders: Sequence[str], size: int, width: int, repetitions: int) -> tuple[Runs, float]:
+    """Interleaved repetitions of all contenders, and the largest error of ours, of the largest score.
 
     Raises:
         AssertionError: where our strategies differ by more than the tolerance.
     """
-    runs: dict[str, list[tuple[float, int]]] = {name: [] for name in CONTENDERS}
+    runs: Runs = {name: [] for name in contenders}
     scores: dict[str, NDArray[np.float32]] = {}
     for repetition in range(repetitions):
-        for name in CONTENDERS:
+        for name in contenders:
             print(f"{size} px, {repetition + 1}/{repetitions}: {name} ...", file=sys.stderr)
             keep = repetition == 0 and name in (ROWS, WHOLE, TILES)
-            seconds, extra, kept = in_new_process(name, size, width, channels_last, keep)
+            seconds, extra, kept = in_new_process(name, size, width, keep)
             runs[name].append((seconds, extra))
             if kept is not None:
                 scores[name] = kept
     scale = float(np.abs(scores[WHOLE]).max())
-    errors = {name: float(np.abs(scores[name] - scores[WHOLE]).max()) / scale for name in (ROWS, TILES)}
-    assert max(errors.values()) <= TOLERANCE, f"{size} px: {errors}, at most {TOLERANCE} is right"
-    return {"rows": {name: summary(values, size) for name, values in runs.items()}, "errors": errors}
+    error = max(float(np.abs(values - scores[WHOLE]).max()) / scale for values in scores.values())
+    assert error <= TOLERANCE, f"{size} px: {error}, at most {TOLERANCE} is right"
+    return runs, error
 
 
-def summary(runs: list[tuple[float, int]], size: int) -> dict[str, float]:
-    seconds = [run[0] for run in runs]
-    median = statistics.median(seconds)
+def rows_of(size: int, runs: Runs, error: float) -> list[Row]:
+    """A line each contender: ratio is what row streaming takes of its time."""
+    found = []
+    extra_of_rows = median(extra for _, extra in runs[ROWS])
+    for name, measured in runs.items():
+        seconds = [second for second, _ in measured]
+        extra = median(extra for _, extra in measured)
+        row = Row(
+            what=name,
+            group=f"{size} x {size} px: time; ratio = rows / this",
+            ratio=median(own[0] / other for own, other in zip(runs[ROWS], seconds, strict=True)),
+            accuracy=f"{error:.1e} of the image in one piece" if name == ROWS else "",
+            extra={"s per megapixel": median(seconds) / (size * size / 1e6), "extra MiB": f"{extra / 2**20:.0f}"},
+            **benchmarking.summary(seconds),
+        )
+        if name in TIME_GOALS and size >= SMALLEST_LARGE:
+            row.at_most(TIME_GOALS[name])
+        found.append(row)
+    memory = Row(what="extra memory of rows / of the image in one piece", group=f"{size} x {size} px: memory")
+    memory.ratio = extra_of_rows / median(extra for _, extra in runs[WHOLE])
+    if size >= SMALLEST_LARGE:
+        memory.at_most(MEMORY_GOAL)
+    return [*found, memory]
+
+
+def large(size: int, width: int) -> tuple[Row, tuple[float, int]]:
+    """One run of row streaming on a large image: GiB beyond weights and image."""
+    print(f"{size} px: {ROWS} ...", file=sys.stderr)
+    seconds, extra, _ = in_new_process(ROWS, size, width)
+    row = Row(
+        what=f"{ROWS}, {width} features on the first level; ratio = extra GiB",
+        group=f"{size} x {size} px: memory",
+        median_s=seconds,
+        ratio=extra / 2**30,
+        extra={"s per megapixel": seconds / (size * size / 1e6), "extra MiB": f"{extra / 2**20:.0f}"},
+    )
+    row.at_most(LARGE_GOAL)
+    return row, (seconds, extra)
+
+
+def around(width: int, folder: Path, repetitions: int) -> Row:
+    """Share of inference.yaml's time outside the network, on one EM phantom of 512 x 512 px."""
+    images = folder / "images"
+    if not images.is_dir():
+        phantom.write(folder / "em", kind="em", size=512, frames=4)
+        images.mkdir()
+        (folder / "em" / "test-volume.tif").rename(images / "stack.tif")
+    torch.manual_seed(0)
+    features = [width << level for level in range(5)]
+    weights = folder / f"{width}.pt"
+    checkpoint.save(UNet(features=features).state_dict(), weights)
+    shares, seconds = [], []
+    for _ in range(repetitions + 1):
+        workflow = ConfigWorkflow(
+            config_file=str(benchmarking.ROOT / "bundle" / "configs" / "inference.yaml"),
+            workflow_type="infer",
+            logging_file=False,
+            dataset_dir=f"{images / 'stack.tif'}#0",
+            output_dir=str(folder / "out"),
+            ckpt_path=str(weights),
+            features=features,
+            strategy="tiles",  # each a call of the network
+            device="cpu",
+        )
+        workflow.initialize()
+        network = workflow.parser.get_parsed_content("network")
+        inside = [0.0]
+        network.register_forward_pre_hook(lambda *_, inside=inside: inside.append(time.process_time()))
+        network.register_forward_hook(lambda *_, inside=inside: _add(inside))
+        start = time.process_time()
+        workflow.run()
+        total = time.process_time() - start
+        seconds.append(total - inside[0])
+        shares.append(1 - inside[0] / total)
+    # the first run of the process compiles and imports
+    return Row(
+        what=f"all but the network, {width} to {features[-1]} features; ratio = its share",
+        group="inference.yaml, one image of 512 x 512 px",
+        ratio=median(shares[1:]),
+        **benchmarking.summary(seconds[1:]),
+    )
+
+
+def _add(inside: list[float]) -> None:
+    inside[0] += time.process_time() - inside.pop()
+
+
+def plot(points: Mapping[str, Mapping[int, tuple[float, int]]]) -> dict[str, Any]:
+    """Time and memory against the side of the image, a line each contender."""
+    lines: list[dict[str, Any]] = [
+        {name: [[size, values[column]] for size, values in sizes.items()] for name, sizes in points.items()}
+        for column in (0, 1)
+    ]
+    memory = {name: [[size, extra / 2**20] for size, extra in line] for name, line in lines[1].items()}
     return {
-        "seconds": median,
-        "fastest": min(seconds),
-        "slowest": max(seconds),
-        "seconds_per_megapixel": median / (size * size / 1e6),
-        "extra_bytes": statistics.median(run[1] for run in runs),
+        "title": "Time and memory against image size",
+        "x": "side of the image in px",
+        "panels": [{"y": "CPU seconds", "lines": lines[0]}, {"y": "extra memory in MiB", "lines": memory}],
     }
 
 
-def judged(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Goals at the largest image that all contenders had, and the large one's memory."""
-    size = max(results["sizes"], key=int)
-    rows = results["sizes"][size]["rows"]
-    goals = [
-        (f"{size} px: rows take of the {what}", rows[ROWS]["seconds"] / rows[other]["seconds"], most, "")
-        for what, other, most in TIME_GOALS
-    ]
-    memory = rows[ROWS]["extra_bytes"] / rows[WHOLE]["extra_bytes"]
-    goals.append((f"{size} px: rows take of the memory of the image in one piece", memory, MEMORY_GOAL, ""))
-    for large, run in results["rows_only"].items():
-        goals.append((f"{large} px: rows take", run["extra_bytes"] / GIBIBYTE, 1.0, " GiB"))
-    return [
-        {"what": what, "found": found, "at_most": most, "unit": unit, "met": found <= most}
-        for what, found, most, unit in goals
-    ]
-
-
-def machine() -> dict[str, str | int]:
-    """What the numbers belong to."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "threads": 1,
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in ("torch", "monai", "numpy")},
-    }
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """The tables, for people."""
-    layout = "channels_last" if results["channels_last"] else "contiguous"
-    lines = [
-        "## Large images",
-        "",
-        ", ".join(f"{key} {value}" for key, value in results["machine"].items())
-        + f"; features {results['features']}, float32, {layout}; median of {results['repetitions']} interleaved "
-        "repetitions, each in a process of its own; CPU seconds.",
-    ]
-    for size, case in results["sizes"].items():
-        own = case["rows"][ROWS]
-        lines += [
-            "",
-            f"### {size} x {size} px",
-            "",
-            "| what | s | fastest .. slowest | s per megapixel | times rows | extra MiB | times rows |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for what, row in case["rows"].items():
-            lines.append(
-                f"| {what} | {row['seconds']:.2f} | {row['fastest']:.2f} .. {row['slowest']:.2f} "
-                f"| {row['seconds_per_megapixel']:.2f} | {row['seconds'] / own['seconds']:.2f} "
-                f"| {row['extra_bytes'] / 2**20:.0f} | {row['extra_bytes'] / own['extra_bytes']:.2f} |"
-            )
-        errors = ", ".join(f"{name} {error:.1e}" for name, error in case["errors"].items())
-        lines += ["", f"Largest difference from the image in one piece, of the largest score: {errors}."]
-    for size, row in results["rows_only"].items():
-        lines += [
-            "",
-            f"{size} x {size} px, rows: {row['seconds']:.1f} s, {row['seconds_per_megapixel']:.2f} s per megapixel, "
-            f"{row['extra_bytes'] / 2**20:.0f} MiB extra.",
-        ]
-    lines += ["", "Goals:"]
-    for goal in results["goals"]:
-        verdict = "met" if goal["met"] else "**NOT MET**"
-        lines.append(f"- {goal['what']} {goal['found']:.2f}{goal['unit']}, at most {goal['at_most']:.2f}: {verdict}")
-    return "\n".join(lines)
-
-
-def plot(results: dict[str, Any], path: Path) -> None:
-    """Time and memory against image size, one line per contender."""
-    import matplotlib  # here, for the measuring processes do without
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    for name in CONTENDERS:
-        points = [(int(size), case["rows"][name]) for size, case in results["sizes"].items()]
-        if name == ROWS:
-            points += [(int(size), row) for size, row in results["rows_only"].items()]
-        sizes = [size for size, _ in points]
-        axes[0].plot(sizes, [row["seconds"] for _, row in points], marker="o", label=name)
-        axes[1].plot(sizes, [row["extra_bytes"] / 2**20 for _, row in points], marker="o", label=name)
-    for axis, label in zip(axes, ("CPU seconds", "extra memory in MiB"), strict=True):
-        axis.set(xlabel="side of the image in px", ylabel=label, xscale="log", yscale="log")
-    axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=16, help="features of the first level (default 16, paper 64)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024], help="sides of the images in px")
-    parser.add_argument("--rows_only", type=int, nargs="*", default=[4096], help="sides for row streaming alone")
-    parser.add_argument("--repetitions", type=int, default=3, help="of each contender (default 3)")
-    parser.add_argument("--channels_last", action="store_true", help="all networks in that memory format")
-    parser.add_argument("--output_dir", type=Path, help="write inference.md, .json and .png there, too")
-    arguments = parser.parse_args()
-    if min(arguments.sizes) < WINDOW:
-        parser.error(f"--sizes={arguments.sizes}: at least {WINDOW}, the sliding window's size")
-
-    results: dict[str, Any] = {
-        "machine": machine(),
-        "features": [arguments.width << level for level in range(5)],
-        "channels_last": arguments.channels_last,
-        "repetitions": arguments.repetitions,
-        "sizes": {
-            str(size): compare(size, arguments.width, arguments.channels_last, arguments.repetitions)
-            for size in arguments.sizes
-        },
-        "rows_only": {},
-    }
-    for size in arguments.rows_only:
-        print(f"{size} px: {ROWS} ...", file=sys.stderr)
-        seconds, extra, _ = in_new_process(ROWS, size, arguments.width, arguments.channels_last)
-        results["rows_only"][str(size)] = summary([(seconds, extra)], size)
-    results["goals"] = judged(results)
-    table = markdown(results)
-    print(table)
-    if arguments.output_dir:
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
-        (arguments.output_dir / "inference.md").write_text(table + "\n", encoding="utf-8")
-        (arguments.output_dir / "inference.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        plot(results, arguments.output_dir / "inference.png")
+def main() -> int:
+    """Measure, print and write."""
+    arguments = benchmarking.parse_arguments(__doc__)
+    report = benchmarking.Report(
+        "inference", "Large images", packages=("monai", "numpy"), clock="CPU time of one thread", quick=arguments.quick
+    )
+    sizes, width, repetitions, large_size = (
+        ((512,), 2, 1, 600) if arguments.quick else ((256, 512, 1024), WIDTH, 3, 4096)
+    )
+    contenders = CONTENDERS[:4] if arguments.quick else CONTENDERS
+    points: dict[str, dict[int, tuple[float, int]]] = {name: {} for name in contenders}
+    for size in sizes:
+        runs, error = repeated(contenders, size, width, repetitions)
+        report.rows += rows_of(size, runs, error)
+        for name, measured in runs.items():
+            points[name][size] = (median(run[0] for run in measured), int(median(run[1] for run in measured)))
+    row, points[ROWS][large_size] = large(large_size, width)
+    report.rows.append(row)
+    with tempfile.TemporaryDirectory() as folder:
+        for features in (width,) if arguments.quick else (WIDTH, PAPER):
+            row = around(features, Path(folder), 1 if arguments.quick or features == PAPER else 3)
+            if features == PAPER:
+                row.at_most(AROUND_GOAL)
+            report.rows.append(row)
+    report.series["inference"] = plot(points)
+    report.notes.append(f"The network of the large images has {width} to {width << 4} features.")
+    return report.finish(arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,29 +1,22 @@
-"""Times the metrics of both challenges on made-up data, one thread, against what can be installed instead.
+"""Times the metrics of both challenges on made-up data, against what can be installed instead.
 
 The ISBI 2012 scores of a stack as large as the challenge's are compared with the way to something like them through
 scikit-image; no package offers the warping error, so that its row compares with the same relaxation run by the Python
-interpreter. SEG of the Cell Tracking Challenge is compared with py-ctcmetrics, which scores files only.
-
-    OMP_NUM_THREADS=1 python scripts/benchmark_metrics.py --output_dir runs/benchmarks
+interpreter. SEG of the Cell Tracking Challenge is compared with py-ctcmetrics, which scores files only. One thread, CPU
+time.
 """
 
-import argparse
-import importlib.metadata
-import json
-import os
-import platform
-import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
+import benchmarking
 import numpy as np
 import tifffile
-from ctc_metrics.metrics import seg
-from ctc_metrics.utils.representations import match
+from benchmarking import Row
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
@@ -38,23 +31,12 @@ from unet_paper.metrics.v_rand import v_info, v_rand
 from unet_paper.metrics.warping_error import warping_error
 
 THRESHOLD = 0.5
-# the time of Fiji's Trainable Segmentation plugin on 30 x 512 x 512 at one threshold, as measured elsewhere, in s
-FIJI = {"warping_error": (1.0, 1.7), "v_rand": (5.5, 6.6)}
+# what Fiji's Trainable Segmentation plugin took for 30 x 512 x 512 at one threshold, as measured elsewhere
+FIJI = {"warping_error": "1.0 to 1.7 s", "v_rand": "5.5 to 6.6 s"}
 GOALS_S = {"warping_error": 0.3, "v_rand": 1.2}
 GOAL_CTC = 8.0
-
-Row = dict[str, Any]
-Result = TypeVar("Result")
-
-
-def seconds(function: Callable[[], Result], repeats: int) -> tuple[Result, float]:
-    """What a function returns, and the median CPU time of its runs: other work on the machine does not count."""
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        result = function()
-        times.append(time.process_time() - start)
-    return result, statistics.median(times)
+TOLERANCE_CTC = 1e-12
+SLICES, SIZE = 30, 512
 
 
 def make_stack(slices: int, size: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -80,59 +62,63 @@ def scikit_image_segments(probability: NDArray[np.float32]) -> NDArray[np.int32]
     return regrown
 
 
-def em_rows(slices: int = 30, size: int = 512, repeats: int = 3) -> list[Row]:
-    """One row per EM metric, at one threshold and as a sweep, with our time and that of another way to it.
+def em_peers(maps: NDArray[np.float32], labels: NDArray[np.uint8]) -> dict[str, dict[str, Callable[[], object]]]:
+    """Other ways to EM metrics, by metric.
 
     scikit-image's Rand and information scores of thinned segments are near V_rand and V_info, not equal.
-
-    Args:
-        slices: number of slices.
-        size: height and width of a slice in px.
-        repeats: runs of which the median time is taken; sweeps run once.
-
-    Returns:
-        Rows with the keys metric, ours_s and, at one threshold, other (the name of what is compared with), other_s,
-        ratio, and fiji_s, goal and met where there is a goal.
     """
-    maps, labels = make_stack(slices, size)
     cells = [ndimage.label(label)[0] for label in labels]
 
-    def interpreted() -> None:
-        relax.py_func(maps[0].astype(np.float64), labels[0] > 0, THRESHOLD)
+    def scikit_image(score: Callable[..., object]) -> None:
+        for probability, cell in zip(maps, cells, strict=True):
+            score(cell, scikit_image_segments(probability), ignore_labels=(0,))
 
-    def scikit_image_rand() -> list[float]:
-        return [
-            adapted_rand_error(cell, scikit_image_segments(p), ignore_labels=(0,))[0]
-            for p, cell in zip(maps, cells, strict=True)
-        ]
-
-    def scikit_image_information() -> list[float]:
-        return [
-            variation_of_information(cell, scikit_image_segments(p), ignore_labels=(0,)).sum()
-            for p, cell in zip(maps, cells, strict=True)
-        ]
-
-    others: dict[Callable[..., float], tuple[str, float]] = {
-        warping_error: ("relaxation in plain Python, 1 slice, scaled", slices * seconds(interpreted, 1)[1]),
-        v_rand: ("scikit-image watershed, adapted_rand_error", seconds(scikit_image_rand, repeats)[1]),
-        v_info: ("scikit-image watershed, variation_of_information", seconds(scikit_image_information, repeats)[1]),
+    return {
+        "v_rand": {"scikit-image: watershed, adapted_rand_error": partial(scikit_image, adapted_rand_error)},
+        "v_info": {
+            "scikit-image: watershed, variation_of_information": partial(scikit_image, variation_of_information)
+        },
     }
+
+
+def em_rows(slices: int, size: int, repetitions: int) -> list[Row]:
+    """EM metrics at one threshold, beside another way to them, then over all thresholds."""
+    maps, labels = make_stack(slices, size)
+    peers = em_peers(maps, labels)
     rows: list[Row] = []
     for metric in (warping_error, v_rand, v_info, rand_error, pixel_error):
+        name = metric.__name__
+        group = f"{name} of {slices} x {size} x {size} px"
+        own, sweep = f"unet_paper: {name} at one threshold", f"unet_paper: {name} over all thresholds"
         metric(maps[:1], labels[:1], threshold=THRESHOLD)  # compiles
-        for sweep, ours in ((False, partial(metric, threshold=THRESHOLD)), (True, metric)):
-            row: Row = {
-                "metric": f"{metric.__name__}, {slices} x {size} x {size}, {'sweep' if sweep else 'one threshold'}",
-                "ours_s": seconds(partial(ours, maps, labels), 1 if sweep else repeats)[1],
-            }
-            if metric in others and not sweep:
-                other, other_s = others[metric]
-                row |= {"other": other, "other_s": other_s, "ratio": other_s / row["ours_s"]}
-            if metric.__name__ in GOALS_S and not sweep and (slices, size) == (30, 512):
-                goal, fiji = GOALS_S[metric.__name__], FIJI[metric.__name__]
-                row |= {"fiji_s": fiji, "goal": f"at most {goal} s", "met": row["ours_s"] <= goal}
-            rows.append(row)
+        calls = {own: partial(metric, maps, labels, threshold=THRESHOLD), **peers.get(name, {})}
+        found = timed(calls, repetitions, group)
+        if name in GOALS_S and (slices, size) == (SLICES, SIZE):
+            found[own].within(GOALS_S[name])
+        found |= timed({sweep: partial(metric, maps, labels)}, 1, group)
+        found[sweep].ratio = None
+        rows += found.values()
+        if name in FIJI:
+            rows.append(Row(what=f"Fiji, Trainable Segmentation: {FIJI[name]}, measured elsewhere", group=group))
+        if metric is warping_error:
+            rows.append(interpreted(maps, labels, found[own], group))
     return rows
+
+
+def interpreted(maps: NDArray[np.float32], labels: NDArray[np.uint8], own: Row, group: str) -> Row:
+    """The relaxation of the warping error by the Python interpreter, one slice, scaled to all."""
+    what = "relaxation in plain Python, one slice scaled to all"
+    call = partial(relax.py_func, maps[0].astype(np.float64), labels[0] > 0, THRESHOLD)
+    row = timed({what: call}, 1, group)[what]
+    assert row.median_s is not None
+    assert own.median_s is not None
+    row.median_s *= len(maps)
+    row.ratio = row.median_s / own.median_s
+    return row
+
+
+def timed(calls: dict[str, Callable[[], object]], repetitions: int, group: str) -> dict[str, Row]:
+    return benchmarking.compare(calls, repetitions, group=group, clock=time.process_time, warm_up=0)
 
 
 def make_frames(number: int, size: int, seed: int = 0) -> tuple[list[LabelImage], list[LabelImage]]:
@@ -149,105 +135,58 @@ def make_frames(number: int, size: int, seed: int = 0) -> tuple[list[LabelImage]
     return predictions, references
 
 
-def ctc_rows(frames: int = 30, size: int = 512, repeats: int = 3) -> list[Row]:
-    """Our time for ``ctc_seg``, that of py-ctcmetrics, which scores files only, and their ratio.
-
-    The first row is the scoring alone, with the time to read the files taken off that of py-ctcmetrics; in the second
-    both read the same uncompressed files.
-
-    Args:
-        frames: number of frames.
-        size: height and width of a frame in px.
-        repeats: runs of which the median time is taken.
-
-    Returns:
-        Rows with the keys metric, ours_s, other (the name of what is compared with), other_s, ratio, goal and met.
+def ctc_rows(report: benchmarking.Report, frames: int, size: int, repetitions: int) -> list[Row]:
+    """``ctc_seg`` beside py-ctcmetrics, which scores files only; both read the same uncompressed files.
 
     Raises:
         AssertionError: if the two do not agree on the score.
     """
     predictions, references = make_frames(frames, size)
+    group = f"SEG of {frames} x {size} x {size} px"
+    ours, theirs = "unet_paper: ctc_seg, files read", "py-ctcmetrics, files read"
     with tempfile.TemporaryDirectory() as folder:
         paths = [(Path(folder, f"reference{n}.tif"), Path(folder, f"prediction{n}.tif")) for n in range(frames)]
         for pair, images in zip(paths, zip(references, predictions, strict=True), strict=True):
             for path, image in zip(pair, images, strict=True):
                 tifffile.imwrite(path, image)
 
-        def read() -> tuple[list[LabelImage], list[LabelImage]]:
-            return [tifffile.imread(path) for _, path in paths], [tifffile.imread(path) for path, _ in paths]
+        def own() -> float:
+            return ctc_seg([tifffile.imread(path) for _, path in paths], [tifffile.imread(path) for path, _ in paths])
 
-        def theirs() -> float:
-            matches = [match(str(reference), str(prediction)) for reference, prediction in paths]
-            return float(seg([found[0] for found in matches], [found[4] for found in matches]))
-
-        _, reading = seconds(read, repeats)
-        score, other = seconds(theirs, repeats)
-        rows: list[Row] = []
-        for name, ours, off in (
-            ("scoring alone", lambda: ctc_seg(predictions, references), reading),
-            ("with reading", lambda: ctc_seg(*read()), 0.0),
-        ):
-            ours_score, ours_s = seconds(ours, repeats)
-            if abs(ours_score - score) > 1e-12:
-                raise AssertionError(f"ctc_seg={ours_score}: py-ctcmetrics says {score}")
-            rows.append(
-                {
-                    "metric": f"ctc_seg, {frames} x {size} x {size}, {name}",
-                    "ours_s": ours_s,
-                    "other": "py-ctcmetrics",
-                    "other_s": other - off,
-                    "ratio": (other - off) / ours_s,
-                    "goal": f"ratio at least {GOAL_CTC:g}",
-                    "met": (other - off) / ours_s >= GOAL_CTC,
-                }
-            )
-    return rows
+        peers = report.peer("py-ctcmetrics", lambda: {theirs: partial(py_ctcmetrics(), paths)}, group=group)
+        rows = timed({ours: own, **peers}, repetitions, group)
+        if theirs in rows:
+            difference = abs(own() - float(peers[theirs]()))
+            assert difference <= TOLERANCE_CTC, f"ctc_seg differs from py-ctcmetrics by {difference}"
+            rows[ours].accuracy = f"{difference:.1e}"
+            rows[theirs].at_least(GOAL_CTC)
+    return list(rows.values())
 
 
-def machine() -> dict[str, Any]:
-    """What the times depend on."""
-    cpu = Path("/proc/cpuinfo")
-    text = cpu.read_text() if cpu.is_file() else ""
-    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
-    packages = ("numpy", "scipy", "numba", "scikit-image", "py-ctcmetrics")
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": f"one (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})",
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages},
-    }
+def py_ctcmetrics() -> Callable[[list[tuple[Path, Path]]], float]:
+    """SEG of (reference, prediction) files by py-ctcmetrics."""
+    from ctc_metrics.metrics import seg
+    from ctc_metrics.utils.representations import match
+
+    def score(paths: list[tuple[Path, Path]]) -> float:
+        matches = [match(str(reference), str(prediction)) for reference, prediction in paths]
+        return float(seg([found[0] for found in matches], [found[4] for found in matches]))
+
+    return score
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The results as a table, with the machine in the line above."""
-    lines = ["CPU seconds. " + ", ".join(f"{name} {value}" for name, value in results["machine"].items()), ""]
-    lines += ["| metric | ours | other | its time | ratio | Fiji | goal |", "|---|---|---|---|---|---|---|"]
-    for row in results["rows"]:
-        other = f"{row['other']} | {row['other_s']:.3f} s | {row['ratio']:.1f}" if "other" in row else "| |"
-        fiji = "{:g} to {:g} s".format(*row["fiji_s"]) if "fiji_s" in row else ""
-        goal = f"{row['goal']}: {'met' if row['met'] else 'MISSED'}" if "goal" in row else ""
-        lines.append(f"| {row['metric']} | {row['ours_s']:.3f} s | {other} | {fiji} | {goal} |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Print the table as Markdown, and write it if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slices", type=int, default=30, help="number of slices and of frames (30)")
-    parser.add_argument("--size", type=int, default=512, help="height and width in px (512)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of which the median time is taken (3)")
-    parser.add_argument("--output_dir", type=Path, help="write metrics.md and metrics.json there, too")
-    arguments = parser.parse_args()
-    sizes = (arguments.slices, arguments.size, arguments.repeats)
-    results = {"machine": machine(), "rows": [*em_rows(*sizes), *ctc_rows(*sizes)]}
-    table = markdown(results)
-    print(table)
-    if arguments.output_dir:
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
-        (arguments.output_dir / "metrics.md").write_text(table + "\n", encoding="utf-8")
-        (arguments.output_dir / "metrics.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+def main() -> int:
+    arguments = benchmarking.parse_arguments(__doc__)
+    packages = ("numpy", "scipy", "numba", "scikit-image")
+    report = benchmarking.Report("metrics", "Metrics", packages=packages, clock="CPU", quick=arguments.quick)
+    sizes = (2, 128, 1) if arguments.quick else (SLICES, SIZE, 3)
+    report.rows += [*em_rows(*sizes), *ctc_rows(report, *sizes)]
+    report.notes = [
+        "Ratio: time over ours at one threshold. scikit-image's scores are near ours, not equal. Accuracy of SEG: "
+        f"difference from py-ctcmetrics, asserted to be at most {TOLERANCE_CTC:g}."
+    ]
+    return report.finish(arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

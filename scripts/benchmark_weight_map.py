@@ -28,8 +28,8 @@ REFERENCE = "SciPy: one distance transform per cell"
 WINDOWED = f"SciPy: one distance transform per cell, window of {REACH} px around it"
 # cells, do they touch, times faster than REFERENCE
 CASES = ((10, False, 5.0), (100, False, 25.0), (400, False, 90.0), (400, True, 90.0))
-# "nearly flat": what 400 cells may take of the time of 10
-GROWTH = 1.5
+# "nearly flat in the number of cells", which grows 40-fold
+GROWTH = 2.0
 
 Labels = NDArray[np.int32]
 Contender = Callable[[], NDArray[np.floating]]
@@ -119,14 +119,10 @@ def rows_of(count: int, touching: bool, goal: float, repetitions: int) -> list[R
 
 
 def growth(rows: list[Row]) -> Row:
-    """How our time grows with the number of cells."""
-    few, many = (
-        next(row.median_s for row in rows if row.what == OURS and row.group == group)
-        for group in ("10 cells", "400 cells")
-    )
-    assert few is not None
-    assert many is not None
-    row = Row(what="ours, 400 cells: time over that of 10 cells", group="Growth", ratio=many / few)
+    """How our time depends on the number of cells: the slowest case over the fastest."""
+    medians = [row.median_s for row in rows if row.what == OURS and row.median_s is not None]
+    row = Row(what="unet_paper: the slowest of these cases over the fastest", ratio=max(medians) / min(medians))
+    row.group = "Time and number of cells"
     row.at_most(GROWTH)
     return row
 
@@ -134,11 +130,14 @@ def growth(rows: list[Row]) -> Row:
 def main() -> int:
     arguments = benchmarking.parse_arguments(__doc__)
     title = f"Weight map (Eq. 2) of {SIZE} x {SIZE} px"
-    report = benchmarking.Report("weight_map", title, packages=("numpy", "scipy", "numba"), clock="CPU")
-    for count, touching, goal in CASES:
+    report = benchmarking.Report(
+        "weight_map", title, packages=("numpy", "scipy", "numba"), clock="CPU", quick=arguments.quick
+    )
+    for count, touching, goal in CASES[:1] if arguments.quick else CASES:
         print(f"{count} cells ...", file=sys.stderr)
         report.rows += rows_of(count, touching, goal, repetitions=2 if arguments.quick else 7)
-    report.rows.append(growth(report.rows))
+    if not arguments.quick:
+        report.rows.append(growth(report.rows))
     report.notes = [
         "Ratio: time over ours. Accuracy: largest error against the definition in float64, asserted to be at most "
         f"{TOLERANCE:g}; that of falk2019, whose weights reach 50, relative where they are above 1."

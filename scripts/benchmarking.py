@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # flags of /proc/cpuinfo that stand for multiplications in bfloat16
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 
-Call = Callable[[], object]
+Call = Callable[[], Any]
 Clock = Callable[[], float]
 
 
@@ -82,6 +82,10 @@ class Row:
         """The ratio must be this or less."""
         self.goal, self.met = f"<= {goal:g}", self.ratio is not None and self.ratio <= goal
 
+    def within(self, seconds: float) -> None:
+        """The median must be this or less."""
+        self.goal, self.met = f"<= {seconds_text(seconds)}", self.median_s is not None and self.median_s <= seconds
+
 
 @dataclass
 class Report:
@@ -93,8 +97,10 @@ class Report:
         packages: distributions whose versions matter; Python's and torch's are always there.
         clock: what its times are, for the reader: "CPU" (one thread) or "wall".
         rows: measured lines.
-        series: name of a plot to what it draws, see write_performance_doc.py.
+        series: plots by name, each ``{"title", "x": label, "panels": [{"y": label, "lines": {name: [[x, y], ...]}}]}``,
+            drawn with logarithmic axes as ``performance_NAME.png``.
         notes: sentences below the tables.
+        quick: a run that proves nothing but that it runs.
     """
 
     name: str
@@ -104,6 +110,7 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     series: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    quick: bool = False
     machine: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,6 +146,7 @@ class Report:
             "name": self.name,
             "title": self.title,
             "clock": self.clock,
+            "quick": self.quick,
             "machine": self.machine,
             "rows": [asdict(row) for row in self.rows],
             "series": self.series,
@@ -161,7 +169,7 @@ class Report:
             if row.failed:
                 print(f"COULD NOT BE MEASURED: {row.what}: {row.failed}", file=sys.stderr)
             elif row.met is False:
-                print(f"GOAL NOT MET: {row.group} {row.what}: {row.ratio}, goal {row.goal}", file=sys.stderr)
+                print(f"GOAL NOT MET: {row.group}, {row.what}: goal {row.goal}", file=sys.stderr)
         return int(any(row.failed and not row.known for row in self.rows))
 
 
@@ -227,12 +235,10 @@ def interleaved(
 
     Args:
         calls: name to what is timed; a call on a GPU must wait for it itself.
-        repetitions: of each call, at least 2.
+        repetitions: of each call.
         clock: ``time.process_time`` counts CPU time, to which other work on the machine adds little: for one thread.
         warm_up: calls of each that are not timed.
     """
-    if repetitions < 2:
-        raise ValueError(f"repetitions={repetitions}: at least 2, for quartiles")
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         for _ in range(warm_up):
@@ -247,7 +253,9 @@ def interleaved(
 
 
 def summary(seconds: Sequence[float]) -> dict[str, Any]:
-    """``median_s`` and ``spread`` (quartiles) of repetitions, for a Row."""
+    """``median_s`` and ``spread`` (quartiles; None for one value) of repetitions, for a Row."""
+    if len(seconds) == 1:
+        return {"median_s": seconds[0], "spread": None}
     lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
     return {"median_s": median, "spread": (lower, upper)}
 
@@ -319,7 +327,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     cells |= {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in row["extra"].items()}
     if row["median_s"] is not None:
         cells["median"] = seconds_text(row["median_s"])
-        cells["quartiles"] = " .. ".join(seconds_text(value) for value in row["spread"] or ())
+        cells["quartiles"] = " .. ".join(seconds_text(value) for value in row["spread"] or ()) or "one run"
     if row["ratio"] is not None:
         cells["ratio"] = f"{row['ratio']:.3g}"
     if row["goal"]:

@@ -60,6 +60,18 @@ class TestBinary:
             instances(np.arange(256).reshape(16, 16))
 
 
+class TestEither:
+    @settings(max_examples=50, deadline=None)
+    @given(image=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.integers(0, 3)))
+    def test_one_value_is_a_mask_and_several_are_ids(self, image: NDArray[np.uint8]) -> None:
+        meaning = "binary" if len(np.unique(image[image > 0])) == 1 else "instances"
+        np.testing.assert_array_equal(instances(image, annotation="either"), instances(image, annotation=meaning))
+
+    def test_an_ignored_value_is_no_id(self) -> None:
+        np.testing.assert_array_equal(instances([[9, 0, 9, 7]], annotation="either", ignore_value=7), [[1, 0, 2, -1]])
+        np.testing.assert_array_equal(instances([[9, 8, 9, 7]], annotation="either", ignore_value=7), [[9, 8, 9, -1]])
+
+
 class TestInstances:
     def test_ids_stay_and_pieces_are_one_cell(self) -> None:
         annotation = np.array([[7, 0, 7, 900], [0, 3, 3, 900]], np.uint16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from unet_paper.weight_map import two_nearest_distances
 
-Annotation = Literal["binary", "instances"]
+Annotation = Literal["binary", "instances", "either"]
 Connectivity = Literal[4, 8]
 
 UNKNOWN = -1
@@ -29,6 +29,8 @@ class InstancesFromAnnotationd(MapTransform):
 
     - ``"binary"``: two values, 0 and another one; every connected component of what is not 0 is a cell.
     - ``"instances"``: the values are the ids. An id may have several components and is one cell.
+    - ``"either"``: one value besides 0 is a binary mask, several are ids; for what people draw with programs of both
+      kinds.
 
     Unknown are the pixels of ``ignore_value``, and the cells that an expert marked but did not draw: in the Cell
     Tracking Challenge gold masks (SEG) draw some of the cells, markers (TRA) point at every one. A marker that no drawn
@@ -51,7 +53,7 @@ class InstancesFromAnnotationd(MapTransform):
 
     Args:
         keys: key of the annotation, shape (1, H, W).
-        annotation: ``"binary"`` or ``"instances"``.
+        annotation: ``"binary"``, ``"instances"`` or ``"either"``.
         connectivity: 4 or 8 neighbours make a component of a binary annotation.
         markers_key: key of the marker image, shape (1, H, W), 0 or an id per cell; an item without it is taken as fully
             annotated.
@@ -84,8 +86,8 @@ class InstancesFromAnnotationd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if annotation not in ("binary", "instances"):
-            raise ValueError(f"annotation={annotation!r}: choose 'binary' or 'instances'")
+        if annotation not in get_args(Annotation):
+            raise ValueError(f"annotation={annotation!r}: choose 'binary', 'instances' or 'either'")
         if connectivity not in (4, 8):
             raise ValueError(f"connectivity={connectivity}: 4 or 8 neighbours make a component")
         if not unknown_radius >= 0:
@@ -132,7 +134,7 @@ class InstancesFromAnnotationd(MapTransform):
         )
         drawn = np.where(ignored, 0, annotation)
         values = np.unique(annotation[~ignored])
-        if self.annotation == "binary":
+        if self.annotation == "binary" or (self.annotation == "either" and np.count_nonzero(values) == 1):
             if len(values) > 2 or (len(values) == 2 and 0 not in values):
                 raise ValueError(
                     f"{key!r} holds the values {_some(values)}: annotation='binary' takes 0 and one other; say "

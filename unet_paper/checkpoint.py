@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,13 @@ def released_sha256(path: str | Path, released: str | Path, sha256: str) -> str 
     return sha256 if Path(path).resolve() == Path(released).resolve() else None
 
 
-def read_weights(path: str | Path, expected_sha256: str | None = None) -> dict[str, Tensor]:
+def read_weights(path: str | Path, expected_sha256: str | None = None, setting: str = "ckpt_path") -> dict[str, Tensor]:
     """State dict of a network from ``model.pt`` (flat) or ``last.pt`` (with optimiser), in float32, on the CPU.
 
     Args:
         path: file written by ``save``; read with ``weights_only=True``, so no code in it can run.
         expected_sha256: refuse any other file.
+        setting: what the config calls the file, for errors.
 
     Raises:
         FileNotFoundError: no such file.
@@ -55,35 +56,75 @@ def read_weights(path: str | Path, expected_sha256: str | None = None) -> dict[s
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"ckpt_path={path}: no such checkpoint; train first, or name a checkpoint with --ckpt_path FILE"
+            f"{setting}={path}: no such checkpoint; train first, or name a checkpoint with --{setting} FILE"
         )
     if expected_sha256 is not None and (found := sha256(path)) != expected_sha256:
-        raise ValueError(f"ckpt_path={path}: sha256 is {found}, not {expected_sha256}; fetch the file again")
+        raise ValueError(f"{setting}={path}: sha256 is {found}, not {expected_sha256}; fetch the file again")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"ckpt_path={path}: not a checkpoint of tensors ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{setting}={path}: not a checkpoint of tensors ({type(error).__name__}: {error})") from error
     state = content.get("network", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"ckpt_path={path}: holds no state dict of tensors; expected a {BEST} or {LAST} of a run")
+        raise ValueError(f"{setting}={path}: holds no state dict of tensors; expected a {BEST} or {LAST} of a run")
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
-def load_weights(network: nn.Module, path: str | Path, expected_sha256: str | None = None) -> None:
+def features(path: str | Path, expected_sha256: str | None = None, setting: str = "ckpt_path") -> list[int]:
+    """Channels of each level of the network that a checkpoint belongs to, full resolution first.
+
+    Args:
+        path: checkpoint of a :class:`unet_paper.network.UNet`.
+        expected_sha256: refuse any other file.
+        setting: what the config calls the file, for errors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: as ``read_weights``, and for the weights of another network.
+    """
+    found = _features(read_weights(path, expected_sha256, setting))
+    if not found:
+        raise ValueError(f"{setting}={path}: holds the weights of another network than the U-Net of this package")
+    return found
+
+
+def load_weights(
+    network: nn.Module,
+    path: str | Path,
+    expected_sha256: str | None = None,
+    reinitialise: Sequence[str] = (),
+    setting: str = "ckpt_path",
+) -> None:
     """Load a checkpoint into a network, all of it or nothing.
+
+    Args:
+        network: network to fill.
+        path: checkpoint.
+        expected_sha256: refuse any other file.
+        reinitialise: modules of the network, such as ``"classifier"``, that keep the weights they have, whatever the
+            checkpoint has in their place.
+        setting: what the config calls the file, for errors.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_weights``, and if names or shapes do not fit the network.
     """
-    weights = read_weights(path, expected_sha256)
+    weights = read_weights(path, expected_sha256, setting)
     bare = _bare(network)
-    own = {name: tuple(value.shape) for name, value in bare.state_dict().items()}
+    state = bare.state_dict()
+    for module in reinitialise:
+        kept = {name: value for name, value in state.items() if name.startswith(f"{module}.")}
+        if not kept:
+            known = ", ".join(dict.fromkeys(name.split(".")[0] for name in state))
+            raise ValueError(f"reinitialise={module}: the network has no such module; it has {known}")
+        weights = {name: value for name, value in weights.items() if not name.startswith(f"{module}.")} | kept
+    own = {name: tuple(value.shape) for name, value in state.items()}
     other = {name: tuple(value.shape) for name, value in weights.items()}
     if own != other:
         name = next(name for name in [*own, *other] if own.get(name) != other.get(name))
-        hint = f"; its features are {features}: set --features '{features}'" if (features := _features(weights)) else ""
+        found = _features(weights)
+        hint = f"; its features are {found}: set --features '{found}'" if found and found != _features(state) else ""
         raise ValueError(
-            f"ckpt_path={path}: belongs to another architecture, {name} has shape {other.get(name, 'none')} there "
+            f"{setting}={path}: belongs to another architecture, {name} has shape {other.get(name, 'none')} there "
             f"and {own.get(name, 'none')} in the network{hint}"
         )
     bare.load_state_dict(weights)

@@ -69,7 +69,7 @@ def isbi2012(
             read.
     """
     root = _folder(dataset_dir)
-    cases = _pairs(root / images, root / labels)
+    cases = pairs(root / images, root / labels)
     held_out = _held_out(part, fold, folds)
     if held_out is None:
         return cases
@@ -211,7 +211,7 @@ def folder(
         )
     if not by_image:
         raise ValueError(f"{image_dir}: no images; supported are {' '.join(EXTENSIONS)}")
-    cases = [case for name, image in by_image.items() for case in _pairs(image, by_mask[name + mask_suffix])]
+    cases = [case for name, image in by_image.items() for case in pairs(image, by_mask[name + mask_suffix])]
     held_out = _held_out(part, fold, folds)
     if held_out is None:
         return cases
@@ -307,8 +307,13 @@ def _addresses(file: Path, pages: int) -> list[str]:
     return [str(file)] if pages == 1 else [f"{file}#{page}" for page in range(pages)]
 
 
-def _pairs(image: Path, label: Path) -> list[Case]:
-    """Cases of one image file and its label file, page by page."""
+def pairs(image: Path, label: Path) -> list[Case]:
+    """Cases of one image file and its label file, page by page.
+
+    Raises:
+        FileNotFoundError: one of them is missing.
+        ValueError: they differ in pages or size, the label has several channels, or a file cannot be read.
+    """
     shapes, label_shapes = page_shapes(image), page_shapes(label)
     if len(shapes) != len(label_shapes):
         raise ValueError(f"{image} has {len(shapes)} pages, {label} has {len(label_shapes)}: expected one label a page")
@@ -381,11 +386,11 @@ def _frames(root: Path, name: str, kind: str) -> dict[int, Case]:
         for needed in (image, marker) if markers.is_dir() else (image,):
             if not needed.is_file():
                 raise FileNotFoundError(f"{needed}: no such file, but there is a mask, {mask}")
-        cases = _pairs(image, mask)
+        cases = pairs(image, mask)
         if len(cases) != 1:
             raise ValueError(f"{image}: {len(cases)} pages; data sets in 3D are not supported")
         if markers.is_dir():
-            _pairs(image, marker)
+            pairs(image, marker)
             cases[0]["markers"] = str(marker)
         frames[int(match[1])] = cases[0]
     return dict(sorted(frames.items()))

@@ -104,7 +104,8 @@ class Deformation:
         coefficients[:, -1, -1] -= 1
         rows, columns = (_extended_basis(length, knots, device) for length in size)
         # in float64, which neither autocast nor TF32 touches: lower precision would be wrong by whole pixels here
-        x_y = rows @ torch.from_numpy(coefficients[::-1].copy()).to(device) @ columns.T
+        # non_blocking: a GPU takes its copy at once; the host does not wait until the GPU has done all before it
+        x_y = rows @ torch.from_numpy(coefficients[::-1].copy()).to(device, non_blocking=True) @ columns.T
         return x_y.float().permute(1, 2, 0)
 
 

@@ -113,13 +113,14 @@ class RandGreyValues(RandomizableTransform):
         black, middle, white = self.levels
         bend = 4 * middle - 2 * (black + white)
         coefficients = np.stack((black, white - black + bend, -bend)).astype(np.float32)[..., None, None]
-        constant, linear, quadratic = torch.from_numpy(coefficients).to(x.device)
+        # non_blocking: a GPU takes its copy at once; the host does not wait until the GPU has done all before it
+        constant, linear, quadratic = torch.from_numpy(coefficients).to(x.device, non_blocking=True)
         x = x.float().clamp(0, 1)
         y = torch.addcmul(linear, quadratic, x).mul_(x).add_(constant)
         if self.noise_std > 0:
             # drawn on the host: a seed gives the same noise on every device
             noise = np.random.default_rng(self._noise_seed).standard_normal(x.shape, dtype=np.float32)
-            y.add_(torch.from_numpy(noise).to(x.device), alpha=self.noise_std)
+            y.add_(torch.from_numpy(noise).to(x.device, non_blocking=True), alpha=self.noise_std)
         return y
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import monai.bundle
 from monai.bundle import ConfigParser
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
 from monai.bundle.reference_resolver import ReferenceResolver
@@ -23,6 +24,8 @@ from monai.utils import ensure_tuple
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")
 # Ids that MONAI looks up itself, besides those of its workflow properties.
 _RUN_IDS = ("imports", "initialize", "run", "training", "evaluating", "finalize", "_meta_")
+# What monai.bundle.load hands on to the workflow from its args_file, though it is meant for the download.
+_DOWNLOAD = ("name", "version", "bundle_dir", "source", "repo", "url", "remove_prefix", "progress")
 # What YAML writes small and the command line leaves a string, which is true whatever it says.
 _PYTHON_SPELLING = {"true": "True", "false": "False", "null": "None"}
 
@@ -32,8 +35,10 @@ def bundle_root() -> str:
     for owner in _callers():
         if isinstance(owner, ConfigWorkflow):
             return str(owner.config_root_path.resolve().parent)
-    # A bare ConfigParser (verify_net_in_out, ckpt_export) does not know its file: the bundle beside this package.
-    return str(Path(__file__).resolve().parent.parent / "bundle")
+    # A bare ConfigParser (verify_net_in_out, ckpt_export) does not know its file: the bundle around this package, as in
+    # an archive, or beside it.
+    folder = Path(__file__).resolve().parent.parent
+    return str(folder if (folder / "configs").is_dir() else folder / "bundle")
 
 
 def refuse_unknown_settings() -> None:
@@ -47,7 +52,7 @@ def refuse_unknown_settings() -> None:
     parser = next((owner for owner in _callers() if isinstance(owner, ConfigParser)), None)
     if parser is None:
         raise RuntimeError("refuse_unknown_settings() must be called from within a MONAI config")
-    declared = set(_declared())
+    declared = {*_declared(), *(_DOWNLOAD if _is_loading() else ())}
     unknown = {name: value for name, value in unused_settings(parser.get()).items() if name not in declared}
     if unknown:
         known = sorted(set(_settings(parser.get())) - set(unknown))
@@ -67,11 +72,16 @@ def _declared() -> Iterator[str]:
     if given is None:
         # initialize() was called by hand: what any config of the bundle knows is no misspelling
         roots = [owner.config_root_path for owner in _callers() if isinstance(owner, ConfigWorkflow)]
-        given = [str(path) for path in roots[0].glob("*.yaml")] if roots else []
+        files = (path for kind in ("*.yaml", "*.json") for path in roots[0].glob(kind)) if roots else ()
+        given = [str(path) for path in files if path.name != "metadata.json"]
     for file in ensure_tuple(given):
         for name, value in ConfigParser.load_config_file(file).items():
             yield name.replace("::", "#")
             yield from (f"{name}#{key}" for key in value) if isinstance(value, dict) else ()
+
+
+def _is_loading() -> bool:
+    return any(frame.f_code is monai.bundle.load.__code__ for frame in _frames())
 
 
 def explain_errors() -> None:

@@ -1,0 +1,41 @@
+"""Build the archives of the releases: dist/NAME_vX.Y.Z.zip, and dist/model_info.json with their checksums.
+
+python scripts/package_bundle.py                                    # every release that has weights
+python scripts/package_bundle.py --release unet_em_segmentation --weights runs/isbi2012/model.pt
+"""
+
+import argparse
+from pathlib import Path
+
+from unet_paper import archive
+
+BUNDLE = Path(__file__).resolve().parent.parent / "bundle"
+
+
+def main() -> None:
+    """Build them, and say what was built or left out."""
+    table = archive.releases(BUNDLE)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--release", nargs="+", choices=table, help="default: all that have weights")
+    parser.add_argument("--output_dir", default="dist", type=Path)
+    parser.add_argument("--weights", nargs="+", default=[], type=Path, help="a file per --release, instead of its own")
+    parser.add_argument("--base_url", help="URL of the folder that the archives will be served from")
+    arguments = parser.parse_args()
+    names = arguments.release or [name for name in table if (BUNDLE / table[name].weights).is_file()]
+    if arguments.weights and len(arguments.weights) != len(arguments.release or ()):
+        parser.error(f"--weights: {len(arguments.weights)} files; give one for each --release")
+    weights = dict(zip(names, arguments.weights, strict=False))
+    try:
+        for name in names:
+            built = archive.build(
+                BUNDLE, table[name], arguments.output_dir, weights=weights.get(name), base_url=arguments.base_url
+            )
+            print(built)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{type(error).__name__}: {error}\n")
+    for name in table.keys() - set(names) if arguments.release is None else ():
+        print(f"left out: {name}, {BUNDLE / table[name].weights} is not there")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,374 @@
+"""The MONAI Label server as a person uses it. Runs by ``make label-test``: needs .label-venv, takes minutes.
+
+One server for all tests, which tell one story in order: predict, correct, train, predict again. A test that needs what
+an earlier one did fails when it is run alone.
+"""
+
+import ctypes
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from monai.bundle import ConfigParser
+from PIL import Image
+
+from unet_paper import checkpoint, phantom
+from unet_paper.reader import PageReader
+
+pytestmark = pytest.mark.label
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PYTHON = ROOT / ".label-venv" / "bin" / "python"
+PORT = 8765
+NAME = "unet_em_segmentation"
+HEIGHT, WIDTH = 200, 280
+PR_SET_PDEATHSIG = 1  # prctl(2)
+SETUP_SECONDS, TASK_SECONDS = 900, 1800
+
+# One call of MONAI Label's Python client, in the environment that has it.
+CLIENT = """
+import json, sys
+from monailabel.client import MONAILabelClient
+url, folder, call, arguments = sys.argv[1:]
+print(json.dumps(getattr(MONAILabelClient(url, folder), call)(*json.loads(arguments))))
+"""
+
+IMAGES = {"eight_png": ".png", "eight_tif": ".tif", "sixteen_tif": ".tif", "volume": ".nii.gz", "jpeg": ".jpg"}
+AFFINE = np.array([[0.5, 0, 0, 10], [0, 0.25, 0, -20], [0, 0, 1.0, 3], [0, 0, 0, 1]])
+
+
+@dataclass
+class Server:
+    url: str
+    studies: Path
+    bundle: Path
+    work: Path
+
+    def request(self, method: str, path: str, body: bytes | dict[str, Any] | None = None, **headers: str) -> Any:
+        """Status, content and type of an answer."""
+        data = json.dumps(body).encode() if isinstance(body, dict) else body
+        if isinstance(body, dict):
+            headers["Content-Type"] = "application/json"
+        request = urllib.request.Request(self.url + path, data=data, method=method, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=TASK_SECONDS) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        status, content = self.request(method, path, body)
+        assert status == 200, content
+        return json.loads(content)
+
+    def client(self, call: str, *arguments: Any) -> Any:
+        """What a method of MONAI Label's own client returns."""
+        command = [str(PYTHON), "-c", CLIENT, self.url, str(self.work), call, json.dumps(arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TASK_SECONDS)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def infer(self, image: str, **params: Any) -> Path:
+        """Label file that the client was given for an image."""
+        file, _ = self.client("infer", NAME, image, {"device": "cpu", **params})
+        return Path(file)
+
+    def wait_for(self, task: str) -> Any:
+        deadline = time.monotonic() + TASK_SECONDS
+        while time.monotonic() < deadline:
+            status = self.json("GET", f"/{task}/")
+            if status["status"] in ("DONE", "ERROR"):
+                return status
+            time.sleep(1)
+        raise TimeoutError(f"{task} did not end within {TASK_SECONDS} s")
+
+    def direct(self, image: Path, what: str = "cells") -> np.ndarray:
+        """Label image, or the probability of a cell, by our inference.yaml with the weights that the server uses."""
+        out = self.work / "direct" / f"{image.name}-{checkpoint.sha256(self.bundle / 'models' / 'model.pt')[:8]}"
+        if not out.exists():
+            monai.bundle.run(
+                run_id="run",
+                config_file=str(ROOT / "bundle" / "configs" / "inference.yaml"),
+                logging_file=False,
+                dataset_dir=str(image),
+                output_dir=str(out),
+                ckpt_path=str(self.bundle / "models" / "model.pt"),
+                device="cpu",
+            )
+        (file,) = out.glob(f"*_{what}.tif")
+        return np.asarray(tifffile.imread(file))
+
+    def loss(self, name: str, cells: np.ndarray) -> float:
+        """Mean of -log p of the true class, with the weights that the server uses."""
+        probability = self.direct(self.image(name), "probability").astype(np.float64)
+        return float(-np.log(np.where(cells, probability, 1 - probability)).mean())
+
+    def image(self, name: str) -> Path:
+        return self.studies / f"{name}{IMAGES[name]}"
+
+
+@pytest.fixture(scope="module")
+def truth() -> tuple[np.ndarray, np.ndarray]:
+    return phantom.em_stack(len(IMAGES), (HEIGHT, WIDTH), seed=4)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, truth: tuple[np.ndarray, np.ndarray]) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("label")
+    studies = folder / "studies"
+    studies.mkdir()
+    eight, other, sixteen, volume, jpeg = truth[0]
+    Image.fromarray(eight).save(studies / "eight_png.png")
+    tifffile.imwrite(studies / "eight_tif.tif", other)
+    tifffile.imwrite(studies / "sixteen_tif.tif", sixteen.astype(np.uint16) * 257)
+    nibabel.save(nibabel.Nifti1Image(volume.T[..., None], AFFINE), studies / "volume.nii.gz")
+    Image.fromarray(jpeg).save(studies / "jpeg.jpg", quality=95)
+    command = [sys.executable, str(ROOT / "scripts" / "monai_label.py"), "--port", str(PORT)]
+    command += ["--images", str(studies), "--folder", str(folder)]
+    if archive := os.environ.get("LABEL_TEST_ARCHIVE"):
+        command += ["--archive", archive]
+    log = folder / "launcher.log"
+    with log.open("wb") as output:
+        launcher = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_end_with_parent
+        )
+    try:
+        deadline = time.monotonic() + SETUP_SECONDS
+        while "MONAI Label serves" not in log.read_text():
+            assert launcher.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(1)
+        yield Server(f"http://127.0.0.1:{PORT}", studies, folder / "app" / "model" / NAME, folder)
+    finally:
+        _end(launcher, folder / "server.pid")
+    assert not _listens(), "the server outlived its launcher"
+
+
+def _end_with_parent() -> None:
+    """Should pytest itself be killed, the launcher is told, and stops its server."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _end(launcher: "subprocess.Popen[bytes]", pid: Path) -> None:
+    """The launcher stops its server; if it cannot, both sessions are killed."""
+    launcher.terminate()
+    try:
+        launcher.wait(60)
+    finally:
+        groups = [launcher.pid, int(pid.read_text())] if pid.is_file() else [launcher.pid]
+        for group in groups:
+            try:
+                os.killpg(group, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def _listens() -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{PORT}/info/", timeout=5).close()
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
+
+
+def test_it_says_what_it_can_do(server: Server) -> None:
+    info = server.client("info")
+    assert info == server.json("GET", "/info/")
+    assert list(info["models"]) == [NAME]
+    assert info["models"][NAME]["labels"] == {"cell": 1}
+    assert info["models"][NAME]["type"] == "segmentation"
+    assert list(info["trainers"]) == [NAME]
+    assert {"random", "epistemic"} <= set(info["strategies"])
+    assert sorted(server.client("datastore")["objects"]) == sorted(IMAGES)
+
+
+def test_the_next_image_is_drawn_at_random(server: Server) -> None:
+    assert server.client("next_sample", "random", {})["id"] in IMAGES
+
+
+def test_the_next_image_is_the_one_that_dropout_changes_most(server: Server) -> None:
+    status = server.wait_for("scoring")
+    assert status["status"] == "DONE", status["details"]
+    objects = server.client("datastore")["objects"]
+    entropy = {name: found["image"]["info"]["epistemic_entropy"] for name, found in objects.items()}
+    assert all(0 < value < np.log(2) for value in entropy.values()), "of two probabilities"
+    assert server.client("next_sample", "epistemic", {})["id"] == max(entropy, key=lambda name: entropy[name])
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_label_lies_over_the_image_and_equals_direct_inference(server: Server, name: str) -> None:
+    expected = server.direct(server.image(name))
+    assert expected.shape == (HEIGHT, WIDTH)
+    assert expected.max() > 3
+    file = server.infer(name)
+    assert file.name.endswith(".png" if name == "jpeg" else IMAGES[name])
+    np.testing.assert_array_equal(PageReader().get_data(str(file))[0], expected)
+    status, content = server.request("POST", f"/infer/{NAME}?image={name}&output=image")
+    assert status == 200
+    assert content == file.read_bytes()
+    if name == "volume":
+        label = nibabel.load(file)
+        assert label.shape == (WIDTH, HEIGHT, 1)
+        np.testing.assert_allclose(label.affine, AFFINE, atol=1e-6)
+        np.testing.assert_array_equal(np.asarray(label.dataobj)[..., 0].T, expected)
+
+
+def test_an_image_may_be_sent_along(server: Server) -> None:
+    file, _ = server.client("infer", NAME, "", {"device": "cpu"}, None, str(server.image("eight_tif")))
+    np.testing.assert_array_equal(tifffile.imread(file), server.direct(server.image("eight_tif")))
+
+
+def test_a_program_with_one_segment_per_class_gets_a_mask(server: Server) -> None:
+    expected = server.direct(server.image("eight_png"))
+    mask = np.asarray(Image.open(server.infer("eight_png", cell_ids=False)))
+    assert np.unique(mask).tolist() == [0, 1]
+    assert not mask[expected == 0].any()
+    np.testing.assert_array_equal(np.asarray(Image.open(server.infer("eight_png"))), expected)  # ids again
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status", "reason"),
+    [
+        ("cut.tif", lambda whole: whole[: len(whole) // 2], 422, "cannot be read"),
+        ("colour.png", None, 422, "3 channels"),
+        ("text.png", lambda _whole: b"no image", 422, "cannot be read"),
+    ],
+)
+def test_a_bad_image_gets_a_clear_answer(server: Server, name: str, content: Any, status: int, reason: str) -> None:
+    bad = server.studies / name
+    if content is None:
+        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(bad)
+    else:
+        bad.write_bytes(content(server.image("eight_tif").read_bytes()))
+    try:
+        _wait_until(lambda: bad.stem in server.client("datastore")["objects"])
+        answer = server.request("POST", f"/infer/{NAME}?image={bad.stem}&output=image")
+        assert answer[0] == status
+        assert name in json.loads(answer[1])["detail"]
+        assert reason in json.loads(answer[1])["detail"]
+    finally:
+        bad.unlink()
+    _wait_until(lambda: bad.stem not in server.client("datastore")["objects"])
+
+
+def _wait_until(true: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def test_what_is_not_there_gets_a_clear_answer(server: Server) -> None:
+    status, content = server.request("POST", f"/infer/{NAME}?image=nothing&output=image")
+    assert (status, "image=nothing" in json.loads(content)["detail"]) == (404, True)
+    status, content = server.request("POST", "/infer/other?image=eight_png&output=image")
+    assert (status, "other" in json.loads(content)["detail"]) == (404, True)
+
+
+def test_pages_of_other_sites_get_no_answer(server: Server) -> None:
+    assert server.request("GET", "/info/", Origin="http://example.org")[0] == 403
+    assert server.request("GET", "/info/", Host="example.org")[0] == 400
+    assert server.request("GET", "/info/", Origin=server.url)[0] == 200
+
+
+def test_training_without_labels_says_what_to_do(server: Server) -> None:
+    before = checkpoint.sha256(server.bundle / "models" / "model.pt")
+    status = train(server, epochs=1)
+    assert status["status"] == "ERROR"
+    assert "save a label" in "\n".join(status["details"])
+    assert checkpoint.sha256(server.bundle / "models" / "model.pt") == before
+
+
+def test_corrected_labels_are_saved(server: Server, truth: tuple[np.ndarray, np.ndarray]) -> None:
+    """Ids over TIFF, as napari saves them; a mask in NIfTI, as 3D Slicer saves it, for another and for a PNG image."""
+    work = server.work / "drawn"
+    work.mkdir()
+    masks = (truth[1] > 0).astype(np.uint8)
+    instances = np.asarray(server.direct(server.image("eight_tif")))
+    corrected = np.where(masks[1] > 0, np.maximum(instances, 1), 0).astype(np.uint16)
+    tifffile.imwrite(work / "eight_tif.tif", corrected)
+    nibabel.save(nibabel.Nifti1Image(masks[0].T[..., None], np.eye(4)), work / "eight_png.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(masks[3].T[..., None], AFFINE), work / "volume.nii.gz")
+    for file in sorted(work.iterdir()):
+        image = file.name.split(".")[0]
+        assert server.client("save_label", image, str(file), "final", {})["label"] == image
+        saved = server.studies / "labels" / "final" / file.name
+        assert saved.read_bytes() == file.read_bytes()
+    status, content = server.request("GET", "/datastore/label?label=eight_tif&tag=final")
+    assert status == 200
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(content)), corrected)
+    labelled = [name for name, found in server.client("datastore")["objects"].items() if "final" in found["labels"]]
+    assert sorted(labelled) == ["eight_png", "eight_tif", "volume"]
+
+
+def train(server: Server, epochs: int) -> Any:
+    server.client("train_start", NAME, {"max_epochs": epochs, "val_split": 0.34, "device": "cpu", "multi_gpu": False})
+    return server.wait_for("train")
+
+
+def test_training_lowers_the_loss_and_its_weights_are_used(
+    server: Server, truth: tuple[np.ndarray, np.ndarray]
+) -> None:
+    weights = server.bundle / "models" / "model.pt"
+    cells = {name: truth[1][number] > 0 for number, name in enumerate(IMAGES)}
+    released = checkpoint.sha256(weights)
+    old_labels = {name: server.direct(server.image(name)) for name in IMAGES}
+    old_loss = {name: server.loss(name, cells[name]) for name in IMAGES}
+    status = train(server, epochs=3)
+    assert status["status"] == "DONE", status["details"]
+    table = (server.bundle / "runs" / "monai_label" / "metrics.csv").read_text().splitlines()
+    header, *rows = [line.split(",") for line in table]
+    losses = [float(row[header.index("val_loss")]) for row in rows]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+    assert checkpoint.sha256(weights) != released
+    new_loss = {name: server.loss(name, cells[name]) for name in IMAGES}
+    print("loss of each image before and after:", old_loss, new_loss, "of validation by epoch:", losses)
+    # in the mean of the three labelled images, and of the two that nobody has labelled
+    for names in (["eight_png", "eight_tif", "volume"], ["sixteen_tif", "jpeg"]):
+        assert sum(new_loss[name] for name in names) < sum(old_loss[name] for name in names)
+    for name in ("jpeg", "sixteen_tif"):
+        answer = PageReader().get_data(str(server.infer(name)))[0]
+        np.testing.assert_array_equal(answer, server.direct(server.image(name)))
+        assert (answer != old_labels[name]).any(), "the server answers with the weights of before"
+
+
+def test_all_unlabelled_images_are_predicted_at_once(server: Server) -> None:
+    broken = server.studies / "broken.png"
+    broken.write_bytes(b"no image")
+    try:
+        _wait_until(lambda: "broken" in server.client("datastore")["objects"])
+        settings = {"device": "cpu", "multi_gpu": False}
+        result = server.json("POST", f"/batch/infer/{NAME}?images=unlabeled&run_sync=true", settings)
+    finally:
+        broken.unlink()
+    assert sorted(result) == ["broken", "jpeg", "sixteen_tif"]
+    assert "broken.png" in result["broken"]["error"]
+    for name in ("jpeg", "sixteen_tif"):
+        (label,) = (server.studies / "labels" / "original").glob(f"{name}.*")
+        np.testing.assert_array_equal(PageReader().get_data(str(label))[0], server.direct(server.image(name)))
+
+
+def test_the_app_trains_from_the_archives_own_code(server: Server) -> None:
+    """unet_paper is not installed where the server runs; what it imports is in the archive."""
+    found = subprocess.run([str(PYTHON), "-c", "import unet_paper"], capture_output=True, cwd=server.work)
+    assert found.returncode != 0
+    config = ConfigParser.load_config_file(server.bundle / "configs" / "train.json")
+    assert config["annotation"] == "either"

@@ -1,0 +1,418 @@
+"""Archives and registries: same files, same bytes; what is not in order is refused before anything is written."""
+
+import hashlib
+import io
+import json
+import os
+import runpy
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from loopback import serving
+from monai.bundle import ConfigParser
+
+from unet_paper import archive, carried_code, checkpoint, registry
+from unet_paper.network import UNet
+
+NAME = "unet_em_segmentation"
+BUNDLE = ROOT / "bundle"
+FEATURES = [2, 2, 2, 2, 2]
+VERSION = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["version"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    checkpoint.save({"network": UNet(features=FEATURES).state_dict(), "epoch": 1}, path)  # as a last.pt
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+    """A registry with the EM release, its weights replaced by tiny ones."""
+    return build(tmp_path_factory.mktemp("dist"), weights)
+
+
+def build(folder: Path, weights: Path, **changes: Any) -> Path:
+    release = archive.releases(BUNDLE)[NAME]
+    return archive.build(BUNDLE, release, folder, weights=weights, settings={"features": FEATURES}, **changes)
+
+
+def members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as content:
+        return {name: content.read(name) for name in content.namelist()}
+
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_files_give_the_same_bytes(built: Path, weights: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "copy" / "bundle"
+    shutil.copytree(BUNDLE, bundle, copy_function=shutil.copyfile)  # other times, other modes
+    for folder in (bundle, *bundle.rglob("*")):
+        folder.chmod(0o700)
+    (bundle / "docs" / "left_over.md.part").write_text("")
+    release = archive.releases(bundle)[NAME]
+    again = archive.build(bundle, release, tmp_path, weights=weights, settings={"features": FEATURES})
+    assert again.read_bytes() == built.read_bytes()
+    assert (tmp_path / registry.INFO).read_bytes() == built.with_name(registry.INFO).read_bytes()
+
+
+def test_what_an_archive_holds(built: Path, weights: Path) -> None:
+    content = members(built)
+    with zipfile.ZipFile(built) as file:
+        assert file.namelist() == sorted(file.namelist())
+        assert {(member.date_time, stat.S_IMODE(member.external_attr >> 16)) for member in file.infolist()} == {
+            ((1980, 1, 1, 0, 0, 0), 0o644)
+        }
+    assert built.name == f"{NAME}_v{VERSION}.zip"
+    packed = torch.load(io.BytesIO(content[f"{NAME}/models/model.pt"]), weights_only=True)
+    given = torch.load(weights, weights_only=True)["network"]
+    assert packed.keys() == given.keys()
+    assert all(torch.equal(packed[name], given[name].half()) for name in given)
+    assert content[f"{NAME}/LICENSE"] == (ROOT / "LICENSE").read_bytes()
+    assert content[f"{NAME}/docs/data_license.txt"] == (BUNDLE / "docs" / "data_license.txt").read_bytes()
+    code = {f"{NAME}/{file.relative_to(ROOT)}" for file in (ROOT / "unet_paper").rglob("*.py")}
+    assert code == {name for name in content if name.endswith(".py")}
+    assert {name for name in content if "/configs/" in name} == {
+        f"{NAME}/configs/{name}"
+        for name in ("evaluate.json", "inference.json", "logging.conf", "metadata.json", "train.json", "training.json")
+    }
+
+
+def test_the_flattened_configs_say_what_the_merged_ones_say(built: Path) -> None:
+    content = members(built)
+    train, inference = (json.loads(content[f"{NAME}/configs/{name}.json"]) for name in ("train", "inference"))
+    merged = ConfigParser()
+    merged.read_config([str(BUNDLE / "configs" / f"{n}.yaml") for n in ("train", "data_isbi2012", "best_isbi2012")])
+    assert train["validate"]["key_metric"].keys() == merged["validate"]["key_metric"].keys()
+    assert train["learning_rate"] == merged["learning_rate"]
+    assert train["optimizer"] == merged["optimizer"]
+    assert train["flip"] is merged["flip"]
+    # the weights in the archive fit both
+    for name in ("features", "preset", "grey_mean", "grey_std", "cells_preset", "magnification", "network_def"):
+        assert train[name] == inference[name], name
+    assert train["features"] == FEATURES
+    assert content[f"{NAME}/configs/train.json"] == content[f"{NAME}/configs/training.json"]
+    assert "yaml" not in content[f"{NAME}/configs/inference.json"].decode()
+
+
+def test_metadata_is_of_this_release() -> None:
+    base = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    table = archive.releases(BUNDLE)
+    assert set(table) == {"unet_em_segmentation", "unet_hela_segmentation", "unet_u373_segmentation"}
+    for name, release in table.items():
+        assert not set(release.metadata) & {"version", "changelog", "network_data_format"}, name
+        assert release.metadata["task"] != base["task"]
+        if (BUNDLE / release.weights).is_file():
+            assert release.metadata["eval_metrics"], f"{name} has weights but no results"
+
+
+def test_missing_weights_are_named_with_the_command_that_makes_them(tmp_path: Path) -> None:
+    release = replace(archive.releases(BUNDLE)[NAME], weights="models/none.pt")
+    with pytest.raises(FileNotFoundError) as info:
+        archive.build(BUNDLE, release, tmp_path)
+    assert str(BUNDLE / "models" / "none.pt") in str(info.value)
+    assert "data_isbi2012.yaml" in str(info.value)
+    assert "export_weights.py" in str(info.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_do_not_fit_or_are_not_the_named_ones_are_refused(weights: Path, tmp_path: Path) -> None:
+    release = archive.releases(BUNDLE)[NAME]
+    with pytest.raises(ValueError, match="architecture"):
+        archive.build(BUNDLE, release, tmp_path / "dist", weights=weights)
+    bundle = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, bundle)
+    (bundle / release.weights).write_bytes((BUNDLE / release.weights).read_bytes() + b"0")
+    with pytest.raises(ValueError, match="ckpt_sha256"):
+        archive.build(bundle, release, tmp_path / "dist")
+    assert not (tmp_path / "dist").exists()
+
+
+@pytest.mark.parametrize(("version", "changelog"), [("0.1.0", {}), ("9.9.9", {"9.9.9": "not of this code"})])
+def test_a_version_needs_a_changelog_entry_and_code(
+    version: str, changelog: dict[str, str], weights: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, bundle)
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    metadata.update(version=version, changelog=changelog)
+    (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match=f"version={version}"):
+        archive.build(bundle, archive.releases(bundle)[NAME], tmp_path / "dist", weights=weights)
+
+
+def test_large_weights_are_listed(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "LARGE", 5000)
+    with pytest.raises(ValueError, match="base_url"):
+        build(tmp_path, weights)
+    path = build(tmp_path, weights, base_url="https://example.org/releases/")
+    listed = ConfigParser.load_config_file(_written(tmp_path, members(path)[f"{NAME}/large_files.yml"]))["large_files"]
+    mine = next(entry for entry in listed if entry["path"] == "models/model.pt")
+    assert mine["url"] == f"https://example.org/releases/{NAME}_v{VERSION}_model.pt"
+    packed = hashlib.sha256(members(path)[f"{NAME}/models/model.pt"]).hexdigest()
+    assert (mine["hash_type"], mine["hash_val"]) == ("sha256", packed)
+    entry = json.loads((tmp_path / registry.INFO).read_text())[path.stem]
+    assert entry["source"] == f"https://example.org/releases/{path.name}"
+
+
+def _written(folder: Path, data: bytes) -> str:
+    (folder / "large_files.yml").write_bytes(data)
+    return str(folder / "large_files.yml")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_command_builds_what_has_weights(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--output_dir", str(tmp_path), *(["--release", NAME] if named else [])]
+    monkeypatch.setattr(sys, "argv", ["package_bundle.py", *words])
+    runpy.run_path(str(ROOT / "scripts" / "package_bundle.py"), run_name="__main__")
+    table = archive.releases(BUNDLE)
+    there = [NAME] if named else [name for name in table if (BUNDLE / table[name].weights).is_file()]
+    assert {path.name for path in tmp_path.glob("*.zip")} == {f"{name}_v{VERSION}.zip" for name in there}
+    for name in there:
+        path = tmp_path / f"{name}_v{VERSION}.zip"
+        registry.check_archive(path)
+        assert members(path)[f"{name}/models/model.pt"] == (BUNDLE / table[name].weights).read_bytes()
+    left_out = set() if named else set(table) - set(there)
+    assert {
+        line.split(": ")[1].split(",")[0] for line in capsys.readouterr().out.splitlines() if "left out" in line
+    } == (left_out)
+
+
+def test_the_command_refuses_a_release_without_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--release", NAME, "--weights", str(tmp_path / "none.pt"), "--output_dir", str(tmp_path / "dist")]
+    monkeypatch.setattr(sys, "argv", ["package_bundle.py", *words])
+    with pytest.raises(SystemExit) as info:
+        runpy.run_path(str(ROOT / "scripts" / "package_bundle.py"), run_name="__main__")
+    assert info.value.code == 1
+    assert "none.pt" in capsys.readouterr().err
+
+
+# --- configs that find their code -------------------------------------------------------------------------------------
+
+
+def test_carried_configs_import_nothing_of_the_package_and_gate_every_use() -> None:
+    config = {
+        "imports": ["$import math", "$import unet_paper.geometry as geometry"],
+        "bundle_root": "$anything",
+        "size": "$geometry.output_size(572) + math.floor(0.5)",
+        "name": "geometry.output_size is text here",
+        "nested": {"list": [{"_target_": "unet_paper.network.UNet", "features": [2], "_requires_": "@size"}]},
+        "other": {"_target_": "torch.nn.ReLU"},
+    }
+    carried = carried_code.carry(config)
+    assert not any("unet_paper" in statement for statement in carried["imports"])
+    assert "$import math" in carried["imports"]
+    assert carried["size"] == "$@geometry.output_size(572) + math.floor(0.5)"
+    assert carried["name"] == config["name"]
+    assert carried["nested"]["list"][0]["_requires_"] == ["@carried_code", "@size"]
+    assert carried["other"] == config["other"]
+    parser = ConfigParser({**carried, "bundle_root": str(ROOT)})
+    before = list(sys.path)
+    try:
+        assert parser.get_parsed_content("size") == 388
+    finally:
+        sys.path[:] = before
+
+
+def test_a_setting_named_like_a_module_is_refused() -> None:
+    with pytest.raises(ValueError, match="geometry"):
+        carried_code.carry({"imports": ["$import unet_paper.geometry as geometry"], "geometry": 1})
+
+
+def test_another_version_in_the_same_process_is_refused() -> None:
+    carried_code.check_version(VERSION)
+    with pytest.raises(RuntimeError, match=r"99\.0\.0"):
+        carried_code.check_version("99.0.0")
+
+
+# --- registry ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["folder", "file URL", "server"])
+def source(request: pytest.FixtureRequest, built: Path) -> Iterator[str]:
+    if request.param == "server":
+        with serving(built.parent) as url:
+            yield url
+    else:
+        yield str(built.parent) if request.param == "folder" else built.parent.as_uri()
+
+
+def test_an_archive_is_installed_whole(source: str, built: Path, tmp_path: Path) -> None:
+    folder = registry.install(NAME, source, tmp_path / "bundles")
+    assert folder == tmp_path / "bundles" / NAME
+    found = {f"{NAME}/{p.relative_to(folder).as_posix()}": p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert found == members(built)
+    assert list(folder.parent.iterdir()) == [folder]
+    with pytest.raises(FileExistsError, match=NAME):
+        registry.install(NAME, source, tmp_path / "bundles")
+
+
+def test_versions_are_compared_as_numbers(built: Path, tmp_path: Path) -> None:
+    entries = {f"{NAME}_v{version}": {"checksum": "0", "source": f"{version}.zip"} for version in ("0.9.0", "0.10.0")}
+    (tmp_path / registry.INFO).write_text(json.dumps(entries))
+    with pytest.raises(FileNotFoundError, match=r"0\.10\.0\.zip"):
+        registry.install(NAME, tmp_path, tmp_path / "bundles")
+    with pytest.raises(LookupError, match=r"0\.11\.0.*0\.10\.0"):
+        registry.install(NAME, tmp_path, tmp_path / "bundles", version="0.11.0")
+    with pytest.raises(LookupError, match="unet_other"):
+        registry.install("unet_other", built.parent, tmp_path / "bundles")
+
+
+def _published(
+    folder: Path, content: dict[str, bytes], change: Callable[[zipfile.ZipInfo], None] | None = None
+) -> Path:
+    """A registry that vouches for an archive of this content."""
+    path = folder / f"{NAME}_v{VERSION}.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in content.items():
+            member = zipfile.ZipInfo(name)
+            if change is not None and name.endswith("LICENSE"):
+                change(member)
+            file.writestr(member, data)
+    registry.enter(path)
+    return path
+
+
+def _refused(folder: Path, message: str) -> None:
+    bundles = folder / "bundles"
+    bundles.mkdir()
+    before = set(folder.rglob("*"))
+    with pytest.raises(ValueError, match=message):
+        registry.install(NAME, folder, bundles)
+    assert set(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (f"{NAME}/../escaped.md", "plain relative path"),
+        ("/absolute.md", "plain relative path"),
+        (f"{NAME}\\docs\\windows.md", "plain relative path"),
+        ("C:/drive.md", "plain relative path"),
+        (f"{NAME}//docs/a.md", "plain relative path"),
+        (f"{NAME}/docs/", "plain relative path"),
+        ("other/docs/a.md", f"outside {NAME}/"),
+        ("sitecustomize.py", f"outside {NAME}/"),
+        (f"{NAME}/sitecustomize.py", "does not belong"),
+        (f"{NAME}/configs/hook.py", "does not belong"),
+        (f"{NAME}/models/model.py", "does not belong"),
+        (f"{NAME}/torch/__init__.py", "does not belong"),
+        (f"{NAME}/unet_paper/fast.so", "does not belong"),
+        (f"{NAME}/unet_paper/start.pth", "does not belong"),
+        (f"{NAME}/docs/figures.exe", "does not belong"),
+        (f"{NAME}/docs/readme.md", "twice"),
+    ],
+)
+def test_members_in_the_wrong_place_are_refused(member: str, message: str, built: Path, tmp_path: Path) -> None:
+    _published(tmp_path, {**members(built), member: b"print('run')"})
+    _refused(tmp_path, message)
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFDIR])
+def test_links_and_special_files_are_refused(kind: int, built: Path, tmp_path: Path) -> None:
+    def change(member: zipfile.ZipInfo) -> None:
+        member.create_system = 3
+        member.external_attr = (kind | 0o777) << 16
+
+    _published(tmp_path, {**members(built), f"{NAME}/LICENSE": b"/etc/passwd"}, change)
+    _refused(tmp_path, "link, folder or special file")
+
+
+def test_a_bomb_is_refused_unopened(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_BYTES", 2 * 10**6)
+
+    def change(member: zipfile.ZipInfo) -> None:
+        member.compress_type = zipfile.ZIP_DEFLATED
+
+    path = _published(tmp_path, {**members(built), f"{NAME}/LICENSE": bytes(2 * 10**6)}, change)
+    assert path.stat().st_size < registry.MAX_BYTES
+    _refused(tmp_path, "unpacks to")
+
+
+def test_more_members_than_a_bundle_has_are_refused(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "MAX_MEMBERS", 20)
+    _published(tmp_path, members(built))
+    _refused(tmp_path, "expected at most 20")
+
+
+@pytest.mark.parametrize("missing", ["LICENSE", "configs/inference.json", "configs/metadata.json", "models/model.pt"])
+def test_an_incomplete_bundle_is_refused(missing: str, built: Path, tmp_path: Path) -> None:
+    content = members(built)
+    del content[f"{NAME}/{missing}"]
+    _published(tmp_path, content)
+    _refused(tmp_path, missing)
+
+
+def test_another_version_inside_is_refused(built: Path, tmp_path: Path) -> None:
+    content = members(built)
+    content[f"{NAME}/configs/metadata.json"] = b'{"version": "0.0.1"}'
+    _published(tmp_path, content)
+    _refused(tmp_path, "version")
+
+
+def test_one_changed_byte_fails_the_checksum(built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built.parent, tmp_path, dirs_exist_ok=True)
+    data = bytearray(built.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / built.name).write_bytes(data)
+    _refused(tmp_path, "sha1")
+    # a collision of SHA-1 does not help
+    info = tmp_path / registry.INFO
+    entries = json.loads(info.read_text())
+    entries[built.stem]["checksum"] = registry.digest(bytes(data), "sha1")
+    info.write_text(json.dumps(entries))
+    (tmp_path / "bundles").rmdir()
+    _refused(tmp_path, "sha256")
+
+
+def test_a_broken_archive_is_refused_whatever_the_registry_says(built: Path, tmp_path: Path) -> None:
+    data = built.read_bytes()
+    changed = bytearray(data)
+    changed[data.index(b"UNet(nn.Module)")] ^= 1
+    for broken in (b"", data[:1000], data[: len(data) // 2], data[:-1], bytes(changed)):
+        with pytest.raises(ValueError, match="again"):
+            registry.check_archive(io.BytesIO(broken), NAME, VERSION)
+    path = tmp_path / built.name
+    path.write_bytes(data[: len(data) // 2])
+    registry.enter(path)
+    _refused(tmp_path, "again")
+
+
+def test_a_served_registry_cannot_name_local_files(built: Path, tmp_path: Path) -> None:
+    entry = {"checksum": "0", "source": built.as_uri()}
+    (tmp_path / registry.INFO).write_text(json.dumps({built.stem: entry}))
+    with serving(tmp_path) as url, pytest.raises(ValueError, match="local file"):
+        registry.install(NAME, url, tmp_path / "bundles")
+
+
+def test_the_command_says_what_is_wrong(built: Path, tmp_path: Path) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "unet_paper.registry", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert run("verify", str(built)).returncode == 0
+    install = ("install", NAME, "--source", str(built.parent), "--bundle_dir", "bundles")
+    done = run(*install)
+    assert (done.returncode, done.stdout) == (0, f"bundles{os.sep}{NAME}\n")
+    again = run(*install)
+    assert again.returncode == 1
+    assert again.stderr.startswith("FileExistsError: ")

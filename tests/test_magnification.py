@@ -1,0 +1,55 @@
+"""Prediction at another magnification: sizes, laws, and agreement with resizing by hand."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from monai.data import MetaTensor
+from monai.inferers import SimpleInferer
+
+from unet_paper.inferer import OverlapTileInferer
+from unet_paper.magnification import MagnifiedInferer
+from unet_paper.network import UNet
+
+
+def test_magnification_1_is_the_inferer_itself() -> None:
+    torch.manual_seed(0)
+    network = UNet(features=(2, 4, 8)).eval()
+    image = torch.randn(1, 1, 50, 61)
+    inferer = OverlapTileInferer(levels=3)
+    assert torch.equal(MagnifiedInferer(inferer=inferer)(image, network), inferer(image, network))
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([0.3, 0.5, 0.75, 2.0]))
+def test_scores_have_the_size_of_the_image_and_constants_stay(height: int, width: int, magnification: float) -> None:
+    inferer = MagnifiedInferer(inferer=SimpleInferer(), magnification=magnification)
+    scores = inferer(torch.full((2, 1, height, width), 3.0), lambda x: torch.cat((x, -x), dim=1))
+    assert scores.shape == (2, 2, height, width)
+    torch.testing.assert_close(scores[:, 0], torch.full((2, height, width), 3.0))
+    torch.testing.assert_close(scores[:, 1], -scores[:, 0])
+
+
+def test_the_network_sees_the_image_at_its_magnification() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(x.shape))
+        return x
+
+    ramp = torch.arange(64.0).expand(1, 1, 32, 64)
+    scores = MagnifiedInferer(inferer=SimpleInferer(), magnification=0.5)(ramp, network)
+    assert seen == [(1, 1, 16, 32)]
+    # a straight line survives both ways, but where the border is repeated
+    torch.testing.assert_close(scores[..., 4:-4], ramp[..., 4:-4])
+
+
+def test_metadata_of_the_image_stays() -> None:
+    image = MetaTensor(torch.ones(1, 1, 8, 8), meta={"filename_or_obj": "a.png"})
+    scores = MagnifiedInferer(inferer=SimpleInferer(), magnification=0.5)(image, lambda x: x)
+    assert scores.meta["filename_or_obj"] == "a.png"
+
+
+@pytest.mark.parametrize("magnification", [0.0, -1.0, float("nan"), float("inf")])
+def test_impossible_magnifications_are_refused(magnification: float) -> None:
+    with pytest.raises(ValueError, match=f"magnification={magnification}"):
+        MagnifiedInferer(inferer=SimpleInferer(), magnification=magnification)
