@@ -147,7 +147,7 @@ def assert_accurate(device: str, precision: engines.Precision, tolerance: float)
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    output = training()
+    (output,) = training()
     found = torch.cat([value.grad.flatten().double().cpu() for value in network.parameters()])
     reference = UNet(features=features(8), dropout=0.0).double()
     reference.load_state_dict({name: value.double().cpu() for name, value in network.state_dict().items()})

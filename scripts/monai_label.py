@@ -28,7 +28,7 @@ import tifffile
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from unet_paper import archive, checkpoint, phantom
+from unet_paper import archive, checkpoint, phantom, registry
 from unet_paper.datasets import images
 from unet_paper.reader import EXTENSIONS, PageReader
 
@@ -53,6 +53,7 @@ def main() -> None:
     try:
         studies = prepare_images(arguments.images, arguments.release, folder)
         given = arguments.archive or build_archive(arguments.release, folder)
+        registry.check_archive(given)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     name = prepare_app(given, folder, fresh=arguments.fresh)

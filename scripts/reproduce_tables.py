@@ -91,16 +91,17 @@ def evaluate(
         data: folder that holds the data set's folder.
         weights: checkpoint.
         output_dir: the evaluation goes to ``output_dir/name/evaluation``.
-        recipe: name of the training recipe, for the record.
+        recipe: that the checkpoint was trained with, ``paper`` or ``best``.
         settings: further settings of the config.
 
     Returns:
         The summary that the evaluation wrote.
     """
     run = output_dir / name
+    best = [f"best_{name}"] if recipe == "best" else []
     monai.bundle.run(
         run_id="evaluating",
-        config_file=[str(CONFIGS / f"{config}.yaml") for config in ("train", f"data_{name}", "evaluate")],
+        config_file=[str(CONFIGS / f"{config}.yaml") for config in ("train", f"data_{name}", *best, "evaluate")],
         logging_file=str(CONFIGS / "logging.conf"),
         **{
             "dataset_dir": str(data / DATA_SETS[name].folder),
@@ -297,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the challenges' folders (data)")
     for name, data_set in DATA_SETS.items():
         parser.add_argument(f"--{name}", type=Path, nargs="+", metavar="CKPT", help=f"of {data_set.title}")
-    parser.add_argument("--recipe", default="paper", help="name of the recipe that trained them (paper)")
+    parser.add_argument("--recipe", default="paper", choices=("paper", "best"), help="that trained them (paper)")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/tables"), help="where to write (runs/tables)")
     parser.add_argument("--readme", type=Path, help="file in which to replace the block named results")
     parser.add_argument(

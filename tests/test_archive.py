@@ -119,6 +119,14 @@ def test_metadata_is_of_this_release() -> None:
             assert release.metadata["eval_metrics"], f"{name} has weights but no results"
 
 
+def test_results_are_those_that_reproduce_tables_wrote_for_these_weights() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    for name, release in archive.releases(BUNDLE).items():
+        (line,) = (line for line in lines if f"`{checkpoint.sha256(BUNDLE / release.weights)[:12]}`" in line)
+        for score, value in release.metadata["eval_metrics"].items():
+            assert f"{score} {value:.4f}" in line, name
+
+
 def test_missing_weights_are_named_with_the_command_that_makes_them(tmp_path: Path) -> None:
     release = replace(archive.releases(BUNDLE)[NAME], weights="models/none.pt")
     with pytest.raises(FileNotFoundError) as info:

@@ -80,7 +80,7 @@ def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
             engine.state.output = engines.TrainingStep()(engine, {key: value[None] for key, value in item.items()})
             watch._add(engine)
     assert copies.found == []
-    assert engine.state.output["pred"].shape == (1, 2, 52, 52)
+    assert engine.state.output[0]["pred"].shape == (1, 2, 52, 52)
 
 
 def state(folder: Path) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def made(tables: ModuleType, cells_folder: str, em_folder: str, tmp_path_factory
     (data / "PhC-C2DH-U373").symlink_to(cells_folder)
     made.readme.write_text("# Title\n\n<!-- results:begin -->\nold\n<!-- results:end -->\n\nEnd\n")
     arguments = ["--data", str(data), "--isbi2012", str(made.weights), "--phc_u373", str(made.weights)]
-    arguments += ["--output_dir", str(made.folder / "out"), "--readme", str(made.readme), "--recipe", "none"]
+    arguments += ["--output_dir", str(made.folder / "out"), "--readme", str(made.readme), "--recipe", "paper"]
     tables.main([*arguments, *(text for name, value in SETTINGS.items() for text in (f"--{name}", str(value)))])
     return made
 
@@ -138,7 +138,7 @@ def test_summary_says_what_is_behind_the_scores(name: str, made: Made) -> None:
     report = made.folder / "out" / name / "evaluation"
     assert summary["checkpoint"]["sha256"] == checkpoint.sha256(made.weights)
     assert summary["postprocessing"] == {"preset": "phantom", **PRESETS["phantom"]}
-    assert summary["conventions"]["recipe"] == "none"
+    assert summary["conventions"]["recipe"] == "paper"
     split = summary["split"]
     assert split["held_out"]
     assert not set(split["training"]) & set(split["scored"])
