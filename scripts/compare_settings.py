@@ -73,12 +73,21 @@ def score(study: Mapping[str, Any], name: str, fold: int, data: Path, folder: Pa
         configs = [str(CONFIGS / f"{config}.yaml") for config in study["configs"]]
         logger.info("%s, fold %d", name, fold)
         if trained == name:
-            monai.bundle.run("training", config_file=configs, resume=True, **{**shared, **variant["settings"]})
+            settings = {**shared, **variant["settings"], "resume": True}
+            monai.bundle.run("training", config_file=[*configs, overlay(settings, folder / f"{name}.yaml")])
         settings = {**shared, **study["variants"][trained]["settings"], **variant["settings"]}
+        settings["report_dir"] = str(report)
         configs.append(str(CONFIGS / "evaluate.yaml"))
-        monai.bundle.run("evaluating", config_file=configs, report_dir=str(report), **settings)
+        monai.bundle.run("evaluating", config_file=[*configs, overlay(settings, folder / f"{name}.yaml")])
     found: dict[str, float] = json.loads(summary.read_text())["scores"]
     return found
+
+
+def overlay(settings: Mapping[str, Any], path: Path) -> str:
+    """A config file of these settings: as arguments MONAI would drop those that are None."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(dict(settings)))
+    return str(path)
 
 
 def table(study: Mapping[str, Any], results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:

@@ -137,7 +137,7 @@ def test_summary_says_what_is_behind_the_scores(name: str, made: Made) -> None:
     summary = made.summary(name)
     report = made.folder / "out" / name / "evaluation"
     assert summary["checkpoint"]["sha256"] == checkpoint.sha256(made.weights)
-    assert summary["postprocessing"] == {"preset": "phantom", **PRESETS["phantom"]}
+    assert summary["postprocessing"] == {"preset": "phantom", **PRESETS["phantom"], "split_thresholds": []}
     assert summary["conventions"]["recipe"] == "paper"
     split = summary["split"]
     assert split["held_out"]

@@ -1,8 +1,12 @@
 """Unused settings of a config, and the error inside MONAI's wrappers."""
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import TINY
 from monai.bundle import ConfigParser
 
 from unet_paper import settings
@@ -73,7 +77,7 @@ def test_the_last_line_printed_is_the_cause(
     assert capsys.readouterr().err.splitlines()[-1] == "ValueError: tile_size=570: no such size"
 
 
-@pytest.mark.parametrize(("written", "right"), [("false", "False"), ("true", "True"), ("null", "None")])
+@pytest.mark.parametrize(("written", "right"), [("false", "False"), ("true", "True")])
 def test_a_boolean_that_the_command_line_left_a_string_is_refused(written: str, right: str) -> None:
     parser = ConfigParser(
         {
@@ -86,3 +90,14 @@ def test_a_boolean_that_the_command_line_left_a_string_is_refused(written: str, 
     with pytest.raises(RuntimeError) as info:
         parser.get_parsed_content("check")
     assert str(settings.cause(info.value)).endswith(f"write --flip {right}")
+
+
+def test_a_none_that_monai_would_drop_is_refused(
+    run_bundle: Callable[..., None], cells_folder: str, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"dataset_dir": cells_folder, "output_dir": str(tmp_path / "run"), **TINY}
+    for value in (None, "null"):
+        with pytest.raises(RuntimeError) as info:
+            run_bundle("training", "train", **given, border=value)
+        assert "'border: null' into a YAML file" in str(settings.cause(info.value))
+    assert not (tmp_path / "run").exists()

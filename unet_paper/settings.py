@@ -27,7 +27,7 @@ _RUN_IDS = ("imports", "initialize", "run", "training", "evaluating", "finalize"
 # What monai.bundle.load hands on to the workflow from its args_file, though it is meant for the download.
 _DOWNLOAD = ("name", "version", "bundle_dir", "source", "repo", "url", "remove_prefix", "progress")
 # What YAML writes small and the command line leaves a string, which is true whatever it says.
-_PYTHON_SPELLING = {"true": "True", "false": "False", "null": "None"}
+_PYTHON_SPELLING = {"true": "True", "false": "False"}
 
 
 def bundle_root() -> str:
@@ -45,8 +45,8 @@ def refuse_unknown_settings() -> None:
     """Raise if the config being run was given a setting that nothing in it uses; call it from ``initialize``.
 
     Raises:
-        ValueError: naming the unused setting, its value and the names that come close to it; or a setting given as
-            ``true``, ``false`` or ``null``, which MONAI's command line takes for text.
+        ValueError: naming the unused setting, its value and the names that come close to it; a setting given as
+            ``true`` or ``false``, which MONAI's command line takes for text; or as None, which MONAI drops.
         RuntimeError: if called from outside a MONAI config.
     """
     parser = next((owner for owner in _callers() if isinstance(owner, ConfigParser)), None)
@@ -60,9 +60,22 @@ def refuse_unknown_settings() -> None:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"settings are {', '.join(known)}"
         raise ValueError(f"--{name}={value!r}: no part of this config uses it; {hint}")
+    dropped = _dropped()
     for name, value in _settings(parser.get()).items():
         if isinstance(value, str) and value in _PYTHON_SPELLING:
             raise ValueError(f"--{name} {value}: is text on the command line; write --{name} {_PYTHON_SPELLING[value]}")
+        if value == "null" or (name in dropped and value is not None):
+            raise ValueError(
+                f"--{name} {value if value == 'null' else None}: MONAI takes no None from the command line; write "
+                f"'{name}: null' into a YAML file of your own and add it to --config_file"
+            )
+
+
+def _dropped() -> set[str]:
+    """Settings that were given to MONAI's ``run`` as None: it takes them for not given."""
+    frames = (frame for frame in _frames() if frame.f_globals.get("__name__") == "monai.bundle.scripts")
+    overrides = (frame.f_locals.get("override") for frame in frames if frame.f_code.co_name == "run")
+    return {name for override in overrides for name, value in (override or {}).items() if value is None}
 
 
 def _declared() -> Iterator[str]:
