@@ -21,6 +21,7 @@ from typing import Any
 
 import benchmarking
 import numpy as np
+import tifffile
 import torch
 from benchmarking import Row
 from monai.bundle import ConfigWorkflow
@@ -207,7 +208,7 @@ def around(width: int, folder: Path, repetitions: int) -> Row:
     if not images.is_dir():
         phantom.write(folder / "em", kind="em", size=512, frames=4)
         images.mkdir()
-        (folder / "em" / "test-volume.tif").rename(images / "stack.tif")
+        tifffile.imwrite(images / "slice.tif", tifffile.imread(folder / "em" / "test-volume.tif")[0])
     torch.manual_seed(0)
     features = [width << level for level in range(5)]
     weights = folder / f"{width}.pt"
@@ -218,7 +219,7 @@ def around(width: int, folder: Path, repetitions: int) -> Row:
             config_file=str(benchmarking.ROOT / "bundle" / "configs" / "inference.yaml"),
             workflow_type="infer",
             logging_file=False,
-            dataset_dir=f"{images / 'stack.tif'}#0",
+            dataset_dir=str(images),
             output_dir=str(folder / "out"),
             ckpt_path=str(weights),
             features=features,
