@@ -269,9 +269,7 @@ def main() -> int:
     report = benchmarking.Report(
         "inference", "Large images", packages=("monai", "numpy"), clock="CPU time of one thread", quick=arguments.quick
     )
-    sizes, width, repetitions, large_size = (
-        ((512,), 2, 1, 600) if arguments.quick else ((512, 1024), WIDTH, 2, 4096)
-    )
+    sizes, width, repetitions, large_size = ((512,), 2, 1, 600) if arguments.quick else ((512, 1024), WIDTH, 2, 4096)
     contenders = CONTENDERS[:4] if arguments.quick else CONTENDERS
     points: dict[str, dict[int, tuple[float, int]]] = {name: {} for name in contenders}
     for size in sizes:
