@@ -451,61 +451,42 @@ def _nearest_two(cells: NDArray[np.int32], squares: NDArray[np.int32], limit: in
     # from those of the columns to those of the image, written over `squares`: every row on its own
     height, width, _ = cells.shape
     reach = int(np.sqrt(limit))
-    # one row with `reach` empty columns at either end, for a scan without questions at the image's border
-    cell0 = np.zeros(width + 2 * reach, np.int32)
-    cell1 = np.zeros(width + 2 * reach, np.int32)
-    square0 = np.full(width + 2 * reach, limit + 1, np.int32)
-    square1 = np.full(width + 2 * reach, limit + 1, np.int32)
+    window = 2 * reach + 1
+    across = np.empty(window, np.int32)  # squares of the distances in x
+    for c in range(window):
+        across[c] = (c - reach) ** 2
+    # one row with `reach` empty columns at either end, for windows that never leave it
+    cell = np.zeros(width + 2 * reach, np.int32)
+    nearest = np.full(width + 2 * reach, limit + 1, np.int32)
+    second_nearest = np.full(width + 2 * reach, limit + 1, np.int32)
+    # the squares of the nearest cell that is not `around`, in the columns before `filled`
+    others = np.full(width + 2 * reach, limit + 1, np.int32)
     for y in range(height):
         for x in range(width):
-            cell0[x + reach] = cells[y, x, 0]
-            cell1[x + reach] = cells[y, x, 1]
-            square0[x + reach] = squares[y, x, 0]
-            square1[x + reach] = squares[y, x, 1]
-        # of the columns up to x + reach: the last cell met, its column, and the last column with another cell
-        last = np.int32(0)
-        last_column = -1
-        other_column = -1
-        ahead = 0
+            cell[x + reach] = cells[y, x, 0]
+            nearest[x + reach] = squares[y, x, 0]
+            second_nearest[x + reach] = squares[y, x, 1]
+        around = np.int32(0)
+        filled = 0
         for x in range(width):
-            while ahead < width and ahead <= x + reach:
-                for found in (cell0[ahead + reach], cell1[ahead + reach]):
-                    if found > 0:
-                        if found != last:
-                            other_column = last_column
-                            last = found
-                        last_column = ahead
-                ahead += 1
-            first = limit + 1
-            second = limit + 1
-            if last_column >= 0 and last_column >= x - reach:
-                alone = other_column < 0 or other_column < x - reach
-                cell = np.int32(0)
-                for offset in range(reach + 1):
-                    square = offset * offset
-                    if square >= (first if alone else second):
-                        break
-                    for column in (x + reach - offset, x + reach + offset):
-                        distance = square0[column] + square
-                        if distance < second:
-                            if cell0[column] == cell:
-                                first = min(first, distance)
-                            elif distance < first:
-                                second = first
-                                first = distance
-                                cell = cell0[column]
-                            else:
-                                second = distance
-                            distance = square1[column] + square
-                            if distance < second:
-                                if cell1[column] == cell:
-                                    first = min(first, distance)
-                                elif distance < first:
-                                    second = first
-                                    first = distance
-                                    cell = cell1[column]
-                                else:
-                                    second = distance
+            # whole windows, although most pixels need less: loops without an early end run on vectors of pixels
+            first = np.int32(limit + 1)
+            for c in range(window):
+                first = min(first, np.int32(nearest[x + c] + across[c]))
+            second = np.int32(limit + 1)
+            if first <= limit:
+                offset = 0
+                while nearest[x + reach - offset] + across[reach - offset] != first:
+                    offset = -offset if offset > 0 else 1 - offset
+                found = cell[x + reach - offset]
+                if found != around:
+                    around = found
+                    filled = x
+                while filled < x + window:
+                    others[filled] = second_nearest[filled] if cell[filled] == around else nearest[filled]
+                    filled += 1
+                for c in range(window):
+                    second = min(second, np.int32(others[x + c] + across[c]))
             squares[y, x, 0] = first
             squares[y, x, 1] = second
 
