@@ -7,11 +7,11 @@ nearest thing to a U-Net of this width that installs from the registry beside MO
 
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import benchmarking
-import numpy as np
 import torch
 from benchmarking import Call, Row
 from monai.networks.nets import BasicUNet
@@ -22,9 +22,10 @@ from unet_paper.network import UNet
 
 PAPER = 64
 TIME_GOAL, PEAK_GOAL, OPENVINO_GOAL = 0.38, 0.92, 1.05
-TOLERANCE, BFLOAT16_TOLERANCE = 1e-4, 0.05  # of the largest score
 NO_BFLOAT16 = "this CPU multiplies in no 16-bit format; bfloat16 would be converted to float32 and back"
 OURS, CHANNELS_LAST, BFLOAT16 = "ours, float32", "ours, float32, channels_last", "ours, bfloat16, channels_last"
+OPENVINO = "OpenVINO, float32, the same network"
+TOLERANCES = {CHANNELS_LAST: 1e-4, BFLOAT16: 0.05, OPENVINO: 1e-4}  # of the largest score
 
 
 def multiplications(network: nn.Module, image: Tensor) -> int:
@@ -56,16 +57,14 @@ def openvino_call(network: nn.Module, image: Tensor) -> Mapping[str, Call]:
     """The network, exported to ONNX, in OpenVINO on the same number of threads."""
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export")
         path = Path(folder) / "network.onnx"
         torch.onnx.export(network, (image,), str(path), dynamo=False)
         threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
         compiled = openvino.Core().compile_model(str(path), "CPU", threads)
     pixels = image.numpy()
-    expected = network(image).numpy()
-    error = np.abs(compiled(pixels)[0] - expected).max() / np.abs(expected).max()
-    assert error <= TOLERANCE, f"OpenVINO: {error} of the largest score, at most {TOLERANCE} is right"
-    return {"OpenVINO, float32, the same network": lambda: compiled(pixels)}
+    return {OPENVINO: lambda: torch.from_numpy(compiled(pixels)[0])}
 
 
 def main() -> int:
@@ -91,16 +90,18 @@ def main() -> int:
             CHANNELS_LAST: lambda: last(image),
             "bare 256 -> 256 convolution": convolution,
         }
-        for name, output, tolerance in ((CHANNELS_LAST, last(image), TOLERANCE),):
-            error = float((output - expected).abs().max() / expected.abs().max())
-            assert error <= tolerance, f"{name}: {error} of the largest score, at most {tolerance} is right"
         if benchmarking.has_bfloat16():
             calls[BFLOAT16] = lambda: autocast(last, image)
-            error = float((autocast(last, image) - expected).abs().max() / expected.abs().max())
-            assert error <= BFLOAT16_TOLERANCE, f"{BFLOAT16}: {error}, at most {BFLOAT16_TOLERANCE} is right"
         calls |= report.peer("MONAI BasicUNet", lambda: {"MONAI BasicUNet, float32, padded": lambda: basic(padded)})
         calls |= report.peer("OpenVINO", lambda: openvino_call(network, image))
+        errors: dict[str, float] = {}
+        for name, tolerance in TOLERANCES.items():
+            if name in calls:
+                errors[name] = float((calls[name]() - expected).abs().max() / expected.abs().max())
+                assert errors[name] <= tolerance, f"{name}: {errors[name]} of the largest score, above {tolerance}"
         rows = benchmarking.compare(calls, repetitions)
+    for name, error in errors.items():
+        rows[name].accuracy = f"{error:.1e}"
     peak = convolution_work / (rows["bare 256 -> 256 convolution"].median_s or 1)
     rows["bare 256 -> 256 convolution"].extra["of the bare convolution's throughput"] = 1.0
     for name in (OURS, CHANNELS_LAST, BFLOAT16):
@@ -111,7 +112,8 @@ def main() -> int:
     report.notes.append(
         f"{work / 1e9:.3f} G multiplications, {features[0]} to {features[-1]} features, {size} px. Ratio: time over "
         "that of ours in float32. jvanvugt's U-Net, against which the goal of 0.38 is set, comes from no registry and "
-        "cannot be measured here; ours in float32 does the same work and stands in its place."
+        "cannot be measured here; ours in float32 does the same work and stands in its place. Accuracy: largest "
+        "difference from ours in float32, of the largest score, asserted before anything is timed."
     )
     return report.finish(arguments.json)
 
@@ -135,7 +137,7 @@ def goals(rows: Mapping[str, Row]) -> list[Row]:
         found += [time, peak]
     else:
         found.append(Row(what="bfloat16", group="goals", goal=f"<= {TIME_GOAL}", failed=NO_BFLOAT16, known=True))
-    peer = next((row for name, row in rows.items() if name.startswith("OpenVINO")), None)
+    peer = rows.get(OPENVINO)
     if peer is not None and peer.ratio is not None:
         best = min(row.ratio for name, row in rows.items() if name in (OURS, CHANNELS_LAST) and row.ratio is not None)
         row = Row(what="the faster of ours in float32 / OpenVINO, time", group="goals", ratio=best / peer.ratio)

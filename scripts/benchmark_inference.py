@@ -136,7 +136,9 @@ def in_new_process(
     contender: str, size: int, width: int, keep: bool = False
 ) -> tuple[float, int, NDArray[np.float32] | None]:
     """``measure`` in a fresh process: one that inherits the imports, and nothing that this one has allocated."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("forkserver")) as pool:
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["monai.bundle", "monai.inferers", "unet_paper.inferer", "unet_paper.phantom"])
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(measure, contender, size, width, keep).result()
 
 
