@@ -3,10 +3,11 @@
     python scripts/reproduce_tables.py --data data --isbi2012 runs/isbi2012/model.pt --phc_u373 runs/phc_u373/model.pt
 
 Several checkpoints of a data set, ``--isbi2012 A.pt B.pt``, are a cross-validation: the first was trained without
-fold 0, the second without fold 1, and so on; the tables give mean and standard deviation over the folds. The data
-folder holds the challenges' own folders isbi2012, PhC-C2DH-U373 and DIC-C2DH-HeLa. Written to the output folder:
-results.md, results.csv, results.png, and a full evaluation of every checkpoint. Every other --name value is a setting
-of the bundle's evaluate.yaml, for instance --symmetries all, --folds 5 or --device cuda:0.
+fold 0, the second without fold 1, and so on; the tables give mean and standard deviation over the folds. With
+``--compare_precision bfloat16`` the first of each is evaluated in that precision too. The data folder holds the
+challenges' own folders isbi2012, PhC-C2DH-U373 and DIC-C2DH-HeLa. Written to the output folder: results.md,
+results.csv, results.png, and a full evaluation of every checkpoint. Every other --name value is a setting of the
+bundle's evaluate.yaml, for instance --symmetries all, --folds 5 or --device cuda:0.
 """
 
 import argparse
@@ -171,8 +172,15 @@ def split(summary: Mapping[str, Any]) -> str:
     return f"{cases} held-out images of the training set, fold {conventions['fold']} of {conventions['folds']}"
 
 
-def markdown(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Both tables, where ours come from, and the sources of the others."""
+def markdown(
+    summaries: Mapping[str, Sequence[Mapping[str, Any]]], compared: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """Both tables, where ours come from, and the sources of the others.
+
+    Args:
+        summaries: what ``cross_validate`` returned, by data set.
+        compared: summaries of the first checkpoints again, evaluated in another precision.
+    """
     em = DATA_SETS["isbi2012"]
     lines = ["**Table 1** (ISBI 2012 EM; the first three: lower is better)", ""]
     lines += markdown_table(["", *em.scores], _table_rows(summaries, 1, [("isbi2012", score) for score in em.scores]))
@@ -194,6 +202,7 @@ def markdown(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             recipe = f"{summary['conventions']['recipe']}, features {summary['conventions']['features']}"
             ours.append([data_set.title, split(summary), recipe, sha256, listed])
     lines += markdown_table(["data set", "scored on", "recipe", "checkpoint (sha256)", "scores"], ours)
+    lines += _comparison(summaries, compared) if compared else []
     sources = dict.fromkeys(f"{entry.who}: {entry.source}" for entry in PUBLISHED)
     lines += [
         "",
@@ -204,6 +213,24 @@ def markdown(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     ]
     lines += ["(bundle/docs/metrics.md). Sources:", ""]
     return "\n".join(lines + [f"- {source}" for source in sources]) + "\n"
+
+
+def _comparison(
+    summaries: Mapping[str, Sequence[Mapping[str, Any]]], compared: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    body = []
+    for name, other in compared.items():
+        pair = (summaries[name][0], other)
+        precisions = [summary["conventions"]["precision"] for summary in pair]
+        for score in DATA_SETS[name].scores:
+            values = [summary["scores"][score] for summary in pair]
+            body.append([DATA_SETS[name].title, score, *map(_number, values), f"{values[1] - values[0]:+.6f}"])
+    return [
+        "",
+        f"**The same checkpoint of fold 0 in {precisions[1]}**",
+        "",
+        *markdown_table(["data set", "score", *precisions, "difference"], body),
+    ]
 
 
 def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -299,6 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, data_set in DATA_SETS.items():
         parser.add_argument(f"--{name}", type=Path, nargs="+", metavar="CKPT", help=f"of {data_set.title}")
     parser.add_argument("--recipe", default="paper", choices=("paper", "best"), help="that trained them (paper)")
+    parser.add_argument("--compare_precision", choices=("bfloat16",), help="evaluate fold 0 in this one as well")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/tables"), help="where to write (runs/tables)")
     parser.add_argument("--readme", type=Path, help="file in which to replace the block named results")
     parser.add_argument(
@@ -315,7 +343,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: cross_validate(name, given.data, paths, given.output_dir, given.recipe, settings)
         for name, paths in weights.items()
     }
-    text = markdown(summaries)
+    compared = {}
+    if given.compare_precision is not None:
+        other = {**settings, "precision": given.compare_precision}
+        folder = given.output_dir / given.compare_precision
+        compared = {
+            name: evaluate(name, given.data, paths[0], folder, given.recipe, other) for name, paths in weights.items()
+        }
+    text = markdown(summaries, compared)
     given.output_dir.mkdir(parents=True, exist_ok=True)
     (given.output_dir / "results.md").write_text(text)
     logbook.write_table(rows(summaries), given.output_dir / "results.csv")

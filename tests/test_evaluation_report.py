@@ -89,6 +89,7 @@ def made(tables: ModuleType, cells_folder: str, em_folder: str, tmp_path_factory
     made.readme.write_text("# Title\n\n<!-- results:begin -->\nold\n<!-- results:end -->\n\nEnd\n")
     arguments = ["--data", str(data), "--isbi2012", str(made.weights), "--phc_u373", str(made.weights)]
     arguments += ["--output_dir", str(made.folder / "out"), "--readme", str(made.readme), "--recipe", "paper"]
+    arguments += ["--compare_precision", "bfloat16"]
     tables.main([*arguments, *(text for name, value in SETTINGS.items() for text in (f"--{name}", str(value)))])
     return made
 
@@ -173,6 +174,18 @@ def test_tables_hold_ours_beside_the_published_and_say_what_is_missing(made: Mad
     ours = {row["score"]: float(row["value"]) for row in rows if row["who"] == "ours" and row["table"] == "1"}
     assert ours == {name: em["scores"][name] for name in ours}
     assert np.asarray(Image.open(out / "results.png")).std() > 0
+
+
+def test_the_other_precision_is_scored_and_its_difference_is_stated(made: Made) -> None:
+    exact, rounded = made.summary("isbi2012"), made.summary("bfloat16/isbi2012")
+    assert exact["conventions"]["precision"] == "float32"
+    assert rounded["conventions"]["precision"] == "bfloat16"
+    assert exact["scores"]["val_loss"] != rounded["scores"]["val_loss"]
+    values = [summary["scores"]["V_rand"] for summary in (exact, rounded)]
+    text = (made.folder / "out" / "results.md").read_text()
+    assert "| data set | score | float32 | bfloat16 | difference |" in text
+    line = next(line for line in text.splitlines() if line.startswith("| ISBI 2012 | V_rand |"))
+    assert line == f"| ISBI 2012 | V_rand | {values[0]:.4f} | {values[1]:.4f} | {values[1] - values[0]:+.6f} |"
 
 
 def test_tables_refuse_what_cannot_work(tables: ModuleType, tmp_path: Path) -> None:
