@@ -73,6 +73,14 @@ def _phantom() -> dict[str, Any]:
     return dict(preset) if isinstance(preset, dict) else preset.__dict__
 
 
+def test_one_page_of_a_stack_can_be_named(run_bundle: Run, weights: str, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings: dict[str, Any] = {"dataset_dir": f"{images}/stack.tif#1", "output_dir": str(out), "ckpt_path": weights}
+    run_bundle("run", "inference", **settings, features=FEATURES, device="cpu", cells_preset="phantom")
+    (label,) = out.glob("*_cells.tif")
+    assert tifffile.imread(label).shape == (33, 64)
+
+
 def test_evaluation_writes_a_row_a_case_and_a_summary(run_bundle: Run, cells_folder: str, tmp_path: Path) -> None:
     settings = {**TINY, "dataset_dir": cells_folder, "output_dir": str(tmp_path / "run")}
     run_bundle("training", "train", **settings)

@@ -34,7 +34,8 @@ RASTER = (".png", ".jpg", ".jpeg", ".bmp")
 NIFTI = (".nii.gz", ".nii")
 EXTENSIONS = (*TIFF, *RASTER, *NIFTI)
 
-_PAGE = re.compile(r"(?P<file>.+\.tiff?)#(?P<page>\d+)", re.IGNORECASE)
+# MONAI writes "::" for "#" in every setting, addresses on its command line included
+_PAGE = re.compile(r"(?P<file>.+\.tiff?)(?:#|::)(?P<page>\d+)", re.IGNORECASE)
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 
 
@@ -52,6 +53,8 @@ def split_page(path: str | Path) -> tuple[Path, int | None]:
     """File and page of an address; pages count from 0, and only ``.tif#7`` and ``.tiff#7`` address one.
 
     >>> split_page("train-volume.tif#7")
+    (PosixPath('train-volume.tif'), 7)
+    >>> split_page("train-volume.tif::7")
     (PosixPath('train-volume.tif'), 7)
     >>> split_page("well#3.png")
     (PosixPath('well#3.png'), None)
