@@ -242,9 +242,9 @@ $$1 - \max_\theta F, \qquad F = \frac{{2 A}}{{S + T}}$$
 
 Every pixel counts, those of the membrane too: all membrane together is one more segment, in the proposal and in the
 label. This is what the challenge's own metric classes give; descriptions often restrict it to the cells of the label
-(`rand_scores` has that variant). The values printed in the paper, 0.0382 beside a pixel error of 0.0611, look like the
-restricted kind: below, a shift that costs less pixel error costs more Rand error. Compare them with care. Source: the
-same paper.
+(`foreground_restricted`; `rand_error_cells` in evaluations). The values printed in the paper, 0.0382 beside a pixel
+error of 0.0611, look like the restricted kind: below, a shift that costs less pixel error costs more Rand error. So
+they stand beside `rand_error_cells` in our tables. Source: the same paper.
 
 **Warping error** (lower is better), `warping_error`. The label is warped toward the proposal by flipping simple
 points, pixels whose change leaves the topology as it is (cells 4-connected, membrane 8-connected), until none of

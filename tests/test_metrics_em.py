@@ -296,8 +296,8 @@ def test_rand_scores_count_pairs(
     assert scores.precision == pytest.approx(both / proposal if proposal else 1)
     assert scores.recall == pytest.approx(both / joined if joined else 1)
     assert scores.fscore == pytest.approx(2 * both / (proposal + joined) if proposal + joined else 1)
-    if not restricted:
-        assert rand_error(probability, label, threshold=threshold) == pytest.approx(1 - scores.fscore)
+    error = rand_error(probability, label, threshold=threshold, foreground_restricted=restricted)
+    assert error == pytest.approx(1 - scores.fscore)
 
 
 # --- laws ---------------------------------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ ALL: list[tuple[Factory, Function]] = [
     (partial(CTCDet, field_of_interest=5), partial(ctc_det, field_of_interest=5)),
     (partial(PixelError, threshold=0.7), partial(pixel_error, threshold=0.7)),
     (partial(RandError, threshold=0.7), partial(rand_error, threshold=0.7)),
+    (partial(RandError, foreground_restricted=True), partial(rand_error, foreground_restricted=True)),
     (partial(WarpingError, threshold=0.7), partial(warping_error, threshold=0.7)),
     (partial(VRand, threshold=0.7), partial(v_rand, threshold=0.7)),
     (partial(VInfo, threshold=0.7), partial(v_info, threshold=0.7)),

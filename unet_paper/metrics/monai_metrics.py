@@ -22,6 +22,7 @@ of every single image.
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import ignite.distributed as idist
@@ -208,10 +209,12 @@ class RandError(ISBIMetric):
 
     Args:
         threshold: one threshold in [0, 1] instead of the challenge's sweep 0, 0.1 .. 0.9.
+        foreground_restricted: see there.
     """
 
-    def __init__(self, *, threshold: float | None = None) -> None:
-        super().__init__(rand_error_statistics, rand_error_from_statistics, sweep(threshold, THRESHOLDS))
+    def __init__(self, *, threshold: float | None = None, foreground_restricted: bool = False) -> None:
+        statistics = partial(rand_error_statistics, foreground_restricted=foreground_restricted)
+        super().__init__(statistics, rand_error_from_statistics, sweep(threshold, THRESHOLDS))
 
 
 class WarpingError(ISBIMetric):

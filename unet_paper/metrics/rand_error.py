@@ -23,19 +23,23 @@ class RandScores(NamedTuple):
     """Harmonic mean of precision and recall."""
 
 
-def rand_error(probability: ArrayLike, label: ArrayLike, *, threshold: float | None = None) -> float:
+def rand_error(
+    probability: ArrayLike, label: ArrayLike, *, threshold: float | None = None, foreground_restricted: bool = False
+) -> float:
     r"""Rand error: 1 - max over thresholds of the F-score of pixel pairs, averaged over slices.
 
     Segments are the 4-connected components of :math:`p > \theta`, cells those of the label, and membrane is one more
     segment in each, so that every pixel counts. Over pairs of different pixels of a slice,
     :math:`F = 2 A / (S + T)`, with A pairs joined by both, S by the proposal, T by the label
     (Arganda-Carreras et al. 2015, doi:10.3389/fnana.2015.00142). :func:`rand_scores` has the Rand index, precision and
-    recall, and the variant restricted to the cells of the label.
+    recall.
 
     Args:
         probability: probability of cell interior in [0, 1], shape (H, W) or (Z, H, W).
         label: 1 or 255 cell interior, 0 membrane; same shape.
         threshold: one threshold in [0, 1] instead of the challenge's sweep 0, 0.1 .. 0.9.
+        foreground_restricted: count only pixels in a cell of the label, and take each pixel there that the proposal
+            calls membrane for a segment of its own.
 
     Returns:
         The error, 0 to 1. A label without a cell is one segment of membrane.
@@ -48,11 +52,17 @@ def rand_error(probability: ArrayLike, label: ArrayLike, *, threshold: float | N
     >>> rand_error([[0.9, 0.9, 0.8, 0.9, 0.9]], [[1, 1, 0, 1, 1]], threshold=0.5)
     0.6666666666666667
     """
-    return rand_error_from_statistics(rand_error_statistics(probability, label, sweep(threshold, THRESHOLDS)))
+    thresholds = sweep(threshold, THRESHOLDS)
+    statistics = rand_error_statistics(probability, label, thresholds, foreground_restricted=foreground_restricted)
+    return rand_error_from_statistics(statistics)
 
 
 def rand_error_statistics(
-    probability: ArrayLike, label: ArrayLike, thresholds: Sequence[float] = THRESHOLDS
+    probability: ArrayLike,
+    label: ArrayLike,
+    thresholds: Sequence[float] = THRESHOLDS,
+    *,
+    foreground_restricted: bool = False,
 ) -> Statistics:
     """Rows [sum of F over slices, number of slices], one per threshold; they add up over slices and batches.
 
@@ -60,6 +70,7 @@ def rand_error_statistics(
         probability: as in :func:`rand_error`.
         label: as in :func:`rand_error`.
         thresholds: in [0, 1].
+        foreground_restricted: as in :func:`rand_error`.
 
     Returns:
         Array of shape (thresholds, 2).
@@ -72,7 +83,7 @@ def rand_error_statistics(
     for p, cell in slices(probability, label):
         cells = ndimage.label(cell)[0]
         for row, threshold in zip(statistics, checked, strict=True):
-            row += (_rand_scores(ndimage.label(p > threshold)[0], cells, False).fscore, 1)
+            row += (_rand_scores(ndimage.label(p > threshold)[0], cells, foreground_restricted).fscore, 1)
     return statistics
 
 
@@ -90,8 +101,7 @@ def rand_scores(
         probability: probability of cell interior in [0, 1], shape (H, W) or (Z, H, W).
         label: 1 or 255 cell interior, 0 membrane; same shape.
         threshold: in [0, 1].
-        foreground_restricted: count only pixels in a cell of the label, and take each pixel there that the proposal
-            calls membrane for a segment of its own.
+        foreground_restricted: as in :func:`rand_error`.
 
     Returns:
         The scores. Where there is no pair to judge, precision, recall and F-score are 1 and the error is 0.
