@@ -82,7 +82,7 @@ def figure(plot: Mapping[str, Any]) -> Figure:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
         axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    drawn.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
     drawn.suptitle(plot["title"], fontsize=10)
     return drawn
 
