@@ -25,9 +25,9 @@ test: lint
 package: .venv/ready
 	$(BIN)/python scripts/package_bundle.py $(PACKAGE)
 
-# LABEL="--images FOLDER --release hela", see scripts/monai_label.py
+# LABEL="--images FOLDER --release hela", see scripts/label_app/start.py
 label: .venv/ready
-	$(BIN)/python scripts/monai_label.py $(LABEL)
+	$(BIN)/python scripts/label_app/start.py $(LABEL)
 
 # Not among the tests of `make test`: installs MONAI Label and trains, some minutes.
 label-test: .venv/ready
@@ -38,9 +38,9 @@ BENCHMARKS := weight_map augmentation metrics forward training inference start
 # Goes on where it stopped: results that are newer than the code are kept. Fails at the end if a peer could not be measured.
 benchmark: .venv/benchmark
 	@$(MAKE) --keep-going $(BENCHMARKS:%=runs/benchmarks/%.json); failed=$$?; \
-	$(BIN)/python scripts/write_performance_doc.py runs/benchmarks && exit $$failed
+	$(BIN)/python scripts/benchmarks/write_performance_doc.py runs/benchmarks && exit $$failed
 
-runs/benchmarks/%.json: scripts/benchmark_%.py scripts/benchmarking.py $(wildcard unet_paper/*.py unet_paper/metrics/*.py)
+runs/benchmarks/%.json: scripts/benchmarks/benchmark_%.py scripts/benchmarks/benchmarking.py $(shell find unet_paper -name '*.py')
 	$(BIN)/python $< --json $@
 
 # The peers, beside the package.

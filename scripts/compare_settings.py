@@ -22,7 +22,7 @@ import monai.bundle
 import yaml
 from reproduce_tables import CONFIGS, markdown_table, replace_block
 
-from unet_paper import logbook
+from unet_paper.running import logbook
 
 logger = logging.getLogger("compare_settings")
 

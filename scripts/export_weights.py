@@ -5,7 +5,7 @@ python scripts/export_weights.py runs/isbi2012/model.pt bundle/models/model.pt
 
 import argparse
 
-from unet_paper.checkpoint import export_weights
+from unet_paper.running.checkpoint import export_weights
 
 
 def main() -> None:

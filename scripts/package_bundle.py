@@ -7,7 +7,7 @@ python scripts/package_bundle.py --release unet_em_segmentation --weights runs/i
 import argparse
 from pathlib import Path
 
-from unet_paper import archive
+from unet_paper.release import archive
 
 BUNDLE = Path(__file__).resolve().parent.parent / "bundle"
 

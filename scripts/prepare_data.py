@@ -5,7 +5,7 @@ python scripts/prepare_data.py FOLDER/images
 
 import argparse
 
-from unet_paper.datasets import grey_statistics, images
+from unet_paper.data.datasets import grey_statistics, images
 
 
 def main() -> None:

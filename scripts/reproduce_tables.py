@@ -22,7 +22,7 @@ import monai.bundle
 import yaml
 from matplotlib.figure import Figure
 
-from unet_paper import checkpoint, figures, logbook
+from unet_paper.running import checkpoint, figures, logbook
 
 CONFIGS = Path(__file__).resolve().parent.parent / "bundle" / "configs"
 PAPER = "Ronneberger et al. 2015, arXiv:1505.04597"

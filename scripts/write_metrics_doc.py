@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unet_paper import figures, phantom
-from unet_paper.evaluation_report import paint_objects, paint_topological_errors
+from unet_paper.data import phantom
 from unet_paper.metrics import (
     ctc_det,
     ctc_seg,
@@ -27,6 +26,8 @@ from unet_paper.metrics import (
     warping_error,
 )
 from unet_paper.metrics.warping_error import topological_errors
+from unet_paper.running import figures
+from unet_paper.running.evaluation_report import paint_objects, paint_topological_errors
 
 DOCS = Path(__file__).resolve().parent.parent / "bundle" / "docs"
 EM_SIZE, EM_SEED = 128, 4

@@ -8,7 +8,7 @@ from typing import Any
 import monai.bundle
 import pytest
 
-from unet_paper import phantom
+from unet_paper.data import phantom
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "bundle" / "configs"

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unet_paper.annotation import InstancesFromAnnotationd
+from unet_paper.data.annotation import InstancesFromAnnotationd
 
 
 def instances(image: Any, markers: Any = None, **settings_: Any) -> NDArray[Any]:
@@ -96,7 +96,7 @@ class TestInstances:
             instances(annotation, annotation="instances")
 
     def test_says_when_it_looks_binary(self, caplog: pytest.LogCaptureFixture) -> None:
-        with caplog.at_level(logging.WARNING, "unet_paper.annotation"):
+        with caplog.at_level(logging.WARNING, "unet_paper.data.annotation"):
             instances([[5, 0, 6, 0, 6], [0, 0, 0, 0, 0]], annotation="instances")
             instances([[255, 255, 0]], annotation="instances")
             assert not caplog.records

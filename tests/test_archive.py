@@ -21,8 +21,9 @@ from conftest import ROOT
 from loopback import serving
 from monai.bundle import ConfigParser
 
-from unet_paper import archive, carried_code, checkpoint, registry
 from unet_paper.network import UNet
+from unet_paper.release import archive, carried_code, registry
+from unet_paper.running import checkpoint
 
 NAME = "unet_em_segmentation"
 BUNDLE = ROOT / "bundle"
@@ -414,7 +415,7 @@ def test_a_served_registry_cannot_name_local_files(built: Path, tmp_path: Path) 
 
 def test_the_command_says_what_is_wrong(built: Path, tmp_path: Path) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "unet_paper.registry", *words]
+        command = [sys.executable, "-m", "unet_paper.release.registry", *words]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert run("verify", str(built)).returncode == 0

@@ -17,9 +17,10 @@ from conftest import CONFIGS
 from monai.bundle import ConfigParser, create_workflow
 from torch import Tensor, nn
 
-from unet_paper import checkpoint, export
 from unet_paper.network import UNet
-from unet_paper.settings import cause
+from unet_paper.release import export
+from unet_paper.running import checkpoint
+from unet_paper.running.settings import cause
 
 Run = Callable[..., None]
 TINY = {"features": [4, 8], "device": "cpu", "cells_preset": "phantom", "grey_mean": 0.46, "grey_std": 0.2}
@@ -201,7 +202,7 @@ def test_overlays_change_nothing_but_the_network() -> None:
         for name in ("inference", "inference_torchscript", "inference_onnx", "inference_trt")
     }
     handlers = configs["inference"]["handlers"]
-    kept = [handler for handler in handlers if handler["_target_"] != "unet_paper.checkpoint.WeightsLoader"]
+    kept = [handler for handler in handlers if handler["_target_"] != "unet_paper.running.checkpoint.WeightsLoader"]
     assert len(kept) == len(handlers) - 1
     for overlay in ("inference_torchscript", "inference_onnx", "inference_trt"):
         assert configs[overlay]["handlers"] == kept

@@ -11,9 +11,9 @@ import torch
 from conftest import CONFIGS, TINY
 from monai.bundle import ConfigParser
 
-from unet_paper import checkpoint
 from unet_paper.network import UNet
-from unet_paper.settings import cause
+from unet_paper.running import checkpoint
+from unet_paper.running.settings import cause
 
 Run = Callable[..., None]
 RELEASED = CONFIGS.parent / "models" / "model.pt"

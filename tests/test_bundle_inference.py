@@ -13,11 +13,11 @@ from conftest import CONFIGS, TINY
 from monai.bundle import ConfigParser, create_workflow
 from PIL import Image
 
-from unet_paper import checkpoint
 from unet_paper.inferer import OverlapTileInferer
 from unet_paper.instances import label_instances
 from unet_paper.network import UNet
-from unet_paper.settings import cause
+from unet_paper.running import checkpoint
+from unet_paper.running.settings import cause
 
 Run = Callable[..., None]
 FEATURES = TINY["features"]

@@ -18,10 +18,11 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from PIL import Image
 
-from unet_paper import checkpoint, phantom
+from unet_paper.data import phantom
+from unet_paper.data.reader import PageReader, extension
 from unet_paper.inferer import OverlapTileInferer
 from unet_paper.network import UNet
-from unet_paper.reader import PageReader, extension
+from unet_paper.running import checkpoint
 
 FEATURES = TINY["features"]
 HEIGHT, WIDTH = 50, 71

@@ -18,8 +18,10 @@ from conftest import ROOT, TINY
 from loopback import serving
 from monai.bundle import ConfigParser, create_workflow
 
-from unet_paper import archive, checkpoint, phantom, registry
+from unet_paper.data import phantom
 from unet_paper.network import UNet
+from unet_paper.release import archive, registry
+from unet_paper.running import checkpoint
 
 BUNDLE = ROOT / "bundle"
 SCHEMA_MD5 = "06954cad2cc5d3784e72077ac76f0fc8"

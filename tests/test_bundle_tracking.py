@@ -17,8 +17,8 @@ from monai.data.meta_tensor import MetaTensor
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from unet_paper import figures
-from unet_paper.logbook import Logbook
+from unet_paper.running import figures
+from unet_paper.running.logbook import Logbook
 
 # MLflow's use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning", "ignore::ResourceWarning")

@@ -18,8 +18,8 @@ from conftest import CONFIGS, TINY
 from monai.bundle import create_workflow
 from PIL import Image
 
-from unet_paper import datasets
-from unet_paper.settings import cause, unused_settings
+from unet_paper.data import datasets
+from unet_paper.running.settings import cause, unused_settings
 
 Run = Callable[..., None]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from unet_paper import checkpoint
 from unet_paper.network import UNet
+from unet_paper.running import checkpoint
 
 
 def network(features: tuple[int, ...] = (2, 4)) -> UNet:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from unet_paper import datasets
+from unet_paper.data import datasets
 
 Case = dict[str, str]
 fresh = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from unet_paper import engines
 from unet_paper.elastic_deformation import RandElasticDeformationd
 from unet_paper.grey_values import RandGreyValuesd
 from unet_paper.loss import PixelWeightedCrossEntropy
 from unet_paper.network import UNet
+from unet_paper.running import engines
 
 
 class WaitingCopies(TorchDispatchMode):

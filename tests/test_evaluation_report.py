@@ -15,8 +15,15 @@ from conftest import ROOT, TINY
 from ignite.engine import Engine, Events
 from PIL import Image
 
-from unet_paper import checkpoint, datasets
-from unet_paper.evaluation_report import (
+from unet_paper.data import datasets
+from unet_paper.data.reader import PageReader
+from unet_paper.inferer import OverlapTileInferer
+from unet_paper.instances import PRESETS, label_instances
+from unet_paper.metrics import ctc_det, ctc_seg, op_csb, rand_error, v_info, v_rand, warping_error
+from unet_paper.metrics.warping_error import TopologicalError
+from unet_paper.network import UNet
+from unet_paper.running import checkpoint
+from unet_paper.running.evaluation_report import (
     ERROR_COLOURS,
     MATCHED,
     UNMATCHED,
@@ -26,12 +33,6 @@ from unet_paper.evaluation_report import (
     paint_objects,
     paint_topological_errors,
 )
-from unet_paper.inferer import OverlapTileInferer
-from unet_paper.instances import PRESETS, label_instances
-from unet_paper.metrics import ctc_det, ctc_seg, op_csb, rand_error, v_info, v_rand, warping_error
-from unet_paper.metrics.warping_error import TopologicalError
-from unet_paper.network import UNet
-from unet_paper.reader import PageReader
 
 SETTINGS = {
     **{name: TINY[name] for name in ("device", "folds")},

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from unet_paper import checkpoint, export
 from unet_paper.network import UNet
+from unet_paper.release import export
+from unet_paper.running import checkpoint
 
 FEATURES = (4, 8)
 FACTS = {"grey_mean": 0.46, "grey_std": 0.045, "cells_preset": "phantom"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unet_paper import figures
+from unet_paper.running import figures
 
 
 def test_every_cell_has_a_colour_of_its_own_and_background_is_black() -> None:

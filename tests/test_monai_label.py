@@ -12,10 +12,10 @@ from ignite.engine import Engine
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from PIL import Image
 
-from unet_paper import checkpoint
-from unet_paper.monai_label import LabelImaged, PublishWeights, labelled_images
+from unet_paper.data.reader import PageReader
 from unet_paper.network import UNet
-from unet_paper.reader import PageReader
+from unet_paper.release.monai_label import LabelImaged, PublishWeights, labelled_images
+from unet_paper.running import checkpoint
 
 load = Compose([LoadImaged("image", reader=PageReader()), EnsureChannelFirstd("image")])
 

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from unet_paper import datasets, phantom
+from unet_paper.data import datasets, phantom
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unet_paper.figures import cell_colours
-from unet_paper.predictions import GAP, PANEL, overview
+from unet_paper.running.figures import cell_colours
+from unet_paper.running.predictions import GAP, PANEL, overview
 
 
 @given(height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 2**32 - 1), known=st.booleans())

@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY
 from monai.bundle import ConfigParser
 
-from unet_paper import settings
+from unet_paper.running import settings
 
 
 def test_only_what_nothing_refers_to_is_unused() -> None:
@@ -35,7 +35,7 @@ def test_expressions_and_nested_references_count_as_use() -> None:
 def test_refusal_names_setting_value_and_neighbour() -> None:
     parser = ConfigParser(
         {
-            "imports": ["$import unet_paper.settings as settings"],
+            "imports": ["$import unet_paper.running.settings as settings"],
             "learning_rate": 0.1,
             "learnig_rate": 0.2,
             "check": "$settings.refuse_unknown_settings()",
@@ -81,7 +81,7 @@ def test_the_last_line_printed_is_the_cause(
 def test_a_boolean_that_the_command_line_left_a_string_is_refused(written: str, right: str) -> None:
     parser = ConfigParser(
         {
-            "imports": ["$import unet_paper.settings as settings"],
+            "imports": ["$import unet_paper.running.settings as settings"],
             "flip": written,
             "check": "$settings.refuse_unknown_settings()",
             "run": "$print(@flip, @check)",

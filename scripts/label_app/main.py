@@ -1,6 +1,6 @@
 """MONAI Label's ``monaibundle`` app with active learning by uncertainty, which it scores but does not offer.
 
-``scripts/monai_label.py`` puts this file in the place of the stock app's ``main.py``, which becomes ``stock.py``.
+``scripts/label_app/start.py`` puts this file in the place of the stock app's ``main.py``, which becomes ``stock.py``.
 """
 
 import logging
@@ -18,7 +18,7 @@ from monailabel.tasks.activelearning.epistemic import Epistemic
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.tasks.scoring.epistemic_v2 import EpistemicScoring
 
-from unet_paper.settings import cause
+from unet_paper.running.settings import cause
 
 logger = logging.getLogger(__name__)
 

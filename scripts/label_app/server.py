@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from monailabel.app import app
 from monailabel.interfaces.exception import MONAILabelException
 
-from unet_paper.settings import cause
+from unet_paper.running.settings import cause
 
 __all__ = ["app"]
 

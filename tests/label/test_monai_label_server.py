@@ -28,8 +28,9 @@ import tifffile
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from unet_paper import checkpoint, phantom
-from unet_paper.reader import PageReader
+from unet_paper.data import phantom
+from unet_paper.data.reader import PageReader
+from unet_paper.running import checkpoint
 
 pytestmark = pytest.mark.label
 
@@ -139,7 +140,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, truth: tuple[np.ndarray, np
     tifffile.imwrite(studies / "sixteen_tif.tif", sixteen.astype(np.uint16) * 257)
     nibabel.save(nibabel.Nifti1Image(volume.T[..., None], AFFINE), studies / "volume.nii.gz")
     Image.fromarray(jpeg).save(studies / "jpeg.jpg", quality=95)
-    command = [sys.executable, str(ROOT / "scripts" / "monai_label.py"), "--port", str(PORT)]
+    command = [sys.executable, str(ROOT / "scripts" / "label_app" / "start.py"), "--port", str(PORT)]
     command += ["--images", str(studies), "--folder", str(folder)]
     if archive := os.environ.get("LABEL_TEST_ARCHIVE"):
         command += ["--archive", archive]

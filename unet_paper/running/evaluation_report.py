@@ -15,11 +15,11 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unet_paper import checkpoint, figures, logbook
-from unet_paper.annotation import Annotation
+from unet_paper.data.annotation import Annotation
 from unet_paper.instances import PRESETS, Settings
 from unet_paper.metrics.ctc import ctc_seg_objects
 from unet_paper.metrics.warping_error import TopologicalError, topological_errors
+from unet_paper.running import checkpoint, figures, logbook
 
 logger = logging.getLogger(__name__)
 

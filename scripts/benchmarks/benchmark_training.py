@@ -24,11 +24,12 @@ from monai.transforms import Compose, NormalizeIntensityd
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from unet_paper import engines, geometry
+from unet_paper import geometry
 from unet_paper.elastic_deformation import RandElasticDeformationd
 from unet_paper.grey_values import RandGreyValuesd
 from unet_paper.loss import PixelWeightedCrossEntropy
 from unet_paper.network import UNet
+from unet_paper.running import engines
 from unet_paper.weight_map import WeightMap
 
 PAPER, NARROW = 64, 16

@@ -1,8 +1,9 @@
 """Folders and stacks to lists of cases, with explicit splits by contiguous blocks or by sequence.
 
 Every function returns a list of dicts of strings, one dict a case: ``image``, ``label`` where there is one, ``markers``
-where the Cell Tracking Challenge has them. A page of a TIFF stack is a case of its own, ``"train-volume.tif#7"``, which
-``unet_paper.reader.PageReader`` loads. What can be known from names and headers is checked here, before work starts.
+where the Cell Tracking Challenge has them. A page of a TIFF stack is a case of its own, ``"train-volume.tif#7"``,
+which ``unet_paper.data.reader.PageReader`` loads. What can be known from names and headers is checked here, before work
+starts.
 
 Neighbouring slices and frames resemble one another, so validation always takes contiguous runs, never a random choice.
 
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-from unet_paper.reader import (
+from unet_paper.data.reader import (
     EXTENSIONS,
     CheckImaged,
     PageReader,
@@ -252,7 +253,7 @@ def grey_statistics(cases: Sequence[Case]) -> tuple[float, float]:
         cases: what one of the functions above returned.
 
     Raises:
-        ValueError: no cases; images that ``unet_paper.reader`` refuses.
+        ValueError: no cases; images that ``unet_paper.data.reader`` refuses.
     """
     if not cases:
         raise ValueError("cases=[]: no images to take the mean of")

@@ -20,6 +20,8 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.workflows import ConfigWorkflow
 from monai.utils import ensure_tuple
 
+import unet_paper
+
 # How the errors begin in which MONAI wraps what really happened.
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")
 # Ids that MONAI looks up itself, besides those of its workflow properties.
@@ -37,7 +39,7 @@ def bundle_root() -> str:
             return str(owner.config_root_path.resolve().parent)
     # A bare ConfigParser (verify_net_in_out, ckpt_export) does not know its file: the bundle around this package, as in
     # an archive, or beside it.
-    folder = Path(__file__).resolve().parent.parent
+    folder = Path(unet_paper.__file__).resolve().parent.parent
     return str(folder if (folder / "configs").is_dir() else folder / "bundle")
 
 

@@ -2,10 +2,10 @@
 
 ``PageReader`` is what the configs hand to MONAI's ``LoadImaged``::
 
-    - {_target_: LoadImaged, keys: [image, label], reader: {_target_: unet_paper.reader.PageReader}}
+    - {_target_: LoadImaged, keys: [image, label], reader: {_target_: unet_paper.data.reader.PageReader}}
     - {_target_: EnsureChannelFirstd, keys: [image, label]}
-    - {_target_: unet_paper.reader.CheckImaged, keys: image, channels: 1}
-    - {_target_: unet_paper.reader.ScaleToUnitRanged, keys: image}
+    - {_target_: unet_paper.data.reader.CheckImaged, keys: image, channels: 1}
+    - {_target_: unet_paper.data.reader.ScaleToUnitRanged, keys: image}
 
 ``LoadImaged`` may keep its default ``dtype`` (float32): MONAI turns uint16 into int32 even with ``dtype=None``, so the
 reader notes the file's own dtype in the metadata (``stored_dtype``), where ``ScaleToUnitRanged`` finds it.

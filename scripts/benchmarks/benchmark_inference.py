@@ -30,9 +30,11 @@ from monai.networks.nets import BasicUNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unet_paper import checkpoint, geometry, phantom
+from unet_paper import geometry
+from unet_paper.data import phantom
 from unet_paper.inferer import OverlapTileInferer
 from unet_paper.network import UNet
+from unet_paper.running import checkpoint
 
 TOLERANCE = 1e-5  # of the largest score
 WIDTH, PAPER = 16, 64
@@ -137,7 +139,7 @@ def in_new_process(
 ) -> tuple[float, int, NDArray[np.float32] | None]:
     """``measure`` in a fresh process: one that inherits the imports, and nothing that this one has allocated."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["monai.bundle", "monai.inferers", "unet_paper.inferer", "unet_paper.phantom"])
+    context.set_forkserver_preload(["monai.bundle", "monai.inferers", "unet_paper.inferer", "unet_paper.data.phantom"])
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(measure, contender, size, width, keep).result()
 

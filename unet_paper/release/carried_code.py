@@ -28,7 +28,7 @@ def carry(config: dict[str, Any]) -> dict[str, Any]:
     """Config that takes this package from the bundle's folder, for a config that takes it from where it is installed.
 
     Args:
-        config: complete content of a config, with ``imports`` such as ``$import unet_paper.engines as engines``.
+        config: complete content of a config, ``imports`` such as ``$import unet_paper.running.engines as engines``.
 
     Returns:
         The same workflow. ``bundle_root`` is found from the config's own place unless it is given.
@@ -36,7 +36,8 @@ def carry(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a setting has the name of an imported module.
 
-    >>> carry({"imports": ["$import unet_paper.engines as engines"], "device": "$engines.select_device()"})["device"]
+    >>> config = {"imports": ["$import unet_paper.running.engines as engines"], "device": "$engines.select_device()"}
+    >>> carry(config)["device"]
     '$@engines.select_device()'
     """
     modules: dict[str, str] = {}
@@ -50,7 +51,7 @@ def carry(config: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{taken[0]}: is both a setting and a module of this config; rename the setting")
     names = re.compile(rf"(?<![\w.@#'\"])({'|'.join(modules)})(?=\.)") if modules else None
     gate = {
-        "_target_": f"{PACKAGE}.{_GATE}.check_version",
+        "_target_": f"{__name__}.check_version",
         "version": unet_paper.__version__,
         "_requires_": "$sys.path.insert(0, os.path.abspath(@bundle_root))",
     }
@@ -70,8 +71,8 @@ def check_version(version: str) -> str:
     """
     if version != unet_paper.__version__:
         raise RuntimeError(
-            f"{PACKAGE} {unet_paper.__version__} from {Path(__file__).parent} is in use in this process, the bundle "
-            f"carries version {version}: load the bundle in a process of its own"
+            f"{PACKAGE} {unet_paper.__version__} from {Path(unet_paper.__file__).parent} is in use in this process, "
+            f"the bundle carries version {version}: load the bundle in a process of its own"
         )
     return version
 

@@ -1,6 +1,6 @@
 """Writes bundle/docs/performance.md and its plots from what the benchmarks found: the last step of `make benchmark`.
 
-python scripts/write_performance_doc.py runs/benchmarks
+python scripts/benchmarks/write_performance_doc.py runs/benchmarks
 """
 
 import argparse
@@ -19,10 +19,10 @@ DOCS = benchmarking.ROOT / "bundle" / "docs"
 BENCHMARKS = ("weight_map", "augmentation", "metrics", "forward", "training", "inference", "start")
 INTRODUCTION = """# Performance
 
-Written by `make benchmark`, which runs `scripts/benchmark_*.py` one after the other; nothing here is edited by hand.
-Machines differ and are noisy, so goals are ratios. Repetitions are interleaved, one of each contender after the other;
-tables show the median and the quartiles. Accuracy is asserted in the same run, before anything is timed. A peer that
-could not be measured has a row that says why."""
+Written by `make benchmark`, which runs `scripts/benchmarks/benchmark_*.py` one after the other; nothing here is
+edited by hand. Machines differ and are noisy, so goals are ratios. Repetitions are interleaved, one of each contender
+after the other; tables show the median and the quartiles. Accuracy is asserted in the same run, before anything is
+timed. A peer that could not be measured has a row that says why."""
 
 
 def read(folder: Path, names: Sequence[str] = BENCHMARKS) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def read(folder: Path, names: Sequence[str] = BENCHMARKS) -> list[dict[str, Any]
     for name in names:
         path = folder / f"{name}.json"
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: missing; run python scripts/benchmark_{name}.py --json {path}")
+            raise FileNotFoundError(f"{path}: missing; run python scripts/benchmarks/benchmark_{name}.py --json {path}")
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["quick"]:
             raise ValueError(f"{path}: of a run with --quick, which measures nothing; run it without")

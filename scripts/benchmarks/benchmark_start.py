@@ -15,8 +15,9 @@ from pathlib import Path
 import benchmarking
 import torch
 
-from unet_paper import checkpoint, phantom
+from unet_paper.data import phantom
 from unet_paper.network import UNet
+from unet_paper.running import checkpoint
 
 CONFIGS = benchmarking.ROOT / "bundle" / "configs"
 FEATURES = [2, 4, 8, 16, 32]
@@ -32,7 +33,7 @@ def run(*command: str, folder: Path) -> None:
 
 def slowest_imports(folder: Path, count: int = 12) -> str:
     """The modules of which the import of our package's parts takes longest themselves, from ``-X importtime``."""
-    ours = "import unet_paper.engines, unet_paper.logbook, unet_paper.figures, unet_paper.metrics.monai_metrics"
+    ours = "from unet_paper.running import engines, figures, logbook; from unet_paper.metrics import monai_metrics"
     command = [sys.executable, "-X", "importtime", "-c", f"{IMPORTS}; {ours}"]
     report = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
     packages: dict[str, int] = {}

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unet_paper import checkpoint, geometry
+from unet_paper import geometry
 from unet_paper.network import UNet
+from unet_paper.running import checkpoint
 
 logger = logging.getLogger(__name__)
 

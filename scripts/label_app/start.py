@@ -1,8 +1,8 @@
 """Correct predictions and train on the corrections: MONAI Label's server with a release of this bundle.
 
-    python scripts/monai_label.py                       # the phantom, http://127.0.0.1:8000
-    python scripts/monai_label.py --images FOLDER       # your images; MONAI Label writes FOLDER/labels and a JSON index
-    python scripts/monai_label.py --images STACK.tif    # its pages, copied to single files first
+    python scripts/label_app/start.py                       # the phantom, http://127.0.0.1:8000
+    python scripts/label_app/start.py --images FOLDER       # your images; MONAI Label writes FOLDER/labels and an index
+    python scripts/label_app/start.py --images STACK.tif    # its pages, copied to single files first
 
 Everything else it writes goes to --folder: the app, the release with the weights that training replaces, runs, logs.
 Its Python environment, .label-venv, is set up at the first start: MONAI Label's dependencies differ from ours.
@@ -28,11 +28,13 @@ import tifffile
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from unet_paper import archive, checkpoint, phantom, registry
-from unet_paper.datasets import images
-from unet_paper.reader import EXTENSIONS, PageReader
+from unet_paper.data import phantom
+from unet_paper.data.datasets import images
+from unet_paper.data.reader import EXTENSIONS, PageReader
+from unet_paper.release import archive, registry
+from unet_paper.running import checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = ROOT / ".label-venv"
 PINS = ROOT / "constraints-label.txt"
 RELEASES = {"em": "unet_em_segmentation", "hela": "unet_hela_segmentation", "u373": "unet_u373_segmentation"}

@@ -16,7 +16,8 @@ import yaml
 from monai.bundle import ConfigParser
 
 import unet_paper
-from unet_paper import carried_code, checkpoint, registry
+from unet_paper.release import carried_code, registry
+from unet_paper.running import checkpoint
 
 # The model zoo keeps larger files out of its repository.
 LARGE = 25 * 2**20
@@ -141,7 +142,7 @@ def _configs(
         raise ValueError(f"ckpt_sha256={expected}: {weights} has {checksum}; fetch it again, or name it in the config")
     inference["ckpt_path"] = f"$@bundle_root + '/{_WEIGHTS}'"
     inference["ckpt_sha256"] = {
-        "_target_": "unet_paper.checkpoint.released_sha256",
+        "_target_": "unet_paper.running.checkpoint.released_sha256",
         "path": "@ckpt_path",
         "released": inference["ckpt_path"],
         "sha256": checksum,

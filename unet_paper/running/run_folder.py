@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from unet_paper import checkpoint
+from unet_paper.running import checkpoint
 
 logger = logging.getLogger(__name__)
 

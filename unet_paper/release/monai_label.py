@@ -21,9 +21,9 @@ from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_data_type
 from numpy.typing import NDArray
 
-from unet_paper import checkpoint
-from unet_paper.datasets import pairs
-from unet_paper.reader import NIFTI, extension
+from unet_paper.data.datasets import pairs
+from unet_paper.data.reader import NIFTI, extension
+from unet_paper.running import checkpoint
 from unet_paper.weight_map import separation_border
 
 logger = logging.getLogger(__name__)

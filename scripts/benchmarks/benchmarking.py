@@ -36,7 +36,7 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 # flags of /proc/cpuinfo that stand for multiplications in bfloat16
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 

@@ -3,8 +3,8 @@
 A registry is a folder or URL with ``model_info.json``: ``{"NAME_vX.Y.Z": {"checksum": SHA-1, "source": URL}}``, as
 MONAI has it. ``monai.bundle.download`` does not look at the checksum; ``install`` does. Standard library only.
 
-    python -m unet_paper.registry install NAME --source FOLDER_OR_URL --bundle_dir FOLDER
-    python -m unet_paper.registry verify NAME_vX.Y.Z.zip
+    python -m unet_paper.release.registry install NAME --source FOLDER_OR_URL --bundle_dir FOLDER
+    python -m unet_paper.release.registry verify NAME_vX.Y.Z.zip
 """
 
 import argparse

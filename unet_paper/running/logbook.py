@@ -12,7 +12,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
-from unet_paper import figures
+from unet_paper.running import figures
 
 logger = logging.getLogger(__name__)
 

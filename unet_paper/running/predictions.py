@@ -11,8 +11,8 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from PIL import Image
 
-from unet_paper.figures import cell_colours
-from unet_paper.reader import split_page
+from unet_paper.data.reader import split_page
+from unet_paper.running.figures import cell_colours
 
 logger = logging.getLogger(__name__)
 
