@@ -1,0 +1,177 @@
+"""What an attack is: a function that tries things on a checkout, one trial after the other, and says how each ended.
+
+    @attack("hostile archives", short=True)
+    def archives(arena: Arena) -> Iterator[Trial]:
+        registry = arena.module("release.registry", "registry")
+        yield refusal("a member with ..", lambda: registry.check_archive(path), arena.folder)
+
+Attacks import nothing of ``unet_paper`` at the top: the checkout under attack may be another one, with other modules.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import importlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+# What a refusal may raise: an error that a person can read. Anything else is a traceback to them.
+REFUSALS = (OSError, ValueError, LookupError)
+
+
+class Outcome(enum.StrEnum):
+    """How a trial ended."""
+
+    REFUSED = enum.auto()  # turned away with a clear error, and nothing was changed
+    SURVIVED = enum.auto()  # what should go on went on, with the right result
+    LOST = enum.auto()  # something was lost, wrong without a word, hung, or somebody was in
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One thing that was tried: what, how it ended and, where it was lost, how one sees it."""
+
+    what: str
+    outcome: Outcome
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arena:
+    """Where an attack takes place.
+
+    Args:
+        package: root of the checkout under attack.
+        folder: empty folder of this attack; nothing is written elsewhere.
+        short: a few trials of each kind in seconds, as the tests run it; otherwise as many as minutes allow.
+        seed: of everything random.
+    """
+
+    package: Path
+    folder: Path
+    short: bool = False
+    seed: int = 0
+
+    def module(self, *names: str) -> ModuleType:
+        """The first of these modules of ``unet_paper`` that the checkout has: they moved in the course of time."""
+        for name in names:
+            if importlib.util.find_spec("unet_paper") and _has(f"unet_paper.{name}"):
+                return importlib.import_module(f"unet_paper.{name}")
+        raise ModuleNotFoundError(f"{self.package}: has none of {', '.join(names)}")
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """Variables for a process that imports the checkout under attack."""
+        return {**os.environ, "PYTHONPATH": str(self.package), "OMP_NUM_THREADS": "1", **variables}
+
+    def python(self, *words: str, seconds: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run Python with the checkout, in ``folder``, to its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it took longer; it has been killed.
+        """
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=self.folder,
+            env=self.environment(**variables),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """An entry of the table: its name, what it does, and whether it has a short form for the tests."""
+
+    name: str
+    run: Callable[[Arena], Iterator[Trial]]
+    short: bool
+
+
+ATTACKS: list[Attack] = []
+
+
+def attack(name: str, *, short: bool) -> Callable[[Callable[[Arena], Iterator[Trial]]], Any]:
+    """Decorator that enters a function into ``ATTACKS``."""
+
+    def enter(function: Callable[[Arena], Iterator[Trial]]) -> Callable[[Arena], Iterator[Trial]]:
+        ATTACKS.append(Attack(name, function, short))
+        return function
+
+    return enter
+
+
+def refusal(what: str, act: Callable[[], Any], unchanged: Path | Sequence[Path] = (), *, seconds: float = 20) -> Trial:
+    """Trial of something that must be turned away.
+
+    Args:
+        what: what was tried.
+        act: does it; must raise one of ``REFUSALS``.
+        unchanged: folders in which nothing may have been created, removed or rewritten.
+        seconds: after which it counts as hung.
+    """
+    folders = [unchanged] if isinstance(unchanged, Path) else list(unchanged)
+    before = [_content(folder) for folder in folders]
+    try:
+        with deadline(seconds):
+            act()
+    except TimeoutError as error:
+        if "deadline of the attack" in str(error):
+            return Trial(what, Outcome.LOST, f"hung for {seconds:g} s")
+        outcome = Trial(what, Outcome.REFUSED, _one_line(error))
+    except REFUSALS as error:
+        outcome = Trial(what, Outcome.REFUSED, _one_line(error))
+    except Exception as error:
+        return Trial(what, Outcome.LOST, f"traceback: {_one_line(error)}")
+    else:
+        return Trial(what, Outcome.LOST, "was accepted")
+    if before != [_content(folder) for folder in folders]:
+        return Trial(what, Outcome.LOST, "was refused, and something was written")
+    return outcome
+
+
+@contextlib.contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the block after so many seconds, where signals can do that."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError("deadline of the attack")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _has(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _content(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every path below a folder with size and time of change, to the nanosecond."""
+    return {
+        str(path.relative_to(folder)): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*")
+    }
+
+
+def _one_line(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}".splitlines()
+    return (text[0] if text else type(error).__name__)[:200]

@@ -1,0 +1,40 @@
+"""The page bundle/docs/reliability.md, from what the attacks found."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS = ("attack", "tried", "refused", "survived", "lost")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table, one row an attack and a last one of sums."""
+    sums = {"attack": "**all**", **{column: sum(row[column] for row in rows) for column in COLUMNS[1:]}}
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
+    return [*lines, *("| " + " | ".join(str(row[column]) for column in COLUMNS) + " |" for row in [*rows, sums])]
+
+
+def losses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of a list of what was lost."""
+    return [f"- {row['attack']}: {loss['what']}: {loss['detail']}" for row in rows for loss in row["losses"]]
+
+
+def page(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] | None = None) -> str:
+    """Content of the page; ``before`` holds the rows of an earlier checkout."""
+    found = losses(rows)
+    lines = [
+        "# Reliability",
+        "",
+        "Written by `make attack`, which attacks the package on the loopback and in a scratch folder; nothing here is",
+        "edited by hand. *Refused*: turned away with a clear error, and nothing was changed. *Survived*: what should go",
+        "on went on, with the right result. *Lost*: something was lost, wrong without a word, hung, or somebody was in.",
+        "",
+        f"{platform.system()}, Python {platform.python_version()}, {sum(row['seconds'] for row in rows) / 60:.0f} minutes.",
+        "",
+        *table(rows),
+        "",
+        *(["Lost:", "", *found] if found else ["Nothing was lost."]),
+    ]
+    if before is not None:
+        lines += ["", "## The same attacks on an earlier version", "", *table(before), "", *losses(before)]
+    return "\n".join(lines) + "\n"
