@@ -22,14 +22,15 @@ def losses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def page(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] | None = None) -> str:
     """Content of the page; ``before`` holds the rows of an earlier checkout."""
     found = losses(rows)
+    minutes = sum(row["seconds"] for row in rows) / 60
     lines = [
         "# Reliability",
         "",
         "Written by `make attack`, which attacks the package on the loopback and in a scratch folder; nothing here is",
-        "edited by hand. *Refused*: turned away with a clear error, and nothing was changed. *Survived*: what should go",
-        "on went on, with the right result. *Lost*: something was lost, wrong without a word, hung, or somebody was in.",
+        "edited by hand. *Refused*: turned away with a clear error, nothing changed. *Survived*: what should go on",
+        "went on, with the right result. *Lost*: something was lost, wrong without a word, hung, or somebody was in.",
         "",
-        f"{platform.system()}, Python {platform.python_version()}, {sum(row['seconds'] for row in rows) / 60:.0f} minutes.",
+        f"{platform.system()}, Python {platform.python_version()}, {minutes:.0f} minutes.",
         "",
         *table(rows),
         "",
