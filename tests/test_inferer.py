@@ -16,7 +16,8 @@ from monai.data.meta_tensor import MetaTensor
 from torch import Tensor, nn
 
 from unet_paper import geometry, inferer
-from unet_paper.inferer import OverlapTileInferer, activation_bytes, mirrored_indices, plan_spans
+from unet_paper.activation_memory import activation_bytes
+from unet_paper.inferer import OverlapTileInferer, mirrored_indices, plan_spans
 from unet_paper.network import UNet
 
 MARGIN = 92

@@ -14,14 +14,14 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unet_paper import weight_map as module
+from unet_paper import nearest_cells
+from unet_paper.nearest_cells import two_nearest_distances
 from unet_paper.weight_map import (
     BORDER_TERM,
     WeightMap,
     WeightMapd,
     class_balance,
     separation_border,
-    two_nearest_distances,
     weight_map,
     weight_map_falk2019,
 )
@@ -120,9 +120,9 @@ class TestDistances:
 
     def test_compiled_and_interpreted_kernels_agree(self) -> None:
         instances = EXAMPLES["unknown"]
-        cells, squares = module._nearest_in_column(instances, 900)
-        module._nearest_two(cells, squares, 900)
-        np.testing.assert_array_equal(squares, module._two_nearest_squares(instances, 900))
+        cells, squares = nearest_cells._nearest_in_column(instances, 900)
+        nearest_cells._nearest_two(cells, squares, 900)
+        np.testing.assert_array_equal(squares, nearest_cells.two_nearest_squares(instances, 900))
 
     @pytest.mark.parametrize("max_distance", [-1.0, np.nan])
     def test_refuses_a_negative_limit(self, max_distance: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Hashable, Mapping
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ from monai.utils.misc import ensure_tuple
 from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
 from numpy.typing import NDArray
 
+from unet_paper.nearest_cells import compiled, label_image, largest_square, two_nearest_squares
+
 Border = Literal["dilation", "neighbour"]
 Preset = Literal["paper", "falk2019"]
-Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 # offsets (rows, columns) of the neighbours whose instance decides whether a pixel becomes separation border
 BORDER_NEIGHBOURS: Mapping[Border, tuple[tuple[int, int], ...]] = {
@@ -60,7 +61,7 @@ def separation_border(instances: NDArray[np.integer], method: Border = "dilation
         >>> separation_border(np.array([[1, 1, 2, 2]]), "neighbour").tolist()
         [[1, 1, 0, 2]]
     """
-    labels = _label_image(instances)
+    labels = label_image(instances)
     if method not in BORDER_NEIGHBOURS:
         raise ValueError(f"method={method!r}: choose one of {sorted(BORDER_NEIGHBOURS)}")
     height, width = labels.shape
@@ -95,42 +96,6 @@ def class_balance(instances: NDArray[np.integer]) -> tuple[float, float]:
         return 1.0, 1.0
     known = background + cell
     return known / (2 * background), known / (2 * cell)
-
-
-def two_nearest_distances(
-    instances: NDArray[np.integer], max_distance: float | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    r"""Distances d1 and d2 of Eq. 2: to the nearest and to the second nearest cell.
-
-    The distance to a cell is that to the nearest of its pixels, 0 on the cell itself; a cell is all that bears its id,
-    in however many components.
-
-    Exact, in two scans as in a separable distance transform, that keep two distinct cells instead of one. In each
-    column, the two cells nearest in it to every pixel suffice: were the second nearest cell of a pixel x third in the
-    column of its own nearest pixel, then two others would be nearer to x.
-
-    Args:
-        instances: label image, shape (H, W); 0 is background, -1 unknown, every cell has its own id > 0.
-        max_distance: distances in px above this one are not looked for: infinite in the result. None finds all.
-
-    Returns:
-        d1 and d2 in px, shape (H, W) each; infinite where there is no such cell.
-
-    Raises:
-        ValueError: for an image that is not a 2D integer one, or max_distance < 0.
-
-    Examples:
-        >>> d1, d2 = two_nearest_distances(np.array([[3, 0, 0, 0, 8]]))
-        >>> d1.tolist(), d2.tolist()
-        ([[0.0, 1.0, 2.0, 1.0, 0.0]], [[4.0, 3.0, 2.0, 3.0, 4.0]])
-    """
-    labels = _label_image(instances)
-    if max_distance is not None and not max_distance >= 0:
-        raise ValueError(f"max_distance={max_distance}: a distance >= 0 px is needed, or None")
-    limit = _largest_square(labels, math.inf if max_distance is None else max_distance)
-    squares = _two_nearest_squares(labels, limit)
-    d1, d2 = (np.where(square > limit, np.inf, np.sqrt(square)) for square in np.moveaxis(squares, 2, 0))
-    return d1, d2
 
 
 def weight_map(
@@ -169,12 +134,12 @@ def weight_map(
         array([[10.23, 10.23, 10.23]], dtype=float32)
     """
     _check_border_term(w0, sigma)
-    labels = _label_image(instances)
+    labels = label_image(instances)
     background, cell = class_balance(labels) if class_weights is None else class_weights
     _check_class_weights((background, cell))
-    limit = _largest_square(labels, _reach(w0, sigma))
-    squares = _two_nearest_squares(labels, limit)
-    return _kernels().weigh(labels, squares, limit, w0, sigma, True, cell, background, 0.0, 1.0)
+    limit = largest_square(labels, _reach(w0, sigma))
+    squares = two_nearest_squares(labels, limit)
+    return _compiled_weigh()(labels, squares, limit, w0, sigma, True, cell, background, 0.0, 1.0)
 
 
 def weight_map_falk2019(
@@ -214,10 +179,10 @@ def weight_map_falk2019(
         raise ValueError(f"background={background}: a weight from 0 to 1 is needed")
     if not rim_sigma > 0:
         raise ValueError(f"rim_sigma={rim_sigma}: a width > 0 px is needed")
-    labels = _label_image(instances)
-    limit = _largest_square(labels, max(_reach(w0, sigma), _reach(1 - background, rim_sigma)))
-    squares = _two_nearest_squares(labels, limit)
-    return _kernels().weigh(labels, squares, limit, w0, sigma, False, 1.0, background, 1 - background, rim_sigma)
+    labels = label_image(instances)
+    limit = largest_square(labels, max(_reach(w0, sigma), _reach(1 - background, rim_sigma)))
+    squares = two_nearest_squares(labels, limit)
+    return _compiled_weigh()(labels, squares, limit, w0, sigma, False, 1.0, background, 1 - background, rim_sigma)
 
 
 class WeightMap(Transform):
@@ -342,19 +307,6 @@ class WeightMapd(MapTransform):
         return item
 
 
-def _label_image(instances: NDArray[np.integer]) -> NDArray[np.int32]:
-    """The label image in the one layout that the kernels are compiled for."""
-    if instances.ndim != 2 or not np.issubdtype(instances.dtype, np.integer):
-        raise ValueError(
-            f"instances of shape {instances.shape} and type {instances.dtype}: a label image of integers, shape "
-            "(H, W), is needed"
-        )
-    largest = np.iinfo(np.int32).max
-    if not np.can_cast(instances.dtype, np.int32) and instances.size and instances.max() > largest:
-        raise ValueError(f"instances hold the id {instances.max()}: ids up to {largest} are supported")
-    return np.ascontiguousarray(instances, dtype=np.int32)
-
-
 def _check_border_term(w0: float, sigma: float) -> None:
     if not (w0 >= 0 and math.isfinite(w0)):
         raise ValueError(f"w0={w0}: a finite height >= 0 is needed")
@@ -374,121 +326,9 @@ def _reach(height: float, sigma: float) -> float:
     return sigma * math.sqrt(2 * math.log(max(height / NEGLIGIBLE, 1)))
 
 
-def _largest_square(labels: NDArray[np.int32], distance: float) -> int:
-    """Square of the distance in px, or of the image's diagonal where that is shorter."""
-    height, width = labels.shape
-    return math.floor(min(distance**2, height**2 + width**2))
-
-
-def _two_nearest_squares(labels: NDArray[np.int32], limit: int) -> NDArray[np.int32]:
-    """Squares of d1 and d2, shape (H, W, 2), those above ``limit`` as ``limit`` + 1."""
-    kernels = _kernels()
-    cells, squares = kernels.nearest_in_column(labels, limit)
-    kernels.nearest_two(cells, squares, limit)
-    return squares
-
-
-class _Kernels(NamedTuple):
-    nearest_in_column: Callable[[NDArray[np.int32], int], tuple[NDArray[np.int32], NDArray[np.int32]]]
-    nearest_two: Callable[[NDArray[np.int32], NDArray[np.int32], int], None]
-    weigh: Callable[..., NDArray[np.float32]]
-
-
 @functools.cache
-def _kernels() -> _Kernels:
-    return _Kernels(_compiled(_nearest_in_column), _compiled(_nearest_two), _compiled(_weigh))
-
-
-def _compiled(kernel: Kernel) -> Kernel:
-    # imported at the first use: numba takes longer to import than most commands need for all else
-    import numba
-
-    try:
-        return numba.njit(cache=True)(kernel)
-    except RuntimeError:
-        # neither the package's folder nor the user's cache can be written: compile for this process only
-        return numba.njit(kernel)
-
-
-def _nearest_in_column(labels: NDArray[np.int32], limit: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    # in its column, the two nearest cells of every pixel and the squares of their distances, shape (H, W, 2) each
-    height, width = labels.shape
-    cells = np.zeros((height, width, 2), np.int32)
-    squares = np.full((height, width, 2), limit + 1, np.int32)
-    for step in (1, -1):
-        # per column: cell and row of the last cell pixel passed, and of the last one of another cell
-        cell = np.zeros((width, 2), np.int32)
-        row = np.zeros((width, 2), np.int64)
-        for i in range(height):
-            y = i if step == 1 else height - 1 - i
-            for x in range(width):
-                own = labels[y, x]
-                if own > 0:
-                    if own != cell[x, 0]:
-                        cell[x, 1] = cell[x, 0]
-                        row[x, 1] = row[x, 0]
-                        cell[x, 0] = own
-                    row[x, 0] = y
-                for k in range(2):
-                    found = cell[x, k]
-                    square = (y - row[x, k]) ** 2
-                    if found == 0 or square > limit:
-                        continue
-                    if found == cells[y, x, 0]:
-                        squares[y, x, 0] = min(squares[y, x, 0], square)
-                    elif square < squares[y, x, 0]:
-                        cells[y, x, 1] = cells[y, x, 0]
-                        squares[y, x, 1] = squares[y, x, 0]
-                        cells[y, x, 0] = found
-                        squares[y, x, 0] = square
-                    elif square < squares[y, x, 1]:
-                        cells[y, x, 1] = found
-                        squares[y, x, 1] = square
-    return cells, squares
-
-
-def _nearest_two(cells: NDArray[np.int32], squares: NDArray[np.int32], limit: int) -> None:
-    # from those of the columns to those of the image, written over `squares`: every row on its own
-    height, width, _ = cells.shape
-    reach = int(np.sqrt(limit))
-    window = 2 * reach + 1
-    across = np.empty(window, np.int32)  # squares of the distances in x
-    for c in range(window):
-        across[c] = (c - reach) ** 2
-    # one row with `reach` empty columns at either end, for windows that never leave it
-    cell = np.zeros(width + 2 * reach, np.int32)
-    nearest = np.full(width + 2 * reach, limit + 1, np.int32)
-    second_nearest = np.full(width + 2 * reach, limit + 1, np.int32)
-    # the squares of the nearest cell that is not `around`, in the columns before `filled`
-    others = np.full(width + 2 * reach, limit + 1, np.int32)
-    for y in range(height):
-        for x in range(width):
-            cell[x + reach] = cells[y, x, 0]
-            nearest[x + reach] = squares[y, x, 0]
-            second_nearest[x + reach] = squares[y, x, 1]
-        around = np.int32(0)
-        filled = 0
-        for x in range(width):
-            # whole windows, although most pixels need less: loops without an early end run on vectors of pixels
-            first = np.int32(limit + 1)
-            for c in range(window):
-                first = min(first, np.int32(nearest[x + c] + across[c]))
-            second = np.int32(limit + 1)
-            if first <= limit:
-                offset = 0
-                while nearest[x + reach - offset] + across[reach - offset] != first:
-                    offset = -offset if offset > 0 else 1 - offset
-                found = cell[x + reach - offset]
-                if found != around:
-                    around = found
-                    filled = x
-                while filled < x + window:
-                    others[filled] = second_nearest[filled] if cell[filled] == around else nearest[filled]
-                    filled += 1
-                for c in range(window):
-                    second = min(second, np.int32(others[x + c] + across[c]))
-            squares[y, x, 0] = first
-            squares[y, x, 1] = second
+def _compiled_weigh() -> Callable[..., NDArray[np.float32]]:
+    return compiled(_weigh)
 
 
 def _weigh(
@@ -503,7 +343,7 @@ def _weigh(
     rim: float,
     rim_sigma: float,
 ) -> NDArray[np.float32]:
-    # compiled, since the arrays between NumPy's operations cost more than what is computed
+    # Eq. 2 and its form of 2019, a pixel at a time: arrays between NumPy's operations cost more than what is computed
     height, width = labels.shape
     weights = np.zeros((height, width), np.float32)
     for y in range(height):

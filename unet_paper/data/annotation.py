@@ -14,7 +14,7 @@ from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unet_paper.weight_map import two_nearest_distances
+from unet_paper.nearest_cells import two_nearest_distances
 
 Annotation = Literal["binary", "instances", "either"]
 Connectivity = Literal[4, 8]
