@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unet_paper import geometry
+from unet_paper import network as network_module
 from unet_paper.network import Preset, UNet
 
 FEATURES = (4, 8, 16, 32, 64)
@@ -256,6 +258,70 @@ def test_compiles_without_graph_breaks() -> None:
     for size in (188, 220):
         image = torch.rand(1, 1, size, 204)
         torch.testing.assert_close(compiled(image), network(image))
+
+
+def sliced_crop(skip: Tensor, like: Tensor) -> Tensor:
+    """The crop as an index expression, which the network's must equal."""
+    top, left = ((skip.shape[axis] - like.shape[axis]) // 2 for axis in (2, 3))
+    return skip[:, :, top : top + like.shape[2], left : left + like.shape[3]]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("rows", "columns"), [(8, 8), (20, 12), (28, 20)])
+def test_the_crop_and_its_gradient_keep_the_memory_format(layout: torch.memory_format, rows: int, columns: int) -> None:
+    skip = torch.randn(2, 3, 28, 20).to(memory_format=layout).requires_grad_()
+    like = torch.empty(2, 5, rows, columns)
+    cropped = network_module._centre_crop(skip, like)
+    expected = sliced_crop(skip, like)
+    assert torch.equal(cropped, expected)
+    assert cropped.is_contiguous(memory_format=layout)
+    outside = torch.randn_like(cropped)
+    (gradient,) = torch.autograd.grad(cropped, skip, outside, retain_graph=True)
+    assert gradient.is_contiguous(memory_format=layout)
+    assert torch.equal(gradient, torch.autograd.grad(expected, skip, outside)[0])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_training_gradients_do_not_depend_on_how_skips_are_cropped(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradients(layout: torch.memory_format) -> list[Tensor]:
+        torch.manual_seed(0)
+        network = UNet(features=(3, 5), dropout=0.0).double().to(memory_format=layout)
+        called = torch.compile(network, backend="aot_eager", fullgraph=True) if compiled else network
+        image = torch.randn(2, 1, 36, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        called(image).square().sum().backward()
+        return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+
+    found = gradients(torch.channels_last)
+    monkeypatch.setattr(network_module, "_centre_crop", sliced_crop)
+    expected = gradients(torch.contiguous_format)
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("opset", [11, 13, 17])
+def test_older_onnx_opsets_with_free_batch_and_sizes(opset: int) -> None:
+    network = UNet(features=(4, 8, 16)).eval()
+    file = io.BytesIO()
+    axes = {name: {0: "batch", 2: "height", 3: "width"} for name in ("image", "pred")}
+    torch.onnx.export(
+        network,
+        (torch.zeros(1, 1, 92, 92),),
+        file,
+        dynamo=False,
+        opset_version=opset,
+        input_names=["image"],
+        output_names=["pred"],
+        dynamic_axes=axes,
+    )
+    session = onnxruntime.InferenceSession(file.getvalue())
+    for shape in ((1, 1, 92, 92), (2, 1, 100, 124), (1, 1, 44, 60)):
+        image = torch.rand(shape)
+        (result,) = session.run(None, {"image": image.numpy()})
+        np.testing.assert_allclose(result, network(image).detach().numpy(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

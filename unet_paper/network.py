@@ -127,6 +127,7 @@ def _convolutions(in_channels: int, out_channels: int, dropout: float = 0.0) -> 
 
 def _centre_crop(skip: Tensor, like: Tensor) -> Tensor:
     # The contracting path's map is larger by twice geometry.skip_crops()[level], which is even: the centre is exact.
-    top = (skip.shape[2] - like.shape[2]) // 2
-    left = (skip.shape[3] - like.shape[3]) // 2
-    return skip[:, :, top : top + like.shape[2], left : left + like.shape[3]]
+    # Cropped by padding with less than nothing: unlike that of a slice, its gradient keeps the memory format.
+    rows = (skip.shape[2] - like.shape[2]) // 2
+    columns = (skip.shape[3] - like.shape[3]) // 2
+    return nn.functional.pad(skip, [-columns, -columns, -rows, -rows])
