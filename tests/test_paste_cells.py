@@ -1,0 +1,125 @@
+"""Cells set against one another: what is added touches, nothing that was there changes, and contacts can be learnt."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from unet_paper.data import phantom
+from unet_paper.paste_cells import RandPasteCells, RandPasteCellsd
+
+
+def disks(size: int = 96, radius: int = 8) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Two bright disks far apart on dark ground."""
+    rows, columns = np.mgrid[:size, :size]
+    labels = np.zeros((size, size), dtype=np.int32)
+    for number, (row, column) in enumerate(((26, 26), (66, 62)), 1):
+        labels[np.hypot(rows - row, columns - column) <= radius] = number
+    return np.where(labels > 0, 0.8, 0.2).astype(np.float32)[None], labels
+
+
+def seeded(seed: int, **settings: object) -> RandPasteCells:
+    paste = RandPasteCells(**settings)  # type: ignore[arg-type]
+    paste.set_random_state(seed)
+    return paste
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_a_copy_touches_and_covers_no_cell(seed: int) -> None:
+    image, labels = disks()
+    grey, pasted = seeded(seed, count=(1, 1))(image, labels)
+    assert np.array_equal(pasted[labels > 0], labels[labels > 0])
+    assert np.array_equal(grey[0][labels > 0], image[0][labels > 0])
+    copies = np.setdiff1d(np.unique(pasted), np.unique(labels))
+    assert len(copies) == 1
+    (copy,) = copies
+    assert np.count_nonzero(pasted == copy) == np.count_nonzero(labels == 1)  # a disk turned is a disk
+    others = (pasted > 0) & (pasted != copy)
+    gap = ndimage.distance_transform_edt(~others)[pasted == copy].min()
+    assert gap <= 2.3  # rounding to whole pixels may leave one between
+    assert np.allclose(grey[0][pasted == copy], 0.8, atol=1e-6)
+
+
+@given(seed=st.integers(0, 10_000), gap=st.sampled_from([0.0, 4.0]))
+@settings(max_examples=20, deadline=None)
+def test_unknown_pixels_are_neither_copied_nor_covered(seed: int, gap: float) -> None:
+    image, labels = disks()
+    labels[:, 80:] = -1
+    labels[60:, :20] = -1
+    grey, pasted = seeded(seed, count=(1, 3), gap=gap)(image, labels)
+    assert np.array_equal(pasted < 0, labels < 0)
+    assert np.array_equal(grey[0][labels < 0], image[0][labels < 0])
+
+
+def test_most_copies_of_a_phantom_find_a_place_and_touch() -> None:
+    images, instances = phantom.touching_cells(6, 256, seed=3)
+    added = touching = 0
+    for frame in range(6):
+        # half of the cells taken away, so that there is room
+        labels = np.where(instances[frame] % 2 == 0, instances[frame], 0).astype(np.int32)
+        _, pasted = seeded(frame, count=(2, 2), halo=3)(images[frame][None] / np.float32(255), labels)
+        for copy in np.setdiff1d(np.unique(pasted), np.unique(labels)):
+            added += 1
+            around = ndimage.binary_dilation(pasted == copy, iterations=2) & (pasted != copy)
+            touching += bool((pasted[around] > 0).any())
+    assert added >= 6
+    assert touching == added
+
+
+def test_light_of_the_place_is_taken_on() -> None:
+    image, labels = disks()
+    uneven = image + np.linspace(0, 0.5, 96, dtype=np.float32)[None, None, :]
+    grey, pasted = seeded(5, count=(1, 1))(uneven, labels)
+    assert pasted.max() == 3
+    rows, columns = np.nonzero(pasted == 3)
+    expected = 0.6 + 0.2 + 0.5 * columns.mean() / 95
+    assert abs(float(grey[0, rows, columns].mean()) - expected) < 0.05
+
+
+@pytest.mark.parametrize("labels", [np.zeros((64, 64), np.int32), np.ones((64, 64), np.int32)])
+def test_where_nothing_fits_nothing_changes(labels: NDArray[np.int32]) -> None:
+    image = np.random.default_rng(0).random((1, 64, 64), dtype=np.float32)
+    grey, pasted = seeded(0, count=(3, 3))(image, labels)
+    assert np.array_equal(grey, image)
+    assert np.array_equal(pasted, labels)
+
+
+def test_seeded_draws_repeat_and_arguments_stay() -> None:
+    image, labels = disks()
+    before = image.copy(), labels.copy()
+    first, second = (seeded(7, count=(1, 4))(image, labels) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert np.array_equal(image, before[0])
+    assert np.array_equal(labels, before[1])
+
+
+def test_dictionary_version_keeps_containers() -> None:
+    image, labels = disks()
+    transform = RandPasteCellsd(count=(1, 1))
+    transform.set_random_state(0)
+    item = transform({"image": image, "label": labels[None], "name": "a"})
+    assert item["name"] == "a"
+    assert item["label"].dtype == np.int32
+    assert item["label"].shape == (1, 96, 96)
+    assert item["label"].max() == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"count": (2, 1)}, r"count=\(2, 1\)"),
+        ({"count": (-1, 1)}, "count"),
+        ({"count": (0.5, 1)}, "count"),
+        ({"halo": 0}, "halo=0"),
+        ({"gap": -1.0}, "gap=-1"),
+        ({"gap": float("nan")}, "gap=nan"),
+    ],
+)
+def test_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RandPasteCells(**settings)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needed"):
+        RandPasteCells()(np.zeros((1, 4, 4)), np.zeros((5, 4), np.int32))

@@ -1,0 +1,255 @@
+r"""Cells set against one another: contacts made on purpose, for data in which few cells touch.
+
+Not in the paper. Its border term (Eq. 2) weighs the pixels between touching cells, so a network learns to part cells
+only where some touch. In the sequence PhC-C2DH-U373/01 no two annotated cells do, in the next sequence one in seven
+does, and a network that was trained on the first joins them. ``RandPasteCells`` cuts annotated cells out with a halo
+of their own background, and slides each towards another cell until the two touch: the separation border and the
+weight map, computed afterwards, then have something to part.
+
+A copy slides along a direction u. In coordinates (a, b) along and across u, it meets the standing cell at
+
+    D = max over b of (largest a of the standing cell - smallest a of the copy) + 1,
+
+the first distance at which no pixel of one lies behind a pixel of the other; then ``gap`` px are added.
+"""
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms import MapTransform, Randomizable
+from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+# directions and gaps that are tried for one cell before it is given up
+ATTEMPTS = 12
+
+
+class Cutting(NamedTuple):
+    """A cell with its surroundings, as it was cut out.
+
+    Attributes:
+        image: grey values of the window, shape (C, h, w).
+        cell: its pixels, shape (h, w).
+        opacity: 1 on the cell, falling to 0 at the end of the halo, 0 on other cells; shape (h, w).
+    """
+
+    image: NDArray[np.float32]
+    cell: NDArray[np.bool_]
+    opacity: NDArray[np.float32]
+
+
+class RandPasteCells(Randomizable):
+    """Copies cells of an image and sets each against another cell of it.
+
+    A cell is copied only if its halo holds no unknown pixel and lies within the image, and set only where it covers no
+    other cell and no unknown pixel, wholly inside the image. Its grey values are shifted by the difference of the
+    median background of the two places, so that a halo leaves no edge where the light is uneven. What finds no place
+    is left out: an image in which nothing fits, or without a cell, stays as it is.
+
+    Args:
+        count: smallest and largest number of cells to paste into an image, both possible.
+        halo: px of surroundings that fade out around a copy.
+        gap: largest distance in px between a copy and the cell that it is set against; 0: they touch.
+        turn: copies are turned by multiples of 90 degrees and mirrored. Not for DIC, which lights cells from one side.
+
+    Raises:
+        ValueError: for a count that is no range (low, high) of whole numbers >= 0, a halo below 1 px or gap < 0.
+    """
+
+    def __init__(self, *, count: tuple[int, int] = (2, 4), halo: int = 9, gap: float = 0.0, turn: bool = True) -> None:
+        low, high = count
+        if not 0 <= low <= high or int(low) != low or int(high) != high:
+            raise ValueError(f"count={tuple(count)}: two whole numbers (low, high) with 0 <= low <= high")
+        if halo < 1:
+            raise ValueError(f"halo={halo}: at least 1 px is needed")
+        if not gap >= 0:
+            raise ValueError(f"gap={gap}: a distance >= 0 px is needed, 0 for cells that touch")
+        self.count = (int(low), int(high))
+        self.halo = int(halo)
+        self.gap = gap
+        self.turn = turn
+
+    def randomize(self) -> None:
+        """Draws the number of cells; where they go depends on what is there and is drawn as they are set."""
+        self._number = int(self.R.randint(self.count[0], self.count[1] + 1))
+
+    def __call__(
+        self, image: NDArray[np.floating], instances: NDArray[np.integer]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Image and instances with more cells in them; the arguments are not changed.
+
+        Args:
+            image: grey values, shape (C, H, W).
+            instances: instance image, shape (H, W): 0 background, -1 unknown, every cell its own id > 0.
+
+        Returns:
+            Image, shape (C, H, W), and instances, shape (H, W); copies have ids above the largest one.
+
+        Raises:
+            ValueError: for shapes that do not belong together.
+        """
+        if image.ndim != 3 or instances.ndim != 2 or image.shape[1:] != instances.shape:
+            raise ValueError(
+                f"image of shape {image.shape}, instances of {instances.shape}: (C, H, W) and (H, W) needed"
+            )
+        self.randomize()
+        grey, labels = image.astype(np.float32), instances.astype(np.int32)
+        windows = ndimage.find_objects(np.maximum(labels, 0))
+        ids = np.array([number for number, window in enumerate(windows, 1) if window is not None])
+        if not self._number or not len(ids):
+            return grey, labels
+        background = float(np.median(grey[:, labels == 0])) if (labels == 0).any() else 0.0
+        for _ in range(self._number):
+            source = int(self.R.choice(ids))
+            cutting = self._cut(grey, labels, source, windows[source - 1], background)
+            if cutting is None:
+                continue
+            standing = np.argwhere(labels == int(self.R.choice(ids)))
+            for _ in range(ATTEMPTS):
+                corner = self._slide(cutting.cell, standing)
+                if _set(grey, labels, cutting, corner):
+                    break
+        return grey, labels
+
+    def _cut(
+        self,
+        grey: NDArray[np.float32],
+        labels: NDArray[np.int32],
+        number: int,
+        window: tuple[slice, slice],
+        background: float,
+    ) -> Cutting | None:
+        """The cell with its halo; None if the halo leaves the image or holds unknown pixels."""
+        rows, columns = (slice(side.start - self.halo, side.stop + self.halo) for side in window)
+        if min(rows.start, columns.start) < 0 or rows.stop > labels.shape[0] or columns.stop > labels.shape[1]:
+            return None
+        around = labels[rows, columns]
+        cell = around == number
+        distance = ndimage.distance_transform_edt(~cell)
+        near = distance <= self.halo
+        if (around[near] < 0).any():
+            return None
+        opacity = np.clip(1 - distance / (self.halo + 1), 0, 1).astype(np.float32)
+        opacity[(around > 0) & ~cell] = 0
+        surroundings = near & (around == 0)
+        image = grey[:, rows, columns].copy()
+        if surroundings.any():
+            # as it would look on the image's usual background; _set shifts it to that of its place
+            image -= np.median(image[:, surroundings], axis=1)[:, None, None] - background
+        if self.turn:
+            turns, mirrored = int(self.R.randint(4)), bool(self.R.randint(2))
+            image, opacity = _turned(image, turns, mirrored), _turned(opacity, turns, mirrored)
+            cell = _turned(cell, turns, mirrored)
+        return Cutting(image, cell, opacity)
+
+    def _slide(self, cell: NDArray[np.bool_], standing: NDArray[np.intp]) -> tuple[int, int]:
+        """Upper left corner of the window at which the copy has slid against the standing cell from a random side."""
+        angle = self.R.uniform(0, 2 * math.pi)
+        along = np.array([math.sin(angle), math.cos(angle)])
+        across = np.array([along[1], -along[0]])
+        moving = np.argwhere(cell)
+        # sideways by at most half of either cell: they meet with more than their corners
+        reach = (np.ptp(standing @ across) + np.ptp(moving @ across)) / 4
+        shift = standing.mean(axis=0) - moving.mean(axis=0) + across * self.R.uniform(-reach, reach)
+        moving_across = np.rint((moving + shift) @ across).astype(int)
+        standing_across = np.rint(standing @ across).astype(int)
+        low = min(moving_across.min(), standing_across.min()) - 1
+        size = max(moving_across.max(), standing_across.max()) - low + 2
+        front, back = np.full(size, -np.inf), np.full(size, np.inf)
+        np.maximum.at(front, standing_across - low, standing @ along)
+        np.minimum.at(back, moving_across - low, (moving + shift) @ along)
+        # a line between two pixels' lines may be crossed by either
+        front = np.maximum(front, np.maximum(np.roll(front, 1), np.roll(front, -1)))
+        meets = np.isfinite(front) & np.isfinite(back)
+        distance = float((front - back)[meets].max()) + 1 if meets.any() else 0.0
+        corner = np.rint(shift + along * (distance + self.R.uniform(0, self.gap))).astype(int)
+        return int(corner[0]), int(corner[1])
+
+
+def _set(grey: NDArray[np.float32], labels: NDArray[np.int32], cutting: Cutting, corner: tuple[int, int]) -> bool:
+    """Paste in place; False, and nothing done, where the copy would leave the image or cover what it must not."""
+    height, width = cutting.cell.shape
+    top, left = corner
+    rows, columns = (np.flatnonzero(cutting.cell.any(axis=axis)) for axis in (1, 0))
+    if top + rows[0] < 0 or left + columns[0] < 0:
+        return False
+    if top + rows[-1] >= labels.shape[0] or left + columns[-1] >= labels.shape[1]:
+        return False
+    # the halo may reach over the image's edge
+    inside = (
+        slice(max(0, -top), min(height, labels.shape[0] - top)),
+        slice(max(0, -left), min(width, labels.shape[1] - left)),
+    )
+    place = slice(top + inside[0].start, top + inside[0].stop), slice(left + inside[1].start, left + inside[1].stop)
+    cell, opacity, there = cutting.cell[inside], cutting.opacity[inside].copy(), labels[place]
+    if (there[cell] != 0).any() or (there[opacity > 0] < 0).any():
+        return False
+    opacity[there > 0] = 0
+    # the light of this place: its background against that of the whole image, on which the cutting stands
+    halo = (opacity > 0) & ~cell
+    image = cutting.image[:, inside[0], inside[1]]
+    if halo.any():
+        image = image + np.median((grey[:, place[0], place[1]] - image)[:, halo], axis=1)[:, None, None]
+    grey[:, place[0], place[1]] += opacity * (image - grey[:, place[0], place[1]])
+    there[cell] = labels.max() + 1
+    return True
+
+
+def _turned(array: NDArray[Scalar], turns: int, mirrored: bool) -> NDArray[Scalar]:
+    turned = np.rot90(array, turns, axes=(-2, -1))
+    return np.ascontiguousarray(turned[..., ::-1] if mirrored else turned)
+
+
+class RandPasteCellsd(Randomizable, MapTransform):
+    """Dictionary version of :class:`RandPasteCells`; before the weight map, so that it knows the contacts made.
+
+    Args:
+        keys: key of the image, shape (C, H, W).
+        label_key: key of the instance image, shape (1, H, W).
+        count, halo, gap, turn: see :class:`RandPasteCells`.
+        allow_missing_keys: pass over items that lack the key.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        *,
+        label_key: str = "label",
+        count: tuple[int, int] = (2, 4),
+        halo: int = 9,
+        gap: float = 0.0,
+        turn: bool = True,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_key = label_key
+        self.paste = RandPasteCells(count=count, halo=halo, gap=gap, turn=turn)
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> "RandPasteCellsd":
+        """Seeds the draws (MONAI's ``Randomizable``)."""
+        super().set_random_state(seed, state)
+        self.paste.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        """Item with cells pasted into image and label, computed on the host.
+
+        Raises:
+            ValueError: for shapes that do not belong together.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            image = convert_data_type(item[key], np.ndarray)[0]
+            instances = convert_data_type(item[self.label_key], np.ndarray)[0]
+            grey, labels = self.paste(image, instances[0])
+            item[key] = convert_to_dst_type(grey, item[key])[0]
+            item[self.label_key] = convert_to_dst_type(labels[None], item[self.label_key])[0]
+        return item
