@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
+
+from unet_paper.running.placement import placed
 
 logger = logging.getLogger(__name__)
 
@@ -19,9 +20,8 @@ LAST = "last.pt"
 
 def save(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint beside ``path`` and move it into place, so that ``path`` is never half a file."""
-    part = path.with_name(path.name + ".part")
-    torch.save(content, part)
-    os.replace(part, path)
+    with placed(path) as part, part.open("wb") as file:
+        torch.save(content, file)
 
 
 def sha256(path: str | Path) -> str:

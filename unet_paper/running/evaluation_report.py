@@ -20,6 +20,7 @@ from unet_paper.instances import PRESETS, Settings
 from unet_paper.metrics.ctc import ctc_seg_objects
 from unet_paper.metrics.warping_error import TopologicalError, topological_errors
 from unet_paper.running import checkpoint, figures, logbook
+from unet_paper.running.placement import placed
 
 logger = logging.getLogger(__name__)
 
@@ -243,9 +244,8 @@ class EvaluationReport:
             "postprocessing": self.postprocessing,
             "conventions": dict(self.conventions),
         }
-        part = self.folder / "summary.json.part"
-        part.write_text(json.dumps(summary, indent=1, default=str) + "\n")
-        os.replace(part, self.folder / "summary.json")
+        with placed(self.folder / "summary.json") as part:
+            part.write_text(json.dumps(summary, indent=1, default=str) + "\n")
         listed = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         logger.info("%d cases: %s; written to %s", len(rows), listed, self.folder)
 

@@ -1,6 +1,5 @@
 """Pictures a person can judge a run by: one row a case, every cell in its own colour, and the curves of training."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from ignite.engine import Engine, Events
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from unet_paper.running.placement import placed
 
 Array = NDArray[Any]
 _CAPTIONS = {
@@ -110,10 +111,8 @@ def curve_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG beside ``path`` and move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png", dpi=110)
-    os.replace(part, path)
+    with placed(path) as part:
+        figure.savefig(part, format="png", dpi=110)
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:

@@ -3,7 +3,6 @@
 import csv
 import io
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from unet_paper.running import figures
+from unet_paper.running.placement import placed
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +24,8 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text.getvalue())
-    os.replace(part, path)
+    with placed(path) as part:
+        part.write_text(text.getvalue())
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
