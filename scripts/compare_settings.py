@@ -20,9 +20,10 @@ from typing import Any
 
 import monai.bundle
 import yaml
-from reproduce_tables import CONFIGS, markdown_table, replace_block
+from reproduce_tables import CONFIGS
 
 from unet_paper.running import logbook
+from unet_paper.running.tables import markdown_table, replace_block
 
 logger = logging.getLogger("compare_settings")
 

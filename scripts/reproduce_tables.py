@@ -12,7 +12,6 @@ bundle's evaluate.yaml, for instance --symmetries all, --folds 5 or --device cud
 
 import argparse
 import json
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from unet_paper.running import checkpoint, figures, logbook
+from unet_paper.running.tables import markdown_table, replace_block
 
 CONFIGS = Path(__file__).resolve().parent.parent / "bundle" / "configs"
 PAPER = "Ronneberger et al. 2015, arXiv:1505.04597"
@@ -234,11 +234,6 @@ def _comparison(
     ]
 
 
-def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table."""
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
-
-
 def _table_rows(
     summaries: Mapping[str, Sequence[Mapping[str, Any]]], table: int, columns: Sequence[tuple[str, str]]
 ) -> list[list[str]]:
@@ -295,22 +290,6 @@ def figure(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         axes.set_title(f"{DATA_SETS[name].title}: {score} ({better} is better)", fontsize=8)
         axes.tick_params(labelsize=7)
     return picture
-
-
-def replace_block(file: Path, text: str, name: str) -> None:
-    """Replace what stands between the lines ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` of a file.
-
-    Raises:
-        ValueError: if a marker is missing, or they are in the wrong order.
-    """
-    opening, closing = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    before, begin, rest = file.read_text().partition(opening)
-    _, end, after = rest.partition(closing)
-    if not (begin and end):
-        raise ValueError(f"{file}: needs the lines {opening} and {closing}, in this order, around the table")
-    part = file.with_name(file.name + ".part")
-    part.write_text(f"{before}{opening}\n{text}{closing}{after}")
-    os.replace(part, file)
 
 
 def _settings(words: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, Any]:

@@ -1,3 +1,73 @@
-"""The U-Net of Ronneberger, Fischer and Brox (2015, arXiv:1505.04597): one module for each noun of the paper."""
+"""The U-Net of Ronneberger, Fischer and Brox (2015, arXiv:1505.04597): one module for each noun of the paper.
 
-__version__ = "0.1.0"
+What a person uses in PyTorch or MONAI code of their own can be imported from here, and is loaded at its first use:
+
+>>> import unet_paper
+>>> unet_paper.UNet(features=(8, 16, 32)).levels
+3
+
+The wings behind the paper: ``data``, ``metrics``, ``running``, ``release``; ARCHITECTURE.md has the plan of the house.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unet_paper.elastic_deformation import RandElasticDeformation, RandElasticDeformationd
+    from unet_paper.grey_values import RandGreyValues, RandGreyValuesd
+    from unet_paper.inferer import OverlapTileInferer
+    from unet_paper.instances import LabelInstancesd, label_instances
+    from unet_paper.loss import PixelWeightedCrossEntropy
+    from unet_paper.magnification import MagnifiedInferer
+    from unet_paper.network import UNet
+    from unet_paper.row_streaming import RowStream
+    from unet_paper.weight_map import WeightMap, WeightMapd, separation_border
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "LabelInstancesd",
+    "MagnifiedInferer",
+    "OverlapTileInferer",
+    "PixelWeightedCrossEntropy",
+    "RandElasticDeformation",
+    "RandElasticDeformationd",
+    "RandGreyValues",
+    "RandGreyValuesd",
+    "RowStream",
+    "UNet",
+    "WeightMap",
+    "WeightMapd",
+    "label_instances",
+    "separation_border",
+]
+
+# PyTorch and MONAI take seconds to import: not before something is used. The function weight_map is not among these,
+# since its module has its name.
+_MODULES = {
+    "LabelInstancesd": "instances",
+    "MagnifiedInferer": "magnification",
+    "OverlapTileInferer": "inferer",
+    "PixelWeightedCrossEntropy": "loss",
+    "RandElasticDeformation": "elastic_deformation",
+    "RandElasticDeformationd": "elastic_deformation",
+    "RandGreyValues": "grey_values",
+    "RandGreyValuesd": "grey_values",
+    "RowStream": "row_streaming",
+    "UNet": "network",
+    "WeightMap": "weight_map",
+    "WeightMapd": "weight_map",
+    "label_instances": "instances",
+    "separation_border": "weight_map",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,6 +3,17 @@
 MONAI accepts any ``--name value`` on its command line and ignores what no part of the config refers to, so that a
 misspelt ``--learnig_rate`` trains with the default. ``refuse_unknown_settings`` stops such a run before it starts.
 It also wraps every error in several of its own; ``explain_errors`` makes the one that matters the last line printed.
+
+An expression in a config is handed neither the config it stands in nor what was given on the command line: both are
+looked for up the interpreter's stack. What does without the stack was tried on MONAI 1.6.1, and does not do:
+
+- A workflow class of our own: ``run`` and ``load`` take ``workflow_name`` as an argument only. Neither it nor
+  ``workflow_type`` is read from ``metadata.json``, so the plain command would run without any of these checks.
+- ``verify_net_in_out``, ``ckpt_export`` and the other exports make a bare ``ConfigParser`` and no workflow at all.
+- A property, in ``add_property`` or ``properties_path``: names an id for MONAI to look up, and runs nothing of ours.
+- The macro ``%``, which puts the whole config in place of an item: whatever refers to that copy builds every component
+  in it, before the check has run.
+- A setting given as None is dropped by ``run`` before a workflow or a parser sees it.
 """
 
 import difflib
