@@ -22,7 +22,7 @@ from loopback import serving
 from monai.bundle import ConfigParser
 
 from unet_paper.network import UNet
-from unet_paper.release import archive, carried_code, registry
+from unet_paper.release import archive, carried_code, contents, registry
 from unet_paper.running import checkpoint
 
 NAME = "unet_em_segmentation"
@@ -194,7 +194,7 @@ def test_the_command_builds_what_has_weights(
     assert {path.name for path in tmp_path.glob("*.zip")} == {f"{name}_v{VERSION}.zip" for name in there}
     for name in there:
         path = tmp_path / f"{name}_v{VERSION}.zip"
-        registry.check_archive(path)
+        contents.check_archive(path)
         assert members(path)[f"{name}/models/model.pt"] == (BUNDLE / table[name].weights).read_bytes()
     left_out = set() if named else set(table) - set(there)
     assert {
@@ -274,7 +274,8 @@ def test_an_archive_is_installed_whole(source: str, built: Path, tmp_path: Path)
 
 
 def test_versions_are_compared_as_numbers(built: Path, tmp_path: Path) -> None:
-    entries = {f"{NAME}_v{version}": {"checksum": "0", "source": f"{version}.zip"} for version in ("0.9.0", "0.10.0")}
+    versions = ("0.9.0", "0.10.0")
+    entries = {f"{NAME}_v{version}": {"checksum": "0" * 40, "source": f"{version}.zip"} for version in versions}
     (tmp_path / registry.INFO).write_text(json.dumps(entries))
     with pytest.raises(FileNotFoundError, match=r"0\.10\.0\.zip"):
         registry.install(NAME, tmp_path, tmp_path / "bundles")
@@ -345,20 +346,20 @@ def test_links_and_special_files_are_refused(kind: int, built: Path, tmp_path: P
 
 
 def test_a_bomb_is_refused_unopened(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "MAX_BYTES", 2 * 10**6)
+    monkeypatch.setattr(contents, "MAX_BYTES", 2 * 10**6)
 
     def change(member: zipfile.ZipInfo) -> None:
         member.compress_type = zipfile.ZIP_DEFLATED
 
     path = _published(tmp_path, {**members(built), f"{NAME}/LICENSE": bytes(2 * 10**6)}, change)
-    assert path.stat().st_size < registry.MAX_BYTES
+    assert path.stat().st_size < contents.MAX_BYTES
     _refused(tmp_path, "unpacks to")
 
 
 def test_more_members_than_a_bundle_has_are_refused(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "MAX_MEMBERS", 20)
+    monkeypatch.setattr(contents, "MAX_MEMBERS", 20)
     _published(tmp_path, members(built))
     _refused(tmp_path, "expected at most 20")
 
@@ -399,7 +400,7 @@ def test_a_broken_archive_is_refused_whatever_the_registry_says(built: Path, tmp
     changed[data.index(b"UNet(nn.Module)")] ^= 1
     for broken in (b"", data[:1000], data[: len(data) // 2], data[:-1], bytes(changed)):
         with pytest.raises(ValueError, match="again"):
-            registry.check_archive(io.BytesIO(broken), NAME, VERSION)
+            contents.check_archive(io.BytesIO(broken), NAME, VERSION)
     path = tmp_path / built.name
     path.write_bytes(data[: len(data) // 2])
     registry.enter(path)
@@ -407,7 +408,7 @@ def test_a_broken_archive_is_refused_whatever_the_registry_says(built: Path, tmp
 
 
 def test_a_served_registry_cannot_name_local_files(built: Path, tmp_path: Path) -> None:
-    entry = {"checksum": "0", "source": built.as_uri()}
+    entry = {"checksum": "0" * 40, "source": built.as_uri()}
     (tmp_path / registry.INFO).write_text(json.dumps({built.stem: entry}))
     with serving(tmp_path) as url, pytest.raises(ValueError, match="local file"):
         registry.install(NAME, url, tmp_path / "bundles")

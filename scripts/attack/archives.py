@@ -170,8 +170,8 @@ def archives() -> Iterator[tuple[str, bytes]]:
     yield "bare pickle that runs code", zipped({**good, f"{NAME}/models/model.pt": pickle.dumps(_Code())})
     yield "weights that are text", zipped({**good, f"{NAME}/models/model.pt": b"no weights"})
     yield "weights that are no state dict", zipped({**good, f"{NAME}/models/model.pt": weights([1, 2])})
-    yield "bomb of zeros", zipped({**good, f"{NAME}/docs/a.txt": bytes(200 * 2**20)}, deflate=True)
-    yield "bomb of zeros as weights", zipped({**good, f"{NAME}/models/other.pt": bytes(200 * 2**20)}, deflate=True)
+    yield "bomb of zeros", zipped({**good, f"{NAME}/docs/a.txt": bytes(32 * 2**20)}, deflate=True)
+    yield "bomb of zeros as weights", zipped({**good, f"{NAME}/models/other.pt": bytes(32 * 2**20)}, deflate=True)
     yield "many members", zipped({**good, **{f"{NAME}/docs/{number}.md": b"" for number in range(3000)}})
     for required in good:
         yield f"without {required}", zipped({name: data for name, data in good.items() if name != required})

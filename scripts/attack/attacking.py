@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -120,20 +121,20 @@ def refusal(what: str, act: Callable[[], Any], unchanged: Path | Sequence[Path] 
         seconds: after which it counts as hung.
     """
     folders = [unchanged] if isinstance(unchanged, Path) else list(unchanged)
-    before = [_content(folder) for folder in folders]
+    before, start = [_content(folder) for folder in folders], time.monotonic()
     try:
         with deadline(seconds):
             act()
-    except TimeoutError as error:
-        if "deadline of the attack" in str(error):
-            return Trial(what, Outcome.LOST, f"hung for {seconds:g} s")
-        outcome = Trial(what, Outcome.REFUSED, _one_line(error))
     except REFUSALS as error:
         outcome = Trial(what, Outcome.REFUSED, _one_line(error))
+        if not all(line.isprintable() for line in str(error).splitlines()):
+            return Trial(what, Outcome.LOST, "the error holds characters that a terminal obeys")
     except Exception as error:
         return Trial(what, Outcome.LOST, f"traceback: {_one_line(error)}")
     else:
         return Trial(what, Outcome.LOST, "was accepted")
+    if time.monotonic() - start >= seconds:  # whatever the error of the deadline was wrapped in
+        return Trial(what, Outcome.LOST, f"hung for {seconds:g} s")
     if before != [_content(folder) for folder in folders]:
         return Trial(what, Outcome.LOST, "was refused, and something was written")
     return outcome

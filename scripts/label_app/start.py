@@ -31,7 +31,7 @@ from PIL import Image
 from unet_paper.data import phantom
 from unet_paper.data.datasets import images
 from unet_paper.data.reader import EXTENSIONS, PageReader
-from unet_paper.release import archive, registry
+from unet_paper.release import archive, contents
 from unet_paper.running import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -55,7 +55,7 @@ def main() -> None:
     try:
         studies = prepare_images(arguments.images, arguments.release, folder)
         given = arguments.archive or build_archive(arguments.release, folder)
-        registry.check_archive(given)
+        contents.check_archive(given)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     name = prepare_app(given, folder, fresh=arguments.fresh)

@@ -16,7 +16,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 import unet_paper
-from unet_paper.release import carried_code, registry
+from unet_paper.release import carried_code, contents, registry
 from unet_paper.running import checkpoint
 
 # The model zoo keeps larger files out of its repository.
@@ -101,7 +101,7 @@ def build(
     output_dir.mkdir(parents=True, exist_ok=True)
     archive = output_dir / f"{registry.archive_name(release.name, version)}.zip"
     _write(archive, {f"{release.name}/{name}": data for name, data in content.items()})
-    registry.check_archive(archive, release.name, version)
+    contents.check_archive(archive, release.name, version)
     registry.enter(archive, base_url)
     return archive
 
@@ -180,7 +180,7 @@ def _files(bundle: Path) -> dict[str, Path]:
     files |= {f"docs/{path.relative_to(bundle / 'docs').as_posix()}": path for path in (bundle / "docs").rglob("*.*")}
     for path in (*package.rglob("*.py"), package / "py.typed"):
         files[f"{package.name}/{path.relative_to(package).as_posix()}"] = path
-    return {name: path for name, path in files.items() if registry.allowed(name) and path.is_file()}
+    return {name: path for name, path in files.items() if contents.allowed(name) and path.is_file()}
 
 
 def _large_files(content: Mapping[str, bytes], prefix: str, base_url: str | None) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """Registries of bundle archives: entries with checksums, and installation that checks before it writes.
 
 A registry is a folder or URL with ``model_info.json``: ``{"NAME_vX.Y.Z": {"checksum": SHA-1, "source": URL}}``, as
-MONAI has it. ``monai.bundle.download`` does not look at the checksum; ``install`` does. Standard library only.
+MONAI has it. ``monai.bundle.download`` does not look at the checksum; ``install`` does, and at all that it unpacks.
 
     python -m unet_paper.release.registry install NAME --source FOLDER_OR_URL --bundle_dir FOLDER
     python -m unet_paper.release.registry verify NAME_vX.Y.Z.zip
@@ -14,31 +14,19 @@ import json
 import os
 import re
 import shutil
-import stat
 import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
 import zipfile
-import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
+from unet_paper.release import download
+from unet_paper.release.contents import ARCHIVE_NAME, MAX_BYTES, check_archive, read_json
+
 INFO = "model_info.json"
-# Of an archive as it comes, and of its unpacked files together.
-MAX_BYTES = 2**30
-MAX_MEMBERS = 2000
-_NAME = re.compile(r"(?P<name>[A-Za-z0-9_]+)_v(?P<version>\d+\.\d+\.\d+)")
-# What may lie in each folder of a bundle. Code is in one place.
-_ALLOWED = {
-    ".": ("LICENSE", "large_files.yml"),
-    "configs": ("*.json", "*.yaml", "*.yml", "logging.conf"),
-    "models": ("*.pt", "*.ts", "*.onnx"),
-    "docs": ("*.md", "*.txt", "*.png", "*.svg", "*.jpg"),
-    "unet_paper": ("*.py", "py.typed"),
-}
-_REQUIRED = ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt")
+_DIGESTS = {"checksum": "[0-9a-f]{40}", "sha256": "[0-9a-f]{64}"}
+# A registry of thousands of bundles.
+MAX_INFO_BYTES = 2**22
 
 
 def archive_name(name: str, version: str) -> str:
@@ -53,17 +41,6 @@ def archive_name(name: str, version: str) -> str:
 def digest(data: bytes, algorithm: str) -> str:
     """Hexadecimal digest."""
     return hashlib.new(algorithm, data).hexdigest()
-
-
-def allowed(member: str) -> bool:
-    """Whether a bundle may hold a file of this name, relative to its folder.
-
-    >>> allowed("unet_paper/network.py"), allowed("configs/sitecustomize.py"), allowed("models/model.pt")
-    (True, False, True)
-    """
-    path = PurePosixPath(member)
-    folder = path.parts[0] if len(path.parts) > 1 else "."
-    return any(path.match(pattern) for pattern in _ALLOWED.get(folder, ()))
 
 
 def enter(archive: str | Path, base_url: str | None = None) -> dict[str, str]:
@@ -104,143 +81,63 @@ def install(name: str, source: str | Path, bundle_dir: str | Path, version: str 
     Raises:
         FileExistsError: there is a folder of that name already.
         LookupError: the registry has no such bundle or version.
-        ValueError: wrong checksum, or an archive that ``check_archive`` refuses. Nothing has been written.
+        FileNotFoundError, TimeoutError: an address that cannot be reached, or not in time.
+        ValueError: a malformed registry, an address that it may not name, a wrong checksum, or an archive that
+            ``check_archive`` refuses. Nothing has been written.
     """
+    if not ARCHIVE_NAME.fullmatch(archive_name(name, "0.0.0")):
+        raise ValueError(f"name={name!a}: no name of a bundle; letters, digits and _")
     target = Path(bundle_dir) / name
     if os.path.lexists(target):
         raise FileExistsError(f"{target}: exists already; remove it, or choose another bundle_dir")
-    base = _base(source)
-    with contextlib.closing(_open(urllib.parse.urljoin(base, INFO))) as file:
-        version, entry = _choose(json.loads(file.read(MAX_BYTES)), name, version, str(source))
+    base = download.base_of(source)
+    with tempfile.TemporaryFile() as info:
+        url = download.address(base, INFO)
+        download.fetch(url, info, MAX_INFO_BYTES)
+        info.seek(0)
+        version, entry = _choose(read_json(info.read(), url), name, version, str(source))
     with tempfile.TemporaryFile() as archive:
-        with contextlib.closing(_open(_address(base, entry["source"]))) as file:
-            _copy(file, archive, f"{entry['source']}: is larger than {MAX_BYTES} bytes")
+        download.fetch(download.address(base, entry["source"]), archive, MAX_BYTES)
         _check_digests(archive, entry)
         check_archive(archive, name, version)
         _unpack(archive, target)
     return target
 
 
-def check_archive(archive: str | Path | IO[bytes], name: str | None = None, version: str | None = None) -> None:
-    """Raise unless an archive is a bundle that may be unpacked; unpacks nothing.
-
-    Args:
-        archive: file, or an open one.
-        name: name that it must have; with None, that of its file.
-        version: version that its metadata must have; with None, that of its file.
-
-    Raises:
-        ValueError: no or damaged zip file; members outside ``NAME/``, links, special files, code out of its place,
-            unknown kinds of files, too many or too large; a missing file; another version in ``metadata.json``.
-    """
-    if name is None or version is None:
-        match = _NAME.fullmatch(Path(str(archive)).stem)
-        if match is None:
-            raise ValueError(f"{archive}: is not named NAME_vX.Y.Z.zip")
-        name, version = name or match["name"], version or match["version"]
-    try:
-        with zipfile.ZipFile(archive) as content:
-            members = content.infolist()
-            _check_members(members, name)
-            if broken := content.testzip():
-                raise ValueError(f"{broken}: is damaged; fetch the archive again")
-            metadata = json.loads(content.read(f"{name}/configs/metadata.json"))
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
-        raise ValueError(f"{name}: is no archive that can be read ({error}); fetch it again") from error
-    if not isinstance(metadata, dict) or metadata.get("version") != version:
-        raise ValueError(f"{name}: its metadata.json is not of version {version}; do not use this archive")
-
-
-def _check_members(members: list[zipfile.ZipInfo], name: str) -> None:
-    if len(members) > MAX_MEMBERS:
-        raise ValueError(f"{name}: {len(members)} members, expected at most {MAX_MEMBERS}")
-    if (size := sum(member.file_size for member in members)) > MAX_BYTES:
-        raise ValueError(f"{name}: unpacks to {size} bytes, expected at most {MAX_BYTES}")
-    seen: set[str] = set()
-    for member in members:
-        path = member.filename
-        reason = _objection(member, name)
-        if path.casefold() in seen:
-            reason = "occurs twice"
-        if reason:
-            raise ValueError(f"{path!r}: {reason}; do not use this archive")
-        seen.add(path.casefold())
-    for required in _REQUIRED:
-        if f"{name}/{required}".casefold() not in seen:
-            raise ValueError(f"{name}: holds no {required}; do not use this archive")
-
-
-def _objection(member: zipfile.ZipInfo, name: str) -> str | None:
-    path, kind = member.orig_filename, stat.S_IFMT(member.external_attr >> 16)
-    parts = path.split("/")
-    if "\\" in path or "\0" in path or ":" in path or any(part in ("", ".", "..") for part in parts):
-        return "is not a plain relative path of a file"
-    if kind not in (0, stat.S_IFREG):
-        return "is a link, folder or special file"
-    if member.flag_bits & 0x1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is encrypted, or compressed in an unusual way"
-    if parts[0] != name or len(parts) < 2:
-        return f"lies outside {name}/"
-    if not allowed("/".join(parts[1:])):
-        return "does not belong there: code in unet_paper/, and no other kinds of files than a bundle has"
-    return None
-
-
-def _base(source: str | Path) -> str:
-    if re.match(r"(https?|file)://", str(source)):
-        return str(source).rstrip("/") + "/"
-    return Path(source).resolve().as_uri() + "/"
-
-
-def _open(url: str) -> Any:
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
-        raise ValueError(f"source={url}: must be a folder, or a http, https or file URL")
-    try:
-        return urllib.request.urlopen(url, timeout=60)
-    except urllib.error.URLError as error:
-        raise FileNotFoundError(f"{url}: cannot be fetched ({error.reason}); check --source") from error
-
-
 def _choose(entries: Any, name: str, version: str | None, source: str) -> tuple[str, dict[str, str]]:
+    if not isinstance(entries, dict):
+        raise ValueError(f"{source}: its {INFO} is no table of archives; do not use it")
     found = {
         match["version"]: entry
-        for key, entry in dict(entries).items()
-        if (match := _NAME.fullmatch(key)) and match["name"] == name
+        for key, entry in entries.items()
+        if (match := ARCHIVE_NAME.fullmatch(key)) and match["name"] == name
     }
     if version is None and found:
         # as numbers: 0.10.0 is above 0.9.0
         version = max(found, key=lambda text: tuple(map(int, text.split("."))))
     if version is None or version not in found:
-        has = ", ".join(sorted(entries)) or "nothing"
+        has = ", ".join(sorted(key for key in entries if ARCHIVE_NAME.fullmatch(key))[:20]) or "nothing"
         raise LookupError(f"name={name!r}, version={version}: not in {source}, which has {has}")
     entry = found[version]
-    if not (isinstance(entry, dict) and entry.get("checksum") and entry.get("source")):
-        raise ValueError(f"{source}: the entry of {archive_name(name, version)} lacks checksum or source")
+    _check_entry(entry, f"{source}: the entry of {archive_name(name, version)}")
     return version, entry
 
 
-def _address(base: str, source: str) -> str:
-    """URL of an archive; a registry from elsewhere cannot point into this machine's files."""
-    url = urllib.parse.urljoin(base, source)
-    if not base.startswith("file:") and url.startswith("file:"):
-        raise ValueError(f"source={source}: a registry at {base} names a local file; do not use it")
-    return url
-
-
-def _copy(source: IO[bytes], target: IO[bytes], problem: str) -> None:
-    size = 0
-    while chunk := source.read(2**20):
-        size += len(chunk)
-        if size > MAX_BYTES:
-            raise ValueError(problem)
-        target.write(chunk)
+def _check_entry(entry: Any, what: str) -> None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("source"), str):
+        raise ValueError(f"{what} lacks a source")
+    for key, pattern in _DIGESTS.items():
+        # MONAI's own registries have no sha256
+        if (value := entry.get(key, "" if key == "checksum" else None)) is not None and not (
+            isinstance(value, str) and re.fullmatch(pattern, value)
+        ):
+            raise ValueError(f"{what} lacks a {key}: {str(value)[:80]!a}")
 
 
 def _check_digests(archive: Any, entry: dict[str, str]) -> None:
     for key, algorithm in (("checksum", "sha1"), ("sha256", "sha256")):
         archive.seek(0)
         found = hashlib.file_digest(archive, algorithm).hexdigest()
-        # MONAI's own registries have no sha256
         if found != entry.get(key, found):
             raise ValueError(
                 f"{entry['source']}: {algorithm} is {found}, the registry says {entry[key]}; do not use this file"
