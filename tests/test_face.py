@@ -22,10 +22,13 @@ OFFERED = {
     "RandElasticDeformationd",
     "RandGreyValues",
     "RandGreyValuesd",
+    "RandPasteCells",
+    "RandPasteCellsd",
     "RowStream",
     "UNet",
     "WeightMap",
     "WeightMapd",
+    "cell_table",
     "label_instances",
     "separation_border",
 }

@@ -60,8 +60,8 @@ def test_the_plan_names_every_noun_and_every_wing() -> None:
     wings = [folder.parent.name for folder in package.glob("*/__init__.py")]
     assert nouns
     assert wings
-    assert [name for name in nouns if f"`{name}`" not in text] == []
-    assert [name for name in wings if f'{name}["{name}: ' not in text] == []
+    assert [name for name in nouns if f"`{name}`" not in text] == [], "give them their place in ARCHITECTURE.md"
+    assert [name for name in wings if f'{name}["{name}: ' not in text] == [], "draw them in ARCHITECTURE.md"
 
 
 def test_names_to_import_are_offered() -> None:

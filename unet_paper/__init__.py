@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from unet_paper.instances import LabelInstancesd, label_instances
     from unet_paper.loss import PixelWeightedCrossEntropy
     from unet_paper.magnification import MagnifiedInferer
+    from unet_paper.measurements import cell_table
     from unet_paper.network import UNet
+    from unet_paper.paste_cells import RandPasteCells, RandPasteCellsd
     from unet_paper.row_streaming import RowStream
     from unet_paper.weight_map import WeightMap, WeightMapd, separation_border
 
@@ -34,10 +36,13 @@ __all__ = [
     "RandElasticDeformationd",
     "RandGreyValues",
     "RandGreyValuesd",
+    "RandPasteCells",
+    "RandPasteCellsd",
     "RowStream",
     "UNet",
     "WeightMap",
     "WeightMapd",
+    "cell_table",
     "label_instances",
     "separation_border",
 ]
@@ -53,10 +58,13 @@ _MODULES = {
     "RandElasticDeformationd": "elastic_deformation",
     "RandGreyValues": "grey_values",
     "RandGreyValuesd": "grey_values",
+    "RandPasteCells": "paste_cells",
+    "RandPasteCellsd": "paste_cells",
     "RowStream": "row_streaming",
     "UNet": "network",
     "WeightMap": "weight_map",
     "WeightMapd": "weight_map",
+    "cell_table": "measurements",
     "label_instances": "instances",
     "separation_border": "weight_map",
 }
