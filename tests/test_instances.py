@@ -42,6 +42,13 @@ def seg(cells: NDArray[Any], gold: NDArray[Any]) -> list[float]:
     return scores
 
 
+def with_names_of(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
+    """Grown cells under the ids that they had before: growing may change which one comes first."""
+    names = np.zeros(after.max(initial=0) + 1, before.dtype)
+    names[after[before > 0]] = before[before > 0]
+    return names[after]
+
+
 class TestSteps:
     def test_foreground_is_strictly_above_the_threshold(self) -> None:
         probability = np.array([[0.5, np.nextafter(0.5, 1), 0.0, 0.9]])
@@ -171,7 +178,8 @@ class TestLaws:
     def test_regrown_pixels_lie_between_two_cells_and_go_to_the_nearest(
         self, probability: NDArray[Any], regrow: int
     ) -> None:
-        before, after = label_instances(probability, regrow=0), label_instances(probability, regrow=regrow)
+        before = label_instances(probability, regrow=0)
+        after = with_names_of(before, label_instances(probability, regrow=regrow))
         rows, columns = np.indices(before.shape)
         for y, x in np.ndindex(before.shape):
             if before[y, x]:
@@ -190,7 +198,8 @@ class TestLaws:
     def test_regrown_pixels_are_those_that_scikit_image_expands_to(
         self, probability: NDArray[Any], regrow: int
     ) -> None:
-        before, after = label_instances(probability, regrow=0), label_instances(probability, regrow=regrow)
+        before = label_instances(probability, regrow=0)
+        after = with_names_of(before, label_instances(probability, regrow=regrow))
         changed = before != after
         np.testing.assert_array_equal(after[changed], expand_labels(before, regrow)[changed])
 
@@ -258,6 +267,46 @@ def test_perfect_masks_of_real_cells_come_back(real_data: Path, data_set: str, p
     assert np.mean(cut) >= least
     if data_set == "DIC-C2DH-HeLa":
         assert np.mean(uncut) < 0.75  # most cells touch: without the border they are one
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    probability=probabilities,
+    preset=st.fixed_dictionaries(
+        {
+            "connectivity": st.sampled_from([4, 8]),
+            "regrow": st.integers(0, 3),
+            "min_size": st.integers(0, 3),
+            "fill_holes": st.booleans(),
+            "split_thresholds": st.sampled_from([(), (0.6, 0.9)]),
+        }
+    ),
+)
+def test_ids_follow_the_first_pixels_row_by_row(probability: NDArray[Any], preset: dict[str, Any]) -> None:
+    cells = label_instances(probability, **preset).ravel()
+    assert list(dict.fromkeys(cells[cells > 0].tolist())) == list(range(1, cells.max(initial=0) + 1))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    probability=probabilities,
+    elsewhere=probabilities,
+    min_size=st.integers(0, 3),
+    connectivity=st.sampled_from([4, 8]),
+)
+def test_a_component_is_split_the_same_whatever_else_is_in_the_image(
+    probability: NDArray[Any], elsewhere: NDArray[Any], min_size: int, connectivity: Any
+) -> None:
+    preset = {"regrow": 0, "min_size": min_size, "connectivity": connectivity, "split_thresholds": (0.6, 0.9)}
+    alone = label_instances(probability, **preset)
+    height, width = probability.shape
+    both = np.zeros((elsewhere.shape[0] + 1 + height, max(elsewhere.shape[1], width)), np.float32)
+    both[: elsewhere.shape[0], : elsewhere.shape[1]] = elsewhere
+    both[-height:, :width] = probability
+    below = label_instances(both, **preset)[-height:, :width]
+    assert np.array_equal(below > 0, alone > 0)
+    pairs = {(int(a), int(b)) for a, b in zip(alone[alone > 0], below[below > 0], strict=True)}
+    assert len(pairs) == alone.max() == len({b for _, b in pairs})
 
 
 @given(probabilities, st.sampled_from([4, 8]))

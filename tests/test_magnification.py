@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
+from torch.nn.functional import interpolate
 
 from unet_paper.inferer import OverlapTileInferer
-from unet_paper.magnification import MagnifiedInferer
+from unet_paper.magnification import MagnifiedInferer, resize_axis, resize_taps
 from unet_paper.network import UNet
 
 
@@ -53,3 +54,26 @@ def test_metadata_of_the_image_stays() -> None:
 def test_impossible_magnifications_are_refused(magnification: float) -> None:
     with pytest.raises(ValueError, match=f"magnification={magnification}"):
         MagnifiedInferer(inferer=SimpleInferer(), magnification=magnification)
+
+
+lengths = st.integers(1, 60)
+
+
+@given(length=lengths, resized=lengths, antialias=st.booleans())
+def test_axes_are_resized_as_torch_does_it(length: int, resized: int, antialias: bool) -> None:
+    image = torch.rand(1, 1, 3, length, generator=torch.Generator().manual_seed(length))
+    taps = resize_taps(length, resized, 0, resized, antialias=antialias)
+    expected = interpolate(image, (3, resized), mode="bilinear", align_corners=False, antialias=antialias)
+    torch.testing.assert_close(resize_axis(image, 3, taps), expected, atol=1e-5, rtol=0)
+
+
+@given(data=st.data(), length=lengths, resized=lengths, antialias=st.booleans())
+def test_a_part_is_resized_as_in_the_whole(data: st.DataObject, length: int, resized: int, antialias: bool) -> None:
+    start = data.draw(st.integers(0, resized - 1))
+    stop = data.draw(st.integers(start + 1, resized))
+    image = torch.rand(2, length, 7, generator=torch.Generator().manual_seed(length))
+    whole = resize_axis(image, 1, resize_taps(length, resized, 0, resized, antialias=antialias))
+    taps = resize_taps(length, resized, start, stop, antialias=antialias)
+    first, last = int(taps.sources.min()), int(taps.sources.max())
+    part = resize_axis(image[:, first : last + 1, 2:5], 1, taps, first)
+    assert torch.equal(part, whole[:, start:stop, 2:5])

@@ -85,7 +85,11 @@ def label_instances(
        within ``regrow`` px of a component goes to the nearest. Components never merge, and pixels that do not lie
        between two of them stay background: only there did the separation border take pixels away;
     6. components that lie wholly outside the field of interest dropped, the image without a frame of
-       ``field_of_interest`` px, as the Cell Tracking Challenge does.
+       ``field_of_interest`` px, as the Cell Tracking Challenge does;
+    7. the rest numbered in the order of their first pixels, row by row.
+
+    What becomes of a component depends on its surroundings only, never on where in the image it lies or what else is
+    there: :mod:`unet_paper.large` finds the same cells block by block.
 
     Args:
         probability: probability of class 1, the cell, shape (H, W).
@@ -98,7 +102,7 @@ def label_instances(
         field_of_interest: width of the frame in px, 0 for none.
 
     Returns:
-        Label image, shape (H, W): 0 background, cells 1 .. n.
+        Label image, shape (H, W): 0 background, cells 1 .. n in raster order of their first pixels.
 
     Raises:
         ValueError: for NaN probabilities, another shape, or a parameter out of range.
@@ -118,30 +122,29 @@ def label_instances(
         fill_holes=fill_holes,
         field_of_interest=field_of_interest,
     )
-    _check(settings)
+    check_settings(settings)
     probability = np.asarray(probability)
     if probability.ndim != 2:
         raise ValueError(f"probability of shape {probability.shape}: one map, shape (H, W), is needed")
     if np.isnan(probability).any():
         raise ValueError("probability holds NaN: the network that made it has diverged, or its input held NaN")
     labels: NDArray[np.int32]
-    labels, count = ndimage.label(probability > threshold, _structure(connectivity), output=np.int32)
+    labels, count = ndimage.label(probability > threshold, structure(connectivity), output=np.int32)
     if len(split_thresholds):
-        labels = _split(labels, probability, settings)
-        count = int(labels.max())
+        labels, count = split(labels, probability, settings)
     if fill_holes:
-        labels = _fill_holes(labels, connectivity)
+        labels = _filled(labels, connectivity)
     if min_size:
         labels = _keep(labels, np.bincount(labels.ravel(), minlength=count + 1) >= min_size)
     if regrow:
-        labels = _regrow(labels, regrow)
+        labels = regrown(labels, regrow)
     if field_of_interest:
         frame = field_of_interest
         if 2 * frame >= min(labels.shape):
             raise ValueError(f"field_of_interest={frame}: leaves nothing of an image of {labels.shape} px")
         inside = labels[frame:-frame, frame:-frame]
         labels = _keep(labels, np.bincount(inside.ravel(), minlength=count + 1) > 0)
-    return labels
+    return _in_raster_order(labels)
 
 
 class LabelInstancesd(MapTransform):
@@ -198,7 +201,7 @@ class LabelInstancesd(MapTransform):
             fill_holes=base["fill_holes"] if fill_holes is None else fill_holes,
             field_of_interest=base["field_of_interest"] if field_of_interest is None else field_of_interest,
         )
-        _check(self.settings)
+        check_settings(self.settings)
 
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """Item with the label image, see the class.
@@ -220,7 +223,12 @@ class LabelInstancesd(MapTransform):
         return item
 
 
-def _check(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
+    """Refuse settings of :func:`label_instances` that are out of range.
+
+    Raises:
+        ValueError: naming the setting, its value and what would be right.
+    """
     if not np.isfinite(settings["threshold"]):
         raise ValueError(f"threshold={settings['threshold']}: a finite number is needed")
     rising = (settings["threshold"], *settings["split_thresholds"])
@@ -237,7 +245,8 @@ def _check(settings: Settings) -> None:
             raise ValueError(f"{name}={pixels}: a number of pixels >= 0 is needed, 0 switches it off")
 
 
-def _structure(connectivity: Connectivity) -> NDArray[np.bool_]:
+def structure(connectivity: Connectivity) -> NDArray[np.bool_]:
+    """Neighbourhood of 4 or 8 pixels, shape (3, 3)."""
     return np.asarray(ndimage.generate_binary_structure(2, 1 if connectivity == 4 else 2))
 
 
@@ -248,26 +257,79 @@ def _keep(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> NDArray[np.int3
     return np.asarray(numbers[labels])
 
 
-def _split(labels: NDArray[np.int32], probability: NDArray[Any], settings: Settings) -> NDArray[np.int32]:
-    """Components parted where they fall into several of at least ``min_size`` px at a higher threshold."""
-    structure = _structure(settings["connectivity"])
-    seeds = labels.copy()
+def _in_raster_order(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Labels numbered 1 .. n in the order of their first pixels."""
+    flat = labels.ravel()
+    # a first pixel differs from the one before it
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])[::-1] if flat.size else np.empty(0, int)
+    first = np.full(int(flat.max(initial=0)) + 1, flat.size)
+    first[flat[starts]] = starts  # from the last to the first: the first stays
+    first[0] = -1
+    numbers = np.empty_like(first, dtype=np.int32)
+    numbers[np.argsort(first, kind="stable")] = np.arange(len(first), dtype=np.int32)
+    return np.asarray(numbers[labels])
+
+
+def split(labels: NDArray[np.int32], probability: NDArray[Any], settings: Settings) -> tuple[NDArray[np.int32], int]:
+    """Components parted where they fall into several at a higher threshold, each for itself.
+
+    Args:
+        labels: components 1 .. n, shape (H, W).
+        probability: of the cell, shape (H, W).
+        settings: ``split_thresholds``, ``min_size`` and ``connectivity`` count.
+
+    Returns:
+        Labels in which the first part of a component keeps its number and the others have numbers above n; and the
+        highest number.
+    """
+    boxes = ndimage.find_objects(labels)
+    count, parted = len(boxes), labels.copy()
+    for number, box in enumerate(boxes, start=1):
+        if box is None:
+            continue
+        parts = split_component(labels[box] == number, probability[box], settings)
+        more = parts > 1
+        parted[box][more] = count - 1 + parts[more]
+        count += int(parts.max()) - 1
+    return parted, count
+
+
+def split_component(component: NDArray[np.bool_], probability: NDArray[Any], settings: Settings) -> NDArray[np.int32]:
+    """Parts 1 .. k of one component, by a watershed of the probability from where it falls into several.
+
+    Args:
+        component: its pixels in its bounding box, shape (h, w).
+        probability: of the cell there, shape (h, w).
+        settings: see :func:`split`.
+    """
+    around, smallest = structure(settings["connectivity"]), settings["min_size"]
+    seeds = component.astype(np.int32)
+    if seeds.sum() < max(2 * smallest, 3):
+        return seeds
     for threshold in settings["split_thresholds"]:
-        parts, count = ndimage.label(probability > threshold, structure, output=np.int32)
-        parts = _keep(parts, np.bincount(parts.ravel(), minlength=count + 1) >= settings["min_size"])
+        parts, count = ndimage.label(component & (probability > threshold), around, output=np.int32)
+        parts = _keep(parts, np.bincount(parts.ravel(), minlength=count + 1) >= smallest)
         inside = (parts > 0) & (seeds > 0)
         owner_and_part = np.unique(np.stack([seeds[inside], parts[inside]]), axis=1)
         owners, numbers = np.unique(owner_and_part[0], return_counts=True)
         several = owners[numbers > 1]
-        seeds = np.where(np.isin(seeds, several), np.where(inside, seeds.max() + parts, 0), seeds)
-    parted = watershed(-probability, seeds, connectivity=structure, mask=labels > 0).astype(np.int32)
-    return _keep(parted, np.bincount(parted.ravel()) > 0)
+        if len(several):
+            seeds = np.where(np.isin(seeds, several), np.where(inside, seeds.max() + parts, 0), seeds)
+    seeds = _in_raster_order(seeds)
+    if seeds.max() == 1:
+        return component.astype(np.int32)
+    return np.asarray(watershed(-probability, seeds, connectivity=around, mask=component), np.int32)
 
 
-def _lowest_and_highest(
+def lowest_and_highest(
     labels: NDArray[np.int32], footprint: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Lowest and highest label > 0 under the footprint; where there is none, lowest > highest = 0."""
+    """Lowest and highest label > 0 under the footprint around each pixel; where there is none, lowest > highest = 0.
+
+    Args:
+        labels: shape (H, W).
+        footprint: neighbourhood, shape (2 r + 1, 2 r + 1).
+    """
     none = np.iinfo(np.int32).max
     height, width = labels.shape
     reach = footprint.shape[0] // 2
@@ -282,10 +344,10 @@ def _lowest_and_highest(
     return lowest, highest
 
 
-def _fill_holes(labels: NDArray[np.int32], connectivity: Connectivity) -> NDArray[np.int32]:
+def _filled(labels: NDArray[np.int32], connectivity: Connectivity) -> NDArray[np.int32]:
     # what separates 4-connected components is 8-connected background, and the other way round
-    gaps, count = ndimage.label(labels == 0, _structure(8 if connectivity == 4 else 4))
-    lowest, highest = _lowest_and_highest(labels, _structure(4))
+    gaps, count = ndimage.label(labels == 0, structure(8 if connectivity == 4 else 4))
+    lowest, highest = lowest_and_highest(labels, structure(4))
     index = np.arange(count + 1)
     owner = np.asarray(ndimage.maximum(highest, gaps, index), dtype=np.int32)
     hole = np.asarray(ndimage.minimum(lowest, gaps, index)) == owner
@@ -295,8 +357,16 @@ def _fill_holes(labels: NDArray[np.int32], connectivity: Connectivity) -> NDArra
     return np.where(hole[gaps], owner[gaps], labels)
 
 
-def _regrow(labels: NDArray[np.int32], distance: int) -> NDArray[np.int32]:
-    lowest, highest = _lowest_and_highest(labels, disk(2 * distance, dtype=bool))
+def regrown(labels: NDArray[np.int32], distance: int) -> NDArray[np.int32]:
+    """Labels grown into the gaps between them, see :func:`label_instances`.
+
+    What becomes of a pixel depends on those within 2 ``distance`` px.
+
+    Args:
+        labels: shape (H, W).
+        distance: px by which labels grow.
+    """
+    lowest, highest = lowest_and_highest(labels, disk(2 * distance, dtype=bool))
     rows, columns = np.nonzero((labels == 0) & (lowest < highest))
     around = np.pad(labels, distance)
     nearest = np.zeros_like(labels, shape=rows.shape)
@@ -304,8 +374,9 @@ def _regrow(labels: NDArray[np.int32], distance: int) -> NDArray[np.int32]:
     for row, column in _nearest_first(distance):
         found = around[rows + row + distance, columns + column + distance]
         nearest = np.where(nearest == 0, found, nearest)
-    labels[rows, columns] = nearest
-    return labels
+    grown = labels.copy()
+    grown[rows, columns] = nearest
+    return grown
 
 
 def _nearest_first(distance: int) -> list[tuple[int, int]]:

@@ -1,12 +1,80 @@
-"""Prediction at another magnification than that of the images."""
+"""Prediction at another magnification than that of the images.
+
+Images are resized as ``torch.nn.functional.interpolate`` does it (bilinear, with antialiasing on the way to the
+network). It is done here with weights that are worked out in double precision from a pixel's place in the whole image,
+and with sums in a fixed order: a part of an image, resized alone, is bit for bit that part of the resized image, which
+:mod:`unet_paper.large` relies on and ``interpolate`` does not promise.
+"""
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from monai.inferers.inferer import Inferer
 from torch import Tensor
-from torch.nn.functional import interpolate
+
+
+class Taps(NamedTuple):
+    """What pixels [start, stop) of a resized axis are made of: source pixels and their weights, shape (taps, n)."""
+
+    sources: Tensor
+    weights: Tensor
+
+
+def magnified_length(length: int, magnification: float) -> int:
+    """Size in px of an axis at another magnification, at least 1."""
+    return max(1, round(length * magnification))
+
+
+def resize_taps(length: int, resized: int, start: int, stop: int, *, antialias: bool) -> Taps:
+    """Bilinear resizing of an axis, pixels [start, stop) of the result.
+
+    A pixel of the result lies at x = (i + 1/2) s - 1/2 of the source, s = length / resized. Source pixels count by a
+    triangle around it, of half-width 1, or s where antialiasing and s > 1; those beyond the end are left out with
+    antialiasing, and taken from the end's pixel without it.
+
+    Args:
+        length: px of the source axis.
+        resized: px of the result.
+        start: first pixel wanted.
+        stop: end of the pixels wanted, exclusive.
+        antialias: whether a smaller result averages over all of the source.
+
+    >>> resize_taps(4, 2, 0, 2, antialias=False).weights.tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
+    """
+    scale = length / resized
+    centre = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * scale - 0.5
+    width = max(scale, 1.0) if antialias else 1.0
+    first = torch.floor(centre - width).to(torch.int64) + 1
+    sources = first + torch.arange(math.ceil(2 * width) + 1)[:, None]
+    weights = (1 - (sources - centre).abs() / width).clamp(min=0)
+    if antialias:
+        weights = torch.where((sources >= 0) & (sources < length), weights, 0)
+        weights /= weights.sum(dim=0)
+    needed = weights.amax(dim=1) > 0
+    return Taps(sources[needed].clamp(0, length - 1), weights[needed].to(torch.float32))
+
+
+def resize_axis(image: Tensor, dim: int, taps: Taps, first: int = 0) -> Tensor:
+    """An axis of an image resized.
+
+    Args:
+        image: any shape, floating point; along ``dim`` the source from pixel ``first`` on, as far as it is needed.
+        dim: the axis.
+        taps: what the result is made of.
+        first: see ``image``.
+    """
+    shape = [1] * image.dim()
+    shape[dim] = -1
+    result: Tensor | None = None
+    for sources, weights in zip(taps.sources.to(image.device), taps.weights.to(image), strict=True):
+        # product, then sum: one operation that did both could round otherwise at the ends of a row
+        product = image.index_select(dim, sources - first) * weights.view(shape)
+        result = product if result is None else result.add_(product)
+    assert result is not None
+    return result
 
 
 class MagnifiedInferer(Inferer):
@@ -44,7 +112,14 @@ class MagnifiedInferer(Inferer):
         if self.magnification == 1:
             return self.inferer(inputs, network, *args, **kwargs)
         size = tuple(inputs.shape[-2:])
-        resized = tuple(max(1, round(length * self.magnification)) for length in size)
-        small = interpolate(inputs, resized, mode="bilinear", align_corners=False, antialias=True)
+        resized = tuple(magnified_length(length, self.magnification) for length in size)
+        small = _resize(inputs, resized, antialias=True)
         scores = self.inferer(small, network, *args, **kwargs)
-        return interpolate(scores, size, mode="bilinear", align_corners=False)
+        return _resize(scores, size, antialias=False)
+
+
+def _resize(image: Tensor, size: tuple[int, ...], *, antialias: bool) -> Tensor:
+    for dim, length in zip((-2, -1), size, strict=True):
+        taps = resize_taps(image.shape[dim], length, 0, length, antialias=antialias)
+        image = resize_axis(image, image.dim() + dim, taps)
+    return image
