@@ -46,7 +46,7 @@ def test_all_is_what_a_person_uses_and_every_name_is_the_module_s_own() -> None:
 
 def test_type_checkers_see_the_same_names_in_the_same_modules() -> None:
     tree = ast.parse(Path(unet_paper.__file__).read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert seen == {name: getattr(unet_paper, name).__module__ for name in unet_paper.__all__}
 

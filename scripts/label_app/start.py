@@ -149,8 +149,8 @@ def prepare_app(zipped: Path, folder: Path, *, fresh: bool = False) -> str:
     app = folder / "app"
     shutil.copytree(ENVIRONMENT / "monailabel" / "sample-apps" / "monaibundle", app, dirs_exist_ok=True)
     shutil.move(app / "main.py", app / "stock.py")
-    for file in (ROOT / "scripts" / "label_app").glob("*.py"):
-        shutil.copy(file, app)
+    for name in ("main.py", "server.py"):
+        shutil.copy(Path(__file__).parent / name, app)
     with zipfile.ZipFile(zipped) as content:
         (name,) = {Path(member).parts[0] for member in content.namelist()}
         bundle = app / "model" / name
