@@ -87,13 +87,20 @@ class TestInstances:
         [
             ([[0.0, 1.5]], r"'label' holds 1\.5: annotations are whole numbers"),
             ([[0.0, np.nan]], "'label' holds nan"),
-            ([[0, -1]], "ids are 0 to 2147483647"),
-            ([[0, 2**31]], "ids are 0 to 2147483647"),
+            ([[0, -1]], "ids are 0 or more; say --ignore_value"),
         ],
     )
     def test_refuses_what_are_no_ids(self, annotation: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             instances(annotation, annotation="instances")
+
+    def test_every_large_id_is_a_cell(self) -> None:
+        annotation = np.array([[0, 2**32 - 1, 2**32 - 2], [20_000_001, 20_000_002, 0]])
+        found = instances(annotation, annotation="instances")
+        assert (found == 0).tolist() == (annotation == 0).tolist()
+        assert len(np.unique(found)) == 5
+        with pytest.raises(ValueError, match="neighbouring ids above 16777216 are one"):
+            instances(annotation.astype(np.float32), annotation="instances")
 
     def test_says_when_it_looks_binary(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING, "unet_paper.data.annotation"):

@@ -13,13 +13,19 @@ from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage import measure
 
+from unet_paper.data.notices import Notices
+from unet_paper.data.reader import source_of
 from unet_paper.nearest_cells import two_nearest_distances
 
 Annotation = Literal["binary", "instances", "either"]
 Connectivity = Literal[4, 8]
 
 UNKNOWN = -1
+LARGEST_ID = int(np.iinfo(np.int32).max)
+# of a mask, below which its ids tell nothing about how they were drawn
+_PIXELS_TO_JUDGE = 256
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +37,10 @@ class InstancesFromAnnotationd(MapTransform):
     - ``"instances"``: the values are the ids. An id may have several components and is one cell.
     - ``"either"``: one value besides 0 is a binary mask, several are ids; for what people draw with programs of both
       kinds.
+
+    What would be learnt wrongly is refused: ids most of which lie in pieces (values between two others at the rims of
+    an interpolated mask; classes), several values and no background. A mask that is one cell all over, and one without
+    a cell, are said.
 
     Unknown are the pixels of ``ignore_value``, and the cells that an expert marked but did not draw: in the Cell
     Tracking Challenge gold masks (SEG) draw some of the cells, markers (TRA) point at every one. A marker that no drawn
@@ -61,6 +71,8 @@ class InstancesFromAnnotationd(MapTransform):
         known_gap: width in px up to which gaps between drawn cells stay background there; 0 for none.
         field_of_interest: width in px of the frame around the field of interest in which cells are not annotated.
         ignore_value: value of the annotation that says unknown.
+        background_value: value of the annotation that says background: 0, in masks of ilastik 1. A value that no pixel
+            has, such as -1, says that there is no background.
         allow_missing_keys: pass over items that lack the key.
 
     Raises:
@@ -83,6 +95,7 @@ class InstancesFromAnnotationd(MapTransform):
         known_gap: float = 10.0,
         field_of_interest: int = 0,
         ignore_value: int | None = None,
+        background_value: int = 0,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -103,24 +116,28 @@ class InstancesFromAnnotationd(MapTransform):
         self.known_gap = known_gap
         self.field_of_interest = field_of_interest
         self.ignore_value = ignore_value
+        self.background_value = background_value
+        self._notices = Notices(logger)
 
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """Item with the instance image in the annotation's place, computed on the host, of its container and device.
 
         Raises:
-            ValueError: for another shape, markers of another size, values that are not whole numbers, negative ids, or
-                a binary annotation of more than two values.
+            ValueError: names the file, for another shape, markers of another size, values that are not whole numbers,
+                negative ids, a binary annotation of more than two values, ids without background, or ids in pieces.
         """
         item = dict(data)
         for key in self.key_iterator(item):
-            annotation = _image(item[key], str(key))
-            instances = self._instances(annotation, str(key))
+            source = source_of(item[key], repr(key))
+            annotation = _image(item[key], source)
+            instances = self._instances(annotation, source)
             if self.markers_key in item:
-                markers = _image(item[self.markers_key], self.markers_key)
+                where = source_of(item[self.markers_key], repr(self.markers_key))
+                markers = _image(item[self.markers_key], where)
                 if markers.shape != instances.shape:
                     raise ValueError(
-                        f"{self.markers_key!r} of {markers.shape} px, {key!r} of {instances.shape} px: both must be of "
-                        "the same image"
+                        f"{where} of {markers.shape} px, {source} of {instances.shape} px: both must be of the same "
+                        "image"
                     )
                 instances[(instances == 0) & self._near_undrawn_cells(instances, markers)] = UNKNOWN
             if self.field_of_interest:
@@ -128,43 +145,96 @@ class InstancesFromAnnotationd(MapTransform):
             item[key] = convert_to_dst_type(instances[None], item[key], dtype=torch.int32)[0]
         return item
 
-    def _instances(self, annotation: NDArray[np.int64], key: str) -> NDArray[np.int32]:
+    def _instances(self, annotation: NDArray[np.int64], source: str) -> NDArray[np.int32]:
         ignored = (
             np.zeros(annotation.shape, dtype=bool) if self.ignore_value is None else annotation == self.ignore_value
         )
-        drawn = np.where(ignored, 0, annotation)
-        values = np.unique(annotation[~ignored])
+        drawn = self._drawn(annotation, ignored, source)
+        values = np.unique(drawn[~ignored])
         if self.annotation == "binary" or (self.annotation == "either" and np.count_nonzero(values) == 1):
-            if len(values) > 2 or (len(values) == 2 and 0 not in values):
+            if np.count_nonzero(values) > 1:
                 raise ValueError(
-                    f"{key!r} holds the values {_some(values)}: annotation='binary' takes 0 and one other; say "
-                    "annotation='instances' for ids, ignore_value=... for unknown pixels, or threshold the image"
+                    f"{source} holds the values {_some(values)}: annotation='binary' takes 0 and one other; say "
+                    "--annotation instances for ids, --ignore_value ... for unknown pixels, --background_value ... if "
+                    "that is not 0, or threshold the mask"
                 )
             instances, _ = ndimage.label(drawn, self._structure, output=np.int32)
         else:
-            if len(values) and (values[0] < 0 or values[-1] > np.iinfo(np.int32).max):
+            if len(values) and values[0] < 0:
                 raise ValueError(
-                    f"{key!r} holds the values {_some(values)}: ids are 0 to {np.iinfo(np.int32).max}; say "
-                    "ignore_value=... for unknown pixels"
+                    f"{source} holds the values {_some(values)}: ids are 0 or more; say --ignore_value ... for unknown "
+                    "pixels"
                 )
+            if len(values) and values[-1] > LARGEST_ID:
+                drawn = np.searchsorted(values, drawn) + (values[0] > 0)
             instances = drawn.astype(np.int32)
-            self._warn_if_binary(instances, key)
+            instances[ignored] = 0
+            self._check_pieces(instances, source)
         instances[ignored] = UNKNOWN
         return instances
+
+    def _drawn(self, annotation: NDArray[np.int64], ignored: NDArray[np.bool_], source: str) -> NDArray[np.int64]:
+        """The annotation with 0 where it says background or unknown."""
+        background = annotation == self.background_value
+        known = annotation[~ignored]
+        if known.size and annotation.size >= _PIXELS_TO_JUDGE and not background.any() and self.background_value >= 0:
+            values = np.unique(known)
+            if len(values) > 1:
+                raise ValueError(
+                    f"{source} holds the values {_some(values)}, and no pixel is background "
+                    f"({self.background_value}): say --background_value {values[0]} if that is the background, as in "
+                    "masks of ilastik, or --background_value -1 if there is none"
+                )
+            self._notices.warn(
+                "one cell all over",
+                source,
+                f"{source}: every pixel is {values[0]}, taken as one cell: say --background_value {values[0]} if that "
+                "is the background",
+            )
+        drawn = np.where(ignored | background, 0, annotation)
+        if self.background_value > 0 and bool((annotation == 0).any()):
+            # 0 is an id like any other then, and may not vanish
+            drawn[(annotation == 0) & ~ignored] = known.max() + 1
+        if not drawn.any():
+            self._notices.warn("masks without a cell", source, f"{source}: no cell is drawn in this mask")
+        return drawn
 
     @property
     def _structure(self) -> NDArray[np.bool_]:
         return np.asarray(ndimage.generate_binary_structure(2, 1 if self.connectivity == 4 else 2))
 
-    def _warn_if_binary(self, instances: NDArray[np.int32], key: str) -> None:
-        ids = np.unique(instances[instances > 0])
-        # a drawn cell may be in pieces, so this is no error; with several ids it is no binary image
-        if len(ids) == 1 and (pieces := ndimage.label(instances, self._structure)[1]) > 1:
+    def _check_pieces(self, instances: NDArray[np.int32], source: str) -> None:
+        """An id is a cell, mostly in one piece: what lies in many is a rim, a class, or a mask of black and white."""
+        ids, numbered = np.unique(instances, return_inverse=True)
+        numbered = numbered.reshape(instances.shape) + (ids[0] > 0 if len(ids) else 0)
+        count = len(ids) - (len(ids) > 0 and ids[0] == 0)
+        if not count:
+            return
+        # pieces of all ids at once: two pixels are of one piece if they touch and are equal
+        pieces, total = measure.label(numbered, background=0, connectivity=2, return_num=True)
+        if total == count:
+            return
+        owner = np.zeros(total + 1, np.int64)
+        owner[pieces] = numbered
+        areas = np.bincount(pieces.ravel(), minlength=total + 1)
+        largest = np.zeros(count + 1, np.int64)
+        np.maximum.at(largest, owner[1:], areas[1:])
+        whole = np.bincount(numbered.ravel(), minlength=count + 1)
+        broken = int(np.count_nonzero(2 * largest[1:] < whole[1:]))
+        if count > 1 and broken > 1 and 2 * broken > count and instances.size >= _PIXELS_TO_JUDGE:
+            raise ValueError(
+                f"{source}: {broken} of its {count} ids lie in pieces, {total} in all, with less than half of their "
+                "pixels in one: those are no cells but rims of a mask that was interpolated or saved with losses, or "
+                "classes; threshold the mask or save it anew, with one id a cell, or with two values and "
+                "--annotation binary"
+            )
+        if count == 1:
+            # a drawn cell may be in pieces, so this is no error; with several ids it is no binary image
             logger.warning(
-                "%r holds one id, %d, in %d pieces, taken as one cell: say annotation='binary' if they are cells",
-                key,
-                ids[0],
-                pieces,
+                "%s holds one id, %d, in %d pieces, taken as one cell: say --annotation binary if they are cells",
+                source,
+                ids[-1],
+                total,
             )
 
     def _near_undrawn_cells(self, instances: NDArray[np.int32], markers: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -185,15 +255,21 @@ class InstancesFromAnnotationd(MapTransform):
         return frame
 
 
-def _image(annotation: NdarrayOrTensor, key: str) -> NDArray[np.int64]:
+def _image(annotation: NdarrayOrTensor, source: str) -> NDArray[np.int64]:
     image = convert_data_type(annotation, np.ndarray)[0]
     if image.ndim != 3 or image.shape[0] != 1:
-        raise ValueError(f"{key!r} of shape {tuple(image.shape)}: one channel first is needed, (1, H, W)")
+        raise ValueError(f"{source} of shape {tuple(image.shape)}: one channel first is needed, (1, H, W)")
     if np.issubdtype(image.dtype, np.floating):
         whole = np.isfinite(image) & (image == np.round(image))
         if not whole.all():
             raise ValueError(
-                f"{key!r} holds {image[~whole][0]}: annotations are whole numbers; do not scale or interpolate them"
+                f"{source} holds {image[~whole][0]}: annotations are whole numbers; do not scale or interpolate them"
+            )
+        exact = 2.0 ** (np.finfo(image.dtype).nmant + 1)
+        if image.size and np.abs(image).max() >= exact:
+            raise ValueError(
+                f"{source} holds {image.max():.0f} as {image.dtype}, in which neighbouring ids above {exact:.0f} are "
+                "one: load masks with unet_paper.data.reader.LabelReader and dtype=torch.int64"
             )
     return np.asarray(image[0], dtype=np.int64)
 

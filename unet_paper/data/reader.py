@@ -1,42 +1,60 @@
 """Image files to arrays with rows first, and the checks that an image passes before it meets the network.
 
-``PageReader`` is what the configs hand to MONAI's ``LoadImaged``::
+``PageReader`` is what the configs hand to MONAI's ``LoadImaged`` for images, ``LabelReader`` for masks and markers::
 
-    - {_target_: LoadImaged, keys: [image, label], reader: {_target_: unet_paper.data.reader.PageReader}}
+    - {_target_: LoadImaged, keys: image, reader: {_target_: unet_paper.data.reader.PageReader}}
+    - {_target_: LoadImaged, keys: label, reader: {_target_: unet_paper.data.reader.LabelReader}, dtype: $torch.int64}
     - {_target_: EnsureChannelFirstd, keys: [image, label]}
     - {_target_: unet_paper.data.reader.CheckImaged, keys: image, channels: 1}
     - {_target_: unet_paper.data.reader.ScaleToUnitRanged, keys: image}
 
-``LoadImaged`` may keep its default ``dtype`` (float32): MONAI turns uint16 into int32 even with ``dtype=None``, so the
-reader notes the file's own dtype in the metadata (``stored_dtype``), where ``ScaleToUnitRanged`` finds it.
+For images ``LoadImaged`` may keep its default ``dtype`` (float32): MONAI turns uint16 into int32 even with
+``dtype=None``, so the reader notes the file's own dtype in the metadata (``stored_dtype``), where ``ScaleToUnitRanged``
+finds it. Ids need int64: float32 has none above 16,777,216.
 """
 
+import logging
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
-import tifffile
 import torch
 from monai.config import KeysCollection
 from monai.data import ImageReader, MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
-from PIL import Image
 
-__all__ = ["EXTENSIONS", "CheckImaged", "PageReader", "ScaleToUnitRanged", "extension", "page_shapes", "split_page"]
+from unet_paper.data import nifti_file, photometric, raster_file, tiff_file
+from unet_paper.data.notices import Notices
+from unet_paper.data.page import Layout, Page
+
+__all__ = [
+    "EXTENSIONS",
+    "CheckImaged",
+    "LabelReader",
+    "PageReader",
+    "ScaleToUnitRanged",
+    "extension",
+    "layout",
+    "page_shapes",
+    "source_of",
+    "split_page",
+]
 
 TIFF = (".tif", ".tiff")
-RASTER = (".png", ".jpg", ".jpeg", ".bmp")
+JPEG = (".jpg", ".jpeg")
+RASTER = (".png", *JPEG, ".bmp")
 NIFTI = (".nii.gz", ".nii")
 EXTENSIONS = (*TIFF, *RASTER, *NIFTI)
 
 # MONAI writes "::" for "#" in every setting, addresses on its command line included
-_PAGE = re.compile(r"(?P<file>.+\.tiff?)(?:#|::)(?P<page>\d+)", re.IGNORECASE)
+_PAGE = re.compile(r"(?P<file>.+\.(?:tiff?|nii(?:\.gz)?))(?:#|::)(?P<page>\d+)", re.IGNORECASE)
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
+_COLOURS = ("red", "green", "blue", "alpha")
+
+logger = logging.getLogger(__name__)
 
 
 def extension(path: str | Path) -> str:
@@ -50,7 +68,7 @@ def extension(path: str | Path) -> str:
 
 
 def split_page(path: str | Path) -> tuple[Path, int | None]:
-    """File and page of an address; pages count from 0, and only ``.tif#7`` and ``.tiff#7`` address one.
+    """File and page of an address; pages count from 0, and only those of TIFF and NIfTI files have one.
 
     >>> split_page("train-volume.tif#7")
     (PosixPath('train-volume.tif'), 7)
@@ -63,16 +81,13 @@ def split_page(path: str | Path) -> tuple[Path, int | None]:
     return (Path(match["file"]), int(match["page"])) if match else (Path(path), None)
 
 
-def page_shapes(path: str | Path) -> list[tuple[int, ...]]:
-    """Shape of every page of an image file, read from its headers: (H, W), or (H, W, C) for colour.
+def layout(path: str | Path) -> Layout:
+    """What the headers of an image file say: its pages, their axes, channels and pixel size.
 
-    Truncated TIFF and PNG files are found here, without decoding a pixel.
+    Truncated TIFF files, and PNG files that are truncated or damaged, are found here, without decoding a pixel.
 
     Args:
         path: the file, without a page.
-
-    Returns:
-        One shape for each page; formats other than TIFF have one.
 
     Raises:
         FileNotFoundError: no such file.
@@ -80,25 +95,18 @@ def page_shapes(path: str | Path) -> list[tuple[int, ...]]:
     """
     file = Path(path).expanduser()
     kind = _existing(file)
-    with _naming(file):
-        if kind in TIFF:
-            with tifffile.TiffFile(file) as tiff:
-                return [_tiff_shape(page) for page in _complete_pages(tiff)]
-        if kind in NIFTI:
-            return [_plane(nibabel.load(file).shape)[::-1]]
-        with Image.open(file) as image:
-            shape = (image.height, image.width)
-            bands = len(image.getbands())
-            image.verify()
-        return [shape if bands == 1 else (*shape, bands)]
+    if kind in TIFF:
+        return tiff_file.layout(file)
+    return nifti_file.layout(file) if kind in NIFTI else raster_file.layout(file)
 
 
-class PageReader(ImageReader):
-    """Reader for ``LoadImaged``: one TIFF page, PNG, JPEG, BMP or plane of NIfTI as (H, W) or (H, W, C), rows first.
+def page_shapes(path: str | Path) -> list[tuple[int, ...]]:
+    """Shape of every page of an image file, as ``layout`` has it: (H, W), or (H, W, C) for colour or channels."""
+    return layout(path).shapes
 
-    A page of a TIFF stack is addressed as ``"train-volume.tif#7"``, counted from 0. Pixel values are those of the file:
-    palettes and inverted lookup tables are not applied; 1-bit images become 0 and 255. The first axis of a NIfTI file
-    is x, so it is swapped with the second, in the affine too.
+
+class _Reader(ImageReader):
+    """What ``PageReader`` and ``LabelReader`` share: the way from an address to one decoded page.
 
     Decoding happens in ``get_data``: ``LoadImage`` catches what ``read`` raises and goes on to readers that would take
     the first page of a stack, or transpose the image, without a word.
@@ -120,8 +128,9 @@ class PageReader(ImageReader):
 
         Returns:
             The array, (H, W) or (H, W, C), and its metadata: ``affine`` and ``original_affine`` (4, 4),
-            ``spatial_shape``, ``original_channel_dim``, ``stored_dtype``, and for a page of a stack ``patch_index``,
-            which ``SaveImage`` appends to the name of its output.
+            ``spatial_shape``, ``original_channel_dim``, ``stored_dtype``, ``full_scale`` and ``channel_names`` where
+            the file has them, and for a page of a stack ``patch_index``, which ``SaveImage`` appends to the name of its
+            output.
 
         Raises:
             FileNotFoundError: no such file.
@@ -131,33 +140,99 @@ class PageReader(ImageReader):
         if len(addresses) != 1:
             names = ", ".join(map(str, addresses))
             raise ValueError(f"{len(addresses)} files for one image ({names}): give one file, or one page of a stack")
-        file, page = split_page(addresses[0])
+        file, number = split_page(addresses[0])
         file = file.expanduser()
-        kind = _existing(file)
-        affine = np.eye(4)
-        if kind in TIFF:
-            array = _read_tiff(file, page)
-        elif kind in NIFTI:
-            array, affine = _read_nifti(file)
-        else:
-            with _naming(file), Image.open(file) as image:
-                array = np.asarray(image)
-        if array.dtype == bool:
-            array = array.astype(np.uint8) * 255
+        page = _decode(file, number)
+        if page.pixels.dtype.kind not in "buif":
+            raise ValueError(f"{file}: {page.pixels.dtype} pixels; save one real number a pixel and channel")
+        array, names = self._meant(page, str(addresses[0]))
         meta: dict[str, Any] = {
-            "affine": affine,
-            "original_affine": affine.copy(),
+            "affine": page.affine,
+            "original_affine": page.affine.copy(),
             "spatial_shape": np.asarray(array.shape[:2]),
             "original_channel_dim": "no_channel" if array.ndim == 2 else -1,
             "stored_dtype": array.dtype.name,
         }
-        if page is not None:
-            meta["patch_index"] = page
-        return array, meta
+        if page.full_scale is not None:
+            meta["full_scale"] = page.full_scale
+        if names:
+            meta["channel_names"] = list(names)
+        if number is not None:
+            meta["patch_index"] = number
+        return np.ascontiguousarray(array), meta
+
+    def _meant(self, page: Page, source: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+        """The pixels as they are meant, (H, W) or (H, W, C), and the names of their channels."""
+        raise NotImplementedError
+
+
+class PageReader(_Reader):
+    """Reader for ``LoadImaged``: one page of an image file as a viewer shows it, (H, W) or (H, W, C), rows first.
+
+    A page of a TIFF stack is addressed as ``"train-volume.tif#7"``, counted from 0; in files with several channels a
+    page has all of them. Orientation tags, palettes and "0 is white" are applied, a constant alpha channel is left out,
+    1-bit images become 0 and 255. The first axis of a NIfTI file is x, so it is swapped with the second, in the affine
+    too.
+
+    Args:
+        channel: number (from 0) or name of the channel to take from images with several; all where None.
+    """
+
+    def __init__(self, channel: int | str | None = None) -> None:
+        super().__init__()
+        self.channel = channel
+
+    def _meant(self, page: Page, source: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+        pixels, alpha, names = page.pixels, page.alpha, page.channels
+        if page.palette is not None:
+            pixels, alpha = photometric.through_palette(pixels, page.palette), page.palette.shape[1] == 4
+            if alpha is False and photometric.is_grey(pixels):
+                pixels = pixels[..., 0]
+        if page.white_is_zero:
+            pixels = _inverted(pixels, page.full_scale, source)
+        if pixels.dtype == bool:
+            pixels = pixels.astype(np.uint8) * 255
+        pixels = photometric.without_constant_alpha(pixels, alpha)
+        if pixels.ndim == 3 and not names:
+            names = _COLOURS[: pixels.shape[2]] if pixels.shape[2] > 2 else ("grey", "alpha")
+        if self.channel is None:
+            return pixels, names if pixels.ndim == 3 else ()
+        return _one_channel(pixels, names, self.channel, source), ()
+
+
+class LabelReader(_Reader):
+    """Reader for ``LoadImaged``: masks and markers, whose pixels are ids and no grey values; (H, W), int64.
+
+    Palettes are not applied: the indices are the ids. Three equal channels are one; other colours become one id each
+    (black 0, white 16777215). Orientation tags are applied, as for images. What cannot hold ids is refused: JPEG,
+    transparency, files in which 0 is white, numbers that are not whole or too large for their dtype.
+    """
+
+    def _meant(self, page: Page, source: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+        pixels = page.pixels
+        if page.lossy:
+            raise ValueError(
+                f"{source}: a mask in {page.lossy}, which changes values: every grey at a rim would be a cell of its "
+                "own; save masks as PNG or TIFF from where they were drawn"
+            )
+        if page.white_is_zero:
+            raise ValueError(
+                f"{source}: a mask in which 0 is white (MINISWHITE): what is the background? Save it with 0 as black "
+                "and background, in ImageJ by Image > Lookup Tables > Invert LUT"
+            )
+        if pixels.ndim == 3:
+            pixels = _ids_of_colours(photometric.without_constant_alpha(pixels, page.alpha), source)
+        if pixels.dtype.kind == "f":
+            _refuse_fractions(pixels, source)
+        if pixels.dtype == np.uint64 and pixels.size and int(pixels.max()) > np.iinfo(np.int64).max:
+            raise ValueError(f"{source}: ids up to {int(pixels.max())}; save it with ids of 32 bits")
+        return pixels.astype(np.int64), ()
 
 
 class CheckImaged(MapTransform):
     """Refuse an image that the network cannot take: other channels, no pixels, NaN or infinite values.
+
+    Grey stored as three equal channels becomes one where the network takes one.
 
     Args:
         keys: keys of channel-first images (C, H, W).
@@ -170,35 +245,55 @@ class CheckImaged(MapTransform):
         self.channels = channels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the item as it is.
+        """Return the item, with an image of equal channels as one of them and all else as it is.
 
         Raises:
             ValueError: names the file, what is wrong with it and the remedy.
         """
         item = dict(data)
         for key in self.key_iterator(item):
-            _check(torch.as_tensor(item[key]), _source(item[key], key), self.channels)
+            image = item[key]
+            tensor = torch.as_tensor(image)
+            if self.channels == 1 and tensor.ndim == 3 and len(tensor) == 3 and _equal(tensor):
+                item[key] = image = image[:1]
+            _check(torch.as_tensor(image), image, source_of(image, key), self.channels)
         return item
 
 
 class ScaleToUnitRanged(MapTransform):
-    """Grey values to [0, 1] by the full scale of the file's dtype; never by what one image happens to contain.
+    """Grey values to [0, 1] by the full scale of the file; never by what one image happens to contain.
 
-    uint8 is divided by 255 and uint16 by 65535. Floating point must lie in [0, 1] already. Anything else needs
-    ``maximum``, and so do images that use a part of their dtype's range, such as 12-bit data in uint16
-    (``maximum=4095``). An image scaled before stays as it is.
+    The full scale is what the file states (12 bits a sample: 4095), or else that of its dtype: 255 for uint8, 65535 for
+    uint16. Floating point must lie in [0, 1] already. Anything else needs ``maximum``, and so do images that use a part
+    of their dtype's range without saying so, such as 12-bit data in uint16 (``maximum=4095``): one line says so. An
+    image scaled before stays as it is.
 
     Args:
         keys: keys of images of any shape.
-        maximum: grey value that becomes 1, for all images; the full scale of the stored dtype where None.
+        maximum: grey value that becomes 1, for all images; the full scale where None. Setting ``grey_maximum``.
+        minimum: grey value that becomes 0, for all images. Setting ``grey_minimum``.
         allow_missing_keys: skip keys that an item lacks.
+
+    Raises:
+        ValueError: a maximum that is not above the minimum.
     """
 
-    def __init__(self, keys: KeysCollection, *, maximum: float | None = None, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        maximum: float | None = None,
+        minimum: float = 0.0,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if maximum is not None and not maximum > 0:
-            raise ValueError(f"maximum={maximum}: the grey value that becomes 1 must be positive")
+        if maximum is not None and not maximum > minimum:
+            raise ValueError(
+                f"grey_maximum={maximum}: the grey value that becomes 1 must be above grey_minimum={minimum}"
+            )
         self.maximum = maximum
+        self.minimum = minimum
+        self._notices = Notices(logger)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the item with its images as float32 in [0, 1].
@@ -208,7 +303,7 @@ class ScaleToUnitRanged(MapTransform):
         """
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = self._scale(item[key], _source(item[key], key))
+            item[key] = self._scale(item[key], source_of(item[key], key))
         return item
 
     def _scale(self, image: Any, source: str) -> torch.Tensor:
@@ -217,20 +312,46 @@ class ScaleToUnitRanged(MapTransform):
         if "scaled_by" in meta:
             return tensor
         dtype = meta.get("stored_dtype", str(tensor.dtype).removeprefix("torch."))
-        maximum = self.maximum or (1.0 if dtype.startswith("float") else _FULL_SCALE.get(dtype))
-        remedy = "give the grey value that becomes 1: ScaleToUnitRanged(maximum=...)"
-        if maximum is None:
-            raise ValueError(f"{source}: the full scale of {dtype} images is unknown; {remedy}")
-        scaled = tensor.to(torch.float32) / maximum
+        stated = meta.get("full_scale", 1.0 if dtype.startswith("float") else _FULL_SCALE.get(dtype))
+        maximum = stated if self.maximum is None else self.maximum
         low, high = (float(v) for v in torch.aminmax(tensor))
-        if not (low >= 0 and high <= maximum):
+        remedy = (
+            "give the grey values that become white and black in all images, --grey_maximum and, where not 0, "
+            "--grey_minimum"
+        )
+        if maximum is None:
             raise ValueError(
-                f"{source}: grey values of {dtype} from {low:g} to {high:g}, expected 0 to {maximum:g}; {remedy}, "
-                "and shift negative values first"
+                f"{source}: grey values of {dtype} from {low:g} to {high:g}, whose full scale is unknown; {remedy}"
             )
+        if not (low >= self.minimum and high <= maximum):
+            raise ValueError(
+                f"{source}: grey values of {dtype} from {low:g} to {high:g}, expected {self.minimum:g} to {maximum:g}; "
+                f"{remedy}"
+            )
+        if self.maximum is None and "full_scale" not in meta:
+            self._say_unused_bits(dtype, high, source)
+        scaled = (tensor.to(torch.float32) - self.minimum) / (maximum - self.minimum)
         if isinstance(scaled, MetaTensor):
             scaled.meta["scaled_by"] = maximum
         return scaled
+
+    def _say_unused_bits(self, dtype: str, high: float, source: str) -> None:
+        bits = max(int(high).bit_length(), 1)
+        unused = next((n for n in (10, 12, 14) if bits <= n), None) if dtype == "uint16" else None
+        if dtype == "uint8" and bits <= 4:
+            unused = 4
+        if unused and high > 0:
+            self._notices.warn(
+                "unused bits",
+                source,
+                f"{source}: the largest of its {dtype} grey values is {high:g}, and {_FULL_SCALE[dtype]:g} is taken for "
+                f"white: if the camera gives {unused} bits, say --grey_maximum {2**unused - 1}",
+            )
+
+
+def source_of(image: Any, key: Hashable) -> str:
+    """The file that an image came from, or else its key."""
+    return str(image.meta.get("filename_or_obj", key)) if isinstance(image, MetaTensor) else str(key)
 
 
 def _as_tuple(names: Sequence[str | Path] | str | Path) -> tuple[str | Path, ...]:
@@ -249,98 +370,89 @@ def _existing(file: Path) -> str:
     return kind
 
 
-@contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    """Decoders raise anything from struct.error to SyntaxError; make it one error that names the file."""
-    try:
-        yield
-    except Exception as error:
+def _decode(file: Path, number: int | None) -> Page:
+    kind = _existing(file)
+    if kind in RASTER:
+        return raster_file.read(file)
+    module = tiff_file if kind in TIFF else nifti_file
+    count = len(module.layout(file).shapes)
+    if number is None and count > 1:
         raise ValueError(
-            f"{file}: cannot be read: {error}; truncated, damaged or of another format than its name says? "
-            "Copy or export it again"
-        ) from error
-
-
-def _complete_pages(tiff: Any) -> list[Any]:
-    """Pages of an open TIFF file whose directories and pixel data all lie within the file.
-
-    tifffile ends its list of pages at a directory that lies beyond the end of the file: half a stack would pass for a
-    whole one.
-    """
-    pages, handle, layout = list(tiff.pages), tiff.filehandle, tiff.tiff
-    if not pages:
-        raise ValueError("no pages")
-    handle.seek(pages[-1].offset)
-    tags = int.from_bytes(handle.read(layout.tagnosize), "little" if tiff.byteorder == "<" else "big")
-    handle.seek(pages[-1].offset + layout.tagnosize + tags * layout.tagsize)
-    following = handle.read(layout.offsetsize)
-    if len(following) < layout.offsetsize or any(following):
-        raise ValueError(f"the file ends after {len(pages)} pages, where another one should follow")
-    for number, page in enumerate(pages):
-        if any(
-            offset + count > handle.size for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-        ):
-            raise ValueError(f"page {number} ends beyond the end of the file")
-    return pages
-
-
-def _tiff_shape(page: Any) -> tuple[int, ...]:
-    shape = dict(zip(page.axes, page.shape, strict=True))
-    if not set(shape) <= set("YXS"):
-        raise ValueError(f"pages with axes {page.axes}, expected one plane a page")
-    return (shape["Y"], shape["X"], shape["S"]) if "S" in shape else (shape["Y"], shape["X"])
-
-
-def _read_tiff(file: Path, page: int | None) -> NDArray[Any]:
-    with _naming(file), tifffile.TiffFile(file) as tiff:
-        pages = _complete_pages(tiff)
-        last = len(pages) - 1
-        if (page is None and last == 0) or (page is not None and page <= last):
-            chosen = pages[page or 0]
-            _tiff_shape(chosen)
-            array: NDArray[Any] = chosen.asarray()
-            return np.moveaxis(array, 0, -1) if chosen.axes == "SYX" else array
-    if page is None:
-        raise ValueError(
-            f"{file}: a stack of {last + 1} pages; address one of them, {file.name}#0 to {file.name}#{last}"
+            f"{file}: a stack of {count} pages; address one of them, {file.name}#0 to {file.name}#{count - 1}"
         )
-    raise ValueError(f"{file}#{page}: page out of range; the file has pages 0 to {last}")
+    if number is not None and number >= count:
+        raise ValueError(f"{file}#{number}: page out of range; the file has pages 0 to {count - 1}")
+    return module.read(file, number or 0)
 
 
-def _plane(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(X, Y) of a NIfTI shape; only single planes are images here."""
-    if len(shape) < 2 or any(n != 1 for n in shape[2:]):
-        raise ValueError(f"shape {shape}, expected one plane (X, Y) or (X, Y, 1)")
-    return shape[:2]
+def _inverted(pixels: NDArray[Any], full_scale: float | None, source: str) -> NDArray[Any]:
+    """Grey values of an image in which 0 is white."""
+    if pixels.dtype == bool:
+        return ~pixels
+    if pixels.dtype.kind != "u":
+        raise ValueError(f"{source}: {pixels.dtype} pixels in which 0 is white; save it with 0 as black")
+    white = np.iinfo(pixels.dtype).max if full_scale is None else int(full_scale)
+    return (white - pixels).astype(pixels.dtype)
 
 
-def _read_nifti(file: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    with _naming(file):
-        image = nibabel.load(file)
-        values = np.asanyarray(image.dataobj)
-        if values.dtype.names:
-            raise ValueError(f"colour pixels {values.dtype.names}, expected one number a pixel")
-        return values.reshape(_plane(values.shape)).T, np.asarray(image.affine, dtype=np.float64)[:, [1, 0, 2, 3]]
+def _one_channel(pixels: NDArray[Any], names: tuple[str, ...], channel: int | str, source: str) -> NDArray[Any]:
+    count = pixels.shape[2] if pixels.ndim == 3 else 1
+    wanted = str(channel).casefold()
+    by_name = [k for k, name in enumerate(names[:count]) if name.casefold() == wanted]
+    number = int(wanted) if wanted.isdigit() else by_name[0] if by_name else -1
+    if not 0 <= number < count:
+        known = f" ({', '.join(names)})" if names and pixels.ndim == 3 else ""
+        raise ValueError(f"{source}: no channel {channel!r}; it has {count}{known}: --channel 0 to {count - 1}")
+    return pixels if pixels.ndim == 2 else pixels[..., number]
 
 
-def _source(image: Any, key: Hashable) -> str:
-    """The file that an image came from, or else its key."""
-    return str(image.meta.get("filename_or_obj", key)) if isinstance(image, MetaTensor) else str(key)
+def _ids_of_colours(pixels: NDArray[Any], source: str) -> NDArray[Any]:
+    if pixels.ndim == 2:
+        return pixels
+    if pixels.shape[2] == 3 and photometric.is_grey(pixels):
+        return pixels[..., 0]
+    if pixels.shape[2] == 3 and pixels.dtype in (np.uint8, np.uint16):
+        return photometric.colour_ids(pixels)
+    raise ValueError(
+        f"{source}: a mask of {pixels.shape[2]} channels, transparent or not of one picture; save one channel of ids, "
+        "or RGB with one colour a cell and black as background"
+    )
 
 
-def _check(image: torch.Tensor, source: str, channels: int) -> None:
-    if image.ndim != 3:
+def _refuse_fractions(pixels: NDArray[Any], source: str) -> None:
+    whole = np.isfinite(pixels) & (pixels == np.round(pixels))
+    if not whole.all():
         raise ValueError(
-            f"{source}: shape {tuple(image.shape)}, expected (channels, H, W); call EnsureChannelFirstd first"
+            f"{source}: holds {pixels[~whole][0]}: annotations are whole numbers; do not scale or interpolate them"
         )
-    if image.numel() == 0:
-        raise ValueError(f"{source}: shape {tuple(image.shape)} holds no pixels; remove the file or export it again")
-    if image.shape[0] != channels:
+    exact = 2.0 ** (np.finfo(pixels.dtype).nmant + 1)
+    if pixels.size and np.abs(pixels).max() >= exact:
+        raise ValueError(
+            f"{source}: ids up to {pixels.max():.0f} as {pixels.dtype}, in which neighbouring ids above {exact:.0f} are "
+            "one; save it as uint32"
+        )
+
+
+def _equal(image: torch.Tensor) -> bool:
+    return bool((image[0] == image[1]).all()) and bool((image[0] == image[2]).all())
+
+
+def _check(tensor: torch.Tensor, image: Any, source: str, channels: int) -> None:
+    if tensor.ndim != 3:
+        raise ValueError(
+            f"{source}: shape {tuple(tensor.shape)}, expected (channels, H, W); call EnsureChannelFirstd first"
+        )
+    if tensor.numel() == 0:
+        raise ValueError(f"{source}: shape {tuple(tensor.shape)} holds no pixels; remove the file or export it again")
+    if tensor.shape[0] != channels:
+        names = list(image.meta.get("channel_names", [])) if isinstance(image, MetaTensor) else []
+        named = f" ({', '.join(map(str, names))})" if names else ""
+        choose = f"take one with --channel 0 to {len(tensor) - 1}, " if channels == 1 else ""
         convert = "to greyscale" if channels == 1 else f"to {channels} channels"
         raise ValueError(
-            f"{source}: {image.shape[0]} channels, the network takes {channels}; convert the image {convert}, "
-            f"or train a network with in_channels={image.shape[0]}"
+            f"{source}: {len(tensor)} channels{named}, the network takes {channels}; {choose}convert the image "
+            f"{convert}, or train a network with --in_channels {len(tensor)}"
         )
-    if image.is_floating_point() and not bool(torch.isfinite(image).all()):
-        bad = int((~torch.isfinite(image)).sum())
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        bad = int((~torch.isfinite(tensor)).sum())
         raise ValueError(f"{source}: {bad} pixels are NaN or infinite; replace them before training or prediction")

@@ -1,0 +1,317 @@
+"""TIFF files as pages: which of their directories are planes, along which axes, and what their tags say of the pixels.
+
+tifffile finds the series (ImageJ, OME, MetaMorph, pyramids, ...); here one of them is chosen, its planes become pages
+counted over every axis but the channels, T before Z, and each page is decoded as its tags mean it.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from unet_paper.data import photometric
+from unet_paper.data.page import Layout, Page, naming, refuse_impossible_claim
+
+_ORIENTATION, _COLOUR_MAP, _MAX_SAMPLE, _SMAX_SAMPLE = 274, 320, 281, 341
+# Codecs that change pixel values: old and new JPEG.
+_JPEG = (6, 7, 33007, 34892)
+_SPACES = {"MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "YCBCR"}
+_TO_MICRON = {"µm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4, "pm": 1e-6}
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """A directory, and the offset of one plane behind it where a single directory stands for many."""
+
+    page: Any
+    offset: int | None = None
+
+
+@dataclass(frozen=True)
+class _Planes:
+    """Planes of the chosen series: ``pages[k][c]`` is channel c of page k."""
+
+    pages: list[list[_Plane]]
+    axes: str
+    sizes: tuple[int, ...]
+    left_out: str
+
+
+def layout(file: Path) -> Layout:
+    """Pages, channels and pixel size, from the directories.
+
+    Raises:
+        ValueError: truncated, damaged, or a structure that is not planes.
+    """
+    with _opened(file) as (tiff, directories):
+        planes = _planes(tiff, directories)
+        names = _channel_names(tiff, len(planes.pages[0]))
+        shapes = []
+        for page in planes.pages:
+            shape = _shape(page[0].page)
+            if len(page) > 1:
+                shape = (*shape[:2], len(page))
+            elif page[0].page.photometric.name == "PALETTE":
+                shape = (*shape[:2], 3)
+            shapes.append(photometric.upright_shape(shape, _orientation(page[0].page)))
+        size, spacing, unit = _pixel_size(tiff, planes.pages[0][0].page)
+        if size and _orientation(planes.pages[0][0].page) > 4:
+            size = size[::-1]
+    return Layout(
+        shapes,
+        axes=planes.axes,
+        sizes=planes.sizes,
+        channels=names,
+        pixel_size=size,
+        spacing=spacing,
+        unit=unit,
+        left_out=planes.left_out,
+    )
+
+
+def read(file: Path, number: int) -> Page:
+    """One page, upright, its channels last.
+
+    Raises:
+        ValueError: as for ``layout``; colours other than grey, RGB and palettes.
+    """
+    with _opened(file) as (tiff, directories):
+        planes = _planes(tiff, directories)
+        chosen = planes.pages[number]
+        first = chosen[0].page
+        _refuse_other_colours(first)
+        refuse_impossible_claim(file, _shape(first), first.dtype.itemsize)
+        arrays = [_decode(tiff, plane) for plane in chosen]
+        if len({array.shape for array in arrays}) > 1 or (len(arrays) > 1 and arrays[0].ndim > 2):
+            raise ValueError("channels of different sizes or colours")
+        pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
+        palette = first.tags[_COLOUR_MAP].value.T if first.photometric.name == "PALETTE" else None
+        return Page(
+            photometric.upright(pixels, _orientation(chosen[0].page)),
+            full_scale=_full_scale(first, pixels),
+            alpha=len(chosen) == 1 and pixels.ndim == 3 and pixels.shape[2] in (2, 4),
+            channels=_channel_names(tiff, len(chosen)),
+            palette=palette,
+            white_is_zero=first.photometric.name == "MINISWHITE",
+            lossy="JPEG" if int(first.compression) in _JPEG else "",
+        )
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[Any, list[Any]]]:
+    """An open file and all of its directories."""
+    # other files of an OME set are images of their own: each is read as what itself holds
+    with naming(file), tifffile.TiffFile(file, _multifile=False) as tiff:
+        yield tiff, _complete_directories(tiff)
+
+
+def _complete_directories(tiff: Any) -> list[Any]:
+    """Directories of an open file, all of whose pixel data lie within the file.
+
+    tifffile ends its list of pages at a directory that lies beyond the end of the file: half a stack would pass for a
+    whole one.
+    """
+    pages, handle, form = list(tiff.pages), tiff.filehandle, tiff.tiff
+    if not pages:
+        raise ValueError("no pages")
+    handle.seek(pages[-1].offset)
+    tags = int.from_bytes(handle.read(form.tagnosize), "little" if tiff.byteorder == "<" else "big")
+    handle.seek(pages[-1].offset + form.tagnosize + tags * form.tagsize)
+    following = handle.read(form.offsetsize)
+    if len(following) < form.offsetsize or any(following):
+        raise ValueError(f"the file ends after {len(pages)} pages, where another one should follow")
+    for number, page in enumerate(pages):
+        _refuse_incomplete(page, f"page {number}", handle.size)
+    return pages
+
+
+def _refuse_incomplete(page: Any, name: str, size: int) -> None:
+    parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    if any(offset + count > size for offset, count in parts):
+        raise ValueError(f"{name} ends beyond the end of the file")
+    if int(page.compression) == 1 and sum(page.databytecounts) < page.nbytes * page.bitspersample // (
+        8 * page.dtype.itemsize
+    ):
+        raise ValueError(f"{name} holds {sum(page.databytecounts)} bytes, fewer than its {page.shape} pixels need")
+    if not page.is_contiguous and (
+        len(parts) != int(np.prod(page.chunked)) or any(count == 0 for _, count in parts)
+    ):
+        raise ValueError(f"{name} lacks some of its strips or tiles")
+
+
+def _planes(tiff: Any, directories: list[Any]) -> _Planes:
+    """Planes of the main series: those of the largest, or of all if they are of one kind."""
+    series = [s for s in tiff.series if s.pages and not _is_extra(s.pages[0])] or list(tiff.series)
+    if not series:
+        raise ValueError("no images")
+    areas = [_area(s) for s in series]
+    pyramids = any(len(s.levels) > 1 or _is_extra(s.pages[0]) for s in tiff.series)
+    main = [s for s, area in zip(series, areas, strict=True) if area == max(areas)]
+    if len(main) < len(series) and not (pyramids or tiff.is_ome):
+        # a plain stack whose pages differ in size
+        main = series
+    left_out = [f"{len(s.levels) - 1} smaller levels" for s in main if len(s.levels) > 1]
+    left_out += [f"image {s.name!r} of {_area(s)} px" for s in series if s not in main]
+    found = [_of_series(tiff, s, directories) for s in main]
+    if len(found) == 1:
+        pages, axes, sizes = found[0]
+    else:
+        pages = [page for one in found for page in one[0]]
+        # pages in the order of the file, not kind by kind
+        if not tiff.is_ome:
+            pages.sort(key=lambda page: page[0].page.index)
+        axes, sizes = "I", (len(pages),)
+    if len({len(page) for page in pages}) > 1:
+        raise ValueError("pages with different numbers of channels")
+    return _Planes(pages, axes if len(pages) > 1 else "", sizes if len(pages) > 1 else (), ", ".join(left_out))
+
+
+def _is_extra(page: Any) -> bool:
+    """A smaller version or a transparency mask of another page."""
+    return bool(page.keyframe.is_reduced or page.keyframe.is_mask)
+
+
+def _area(series: Any) -> int:
+    sizes = dict(zip(series.get_axes(False), series.get_shape(False), strict=True))
+    return int(sizes["Y"] * sizes["X"]) if {"X", "Y"} <= sizes.keys() else 0
+
+
+def _of_series(tiff: Any, series: Any, directories: list[Any]) -> tuple[list[list[_Plane]], str, tuple[int, ...]]:
+    keyframe = series.keyframe
+    own = set(keyframe.axes)
+    if not own <= set("YXS") or not {"Y", "X"} <= own:
+        raise ValueError(f"pages with axes {keyframe.axes}, expected one plane a page")
+    leading = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if axis not in own]
+    count = int(np.prod([size for _, size in leading], dtype=int))
+    described = (tiff.imagej_metadata or {}).get("images", 1) if series.kind == "imagej" else 1
+    if count == 1 and described > 1:
+        leading, count = [("I", described)], described
+    planes = _plane_list(tiff, series, count, directories)
+    order = {axis: position for position, (axis, _) in enumerate(leading)}
+    grid = np.arange(count).reshape([size for _, size in leading])
+    others = [axis for axis in order if axis not in "TZC"]
+    wanted = [*others, *(axis for axis in "TZC" if axis in order)]
+    grid = grid.transpose([order[axis] for axis in wanted])
+    sizes = dict(leading)
+    pages = [[planes[index] for index in row] for row in grid.reshape(-1, sizes.get("C", 1)).tolist()]
+    kept = [axis for axis in wanted if axis != "C" and sizes[axis] > 1]
+    return pages, "".join(kept), tuple(sizes[axis] for axis in kept)
+
+
+def _plane_list(tiff: Any, series: Any, count: int, directories: list[Any]) -> list[_Plane]:
+    if len(series.pages) == count:
+        # tifffile gives all pages of a series the tags of one
+        return [_Plane(directories[page.index]) for page in series.pages]
+    keyframe = series.keyframe
+    # a single directory with all planes behind it: ImageJ beyond 4 GB, MetaMorph
+    if len(series.pages) == 1 and keyframe.is_contiguous and keyframe.dataoffsets:
+        start = keyframe.dataoffsets[0]
+        if start + count * keyframe.nbytes <= tiff.filehandle.size:
+            return [_Plane(keyframe, start + k * keyframe.nbytes) for k in range(count)]
+        raise ValueError(f"its description says {count} planes, the file ends before")
+    raise ValueError(f"its description says {count} planes, but it has {len(series.pages)}")
+
+
+def _shape(page: Any) -> tuple[int, ...]:
+    sizes = dict(zip(page.axes, page.shape, strict=True))
+    if not set(sizes) <= set("YXS"):
+        raise ValueError(f"pages with axes {page.axes}, expected one plane a page")
+    return (sizes["Y"], sizes["X"], sizes["S"]) if "S" in sizes else (sizes["Y"], sizes["X"])
+
+
+def _decode(tiff: Any, plane: _Plane) -> NDArray[Any]:
+    page = plane.page
+    if plane.offset is None:
+        array: NDArray[Any] = page.asarray()
+    else:
+        handle = tiff.filehandle
+        handle.seek(plane.offset)
+        dtype = np.dtype(page.dtype).newbyteorder(tiff.byteorder)
+        array = handle.read_array(dtype, int(np.prod(page.shape))).reshape(page.shape)
+    return np.moveaxis(array, 0, -1) if page.axes == "SYX" else array
+
+
+def _refuse_other_colours(page: Any) -> None:
+    space = getattr(page.photometric, "name", str(page.photometric))
+    if space not in _SPACES or (space == "YCBCR" and int(page.compression) not in _JPEG):
+        raise ValueError(f"colours as {space}; save it as grey or RGB")
+
+
+def _orientation(page: Any) -> int:
+    tag = page.tags.get(_ORIENTATION)
+    return int(tag.value) if tag is not None else 1
+
+
+def _full_scale(page: Any, pixels: NDArray[Any]) -> float | None:
+    """Grey value that is white, by the bits that the file states, or by a stated maximum that is all ones in bits.
+
+    Any other stated maximum is what one image happens to contain.
+    """
+    dtype = np.dtype(page.dtype)
+    bits = int(page.bitspersample)
+    if dtype.kind == "u" and bits < 8 * dtype.itemsize:
+        return float(2**bits - 1)
+    for tag in (_SMAX_SAMPLE, _MAX_SAMPLE):
+        if tag in page.tags and dtype.kind in "uif":
+            stated = float(np.max(page.tags[tag].value))
+            if stated in {2.0**n - 1 for n in range(8, 16)} and pixels.size and float(pixels.max()) <= stated:
+                return None if dtype.kind == "u" and stated == np.iinfo(dtype).max else stated
+    return None
+
+
+def _channel_names(tiff: Any, count: int) -> tuple[str, ...]:
+    if count == 1:
+        return ()
+    names: list[str] = []
+    if tiff.is_ome:
+        for element in ElementTree.fromstring(tiff.ome_metadata).iter():
+            if element.tag.endswith("}Channel") or element.tag == "Channel":
+                names.append(element.attrib.get("Name", ""))
+    elif tiff.is_imagej:
+        labels = (tiff.imagej_metadata or {}).get("Labels", [])
+        names = [str(label) for label in ([labels] if isinstance(labels, str) else labels)]
+    return tuple(
+        name or str(number) for number, name in itertools.zip_longest(range(count), names[:count], fillvalue="")
+    )
+
+
+def _pixel_size(tiff: Any, page: Any) -> tuple[tuple[float, float] | None, float | None, str]:
+    """(row, column) size of a pixel, distance of planes, and their unit."""
+    if tiff.is_ome:
+        for element in ElementTree.fromstring(tiff.ome_metadata).iter():
+            if element.tag.endswith("Pixels"):
+                return _ome_size(element.attrib)
+    tags = page.tags
+    values = [tags[code].value for code in (283, 282) if code in tags]
+    if len(values) < 2 or not all(above > 0 and below > 0 for above, below in values):
+        return None, None, ""
+    down, across = (below / above for above, below in values)
+    if tiff.is_imagej:
+        metadata = tiff.imagej_metadata or {}
+        unit = str(metadata.get("unit", ""))
+        # ImageJ escapes the Greek letter
+        unit = "micron" if re.fullmatch(r"(\\u00B5|µ|u)m|microns?", unit, re.IGNORECASE) else unit
+        if unit and unit.lower() not in ("pixel", "pixels"):
+            return (down, across), float(metadata["spacing"]) if "spacing" in metadata else None, unit
+    unit = {2: "inch", 3: "cm"}.get(int(tags[296].value) if 296 in tags else 2, "")
+    return ((down, across), None, unit) if unit else (None, None, "")
+
+
+def _ome_size(attributes: dict[str, str]) -> tuple[tuple[float, float] | None, float | None, str]:
+    sizes = {}
+    for axis in "XYZ":
+        size = float(attributes.get(f"PhysicalSize{axis}", 0))
+        factor = _TO_MICRON.get(attributes.get(f"PhysicalSize{axis}Unit", "µm"))
+        if size > 0 and factor:
+            sizes[axis] = size * factor
+    if not {"X", "Y"} <= sizes.keys():
+        return None, None, ""
+    return (sizes["Y"], sizes["X"]), sizes.get("Z"), "micron"
