@@ -4,6 +4,7 @@ python scripts/prepare_data.py FOLDER/images
 """
 
 import argparse
+from pathlib import Path
 
 from unet_paper.data.datasets import grey_statistics, images
 
@@ -11,8 +12,15 @@ from unet_paper.data.datasets import grey_statistics, images
 def main() -> None:
     """Print the two settings for the images of a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="folder of training images, or one file")
-    mean, std = grey_statistics(images(parser.parse_args().folder))
+    parser.add_argument("folder", type=Path, help="folder of training images, or of a folder 'images'; or one file")
+    parser.add_argument("--grey_minimum", type=float, default=0.0, help="grey value that is black, as in training")
+    parser.add_argument("--grey_maximum", type=float, help="grey value that is white, as in training")
+    parser.add_argument("--channel", help="number or name of the channel, as in training")
+    given = parser.parse_args()
+    folder = given.folder / "images" if (given.folder / "images").is_dir() else given.folder
+    mean, std = grey_statistics(
+        images(folder), grey_minimum=given.grey_minimum, grey_maximum=given.grey_maximum, channel=given.channel
+    )
     print(f"--grey_mean {mean:.4f} --grey_std {std:.4f}")
 
 

@@ -145,7 +145,7 @@ def test_what_training_and_inference_share_is_the_same() -> None:
 @pytest.mark.parametrize(
     ("name", "array", "named"),
     [
-        ("colour.png", np.zeros((40, 40, 3), np.uint8), "colour.png"),
+        ("colour.png", np.arange(4800, dtype=np.uint8).reshape(40, 40, 3), "colour.png"),
         ("nan.tif", np.full((40, 40), np.nan, np.float32), "nan.tif"),
         ("nothing.txt", None, "images"),
     ],

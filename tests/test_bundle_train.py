@@ -217,7 +217,14 @@ def broken_sets(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "lonely mask": (make("mask", {"a.tif": image}, good), "b.tif"),
         "other shape": (make("shape", {"a.tif": image, "b.tif": image[:50]}, good), "b.tif"),
         "empty": (make("empty", {}, {}), "images"),
-        "colour": (make("rgb", {"a.tif": np.stack([image] * 3, -1), "b.tif": np.stack([image] * 3, -1)}, good), ".tif"),
+        "colour": (
+            make(
+                "rgb",
+                {"a.tif": np.stack([image, image, image.T], -1), "b.tif": np.stack([image, image, image.T], -1)},
+                good,
+            ),
+            ".tif",
+        ),
         "not a number": (make("nan", {"a.tif": nan, "b.tif": nan}, good), ".tif"),
         "missing": (tmp_path / "nowhere", "nowhere"),
     }

@@ -121,7 +121,6 @@ def test_real_isbi_has_a_case_for_each_slice(real_data: Path) -> None:
     [
         ({"pages": 7}, r"train-volume\.tif has 8 pages, .*train-labels\.tif has 7"),
         ({"pages": 8, "shape": (4, 3)}, r"page 0 of .*train-volume\.tif is 3x4 px, of .*train-labels\.tif 4x3 px"),
-        ({"pages": 8, "shape": (3, 4, 3)}, r"train-labels\.tif: page 0 has 3 channels; save labels with one"),
     ],
 )
 def test_stacks_that_do_not_fit_together(tmp_path: Path, label: dict[str, int], said: str) -> None:

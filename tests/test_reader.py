@@ -285,7 +285,8 @@ def test_nan_and_infinity_are_refused(value: float) -> None:
 def test_channels_must_be_those_of_the_network() -> None:
     colour = torch.arange(60.0).reshape(3, 4, 5)
     with pytest.raises(
-        ValueError, match=r"well3\.tif: 3 channels, the network takes 1; take one with --channel 0 to 2, .*greyscale.*--in_channels 3"
+        ValueError,
+        match=r"well3\.tif: 3 channels, the network takes 1; take one with --channel 0 to 2, .*--in_channels 3",
     ):
         CheckImaged(keys="image", channels=1)({"image": named(colour)})
     assert CheckImaged(keys="image", channels=3)({"image": named(colour)})["image"].shape == (3, 4, 5)
@@ -346,7 +347,10 @@ def test_unit_range_floats_stay_and_others_need_a_maximum() -> None:
 
 def test_a_dtype_without_a_scale_needs_a_maximum() -> None:
     image = named(torch.tensor([0, 3000], dtype=torch.int16), stored_dtype="int16")
-    with pytest.raises(ValueError, match=r"well3\.tif: grey values of int16 from 0 to 3000, whose full scale is unknown; .*--grey_maximum"):
+    with pytest.raises(
+        ValueError,
+        match=r"well3\.tif: grey values of int16 from 0 to 3000, whose full scale is unknown; .*--grey_maximum",
+    ):
         ScaleToUnitRanged(keys="image")({"image": image})
     scaled = ScaleToUnitRanged(keys="image", maximum=6000)({"image": image})["image"]
     torch.testing.assert_close(scaled.as_tensor(), torch.tensor([0.0, 0.5]))

@@ -122,6 +122,8 @@ class InstancesFromAnnotationd(MapTransform):
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """Item with the instance image in the annotation's place, computed on the host, of its container and device.
 
+        Markers become int32 too.
+
         Raises:
             ValueError: names the file, for another shape, markers of another size, values that are not whole numbers,
                 negative ids, a binary annotation of more than two values, ids without background, or ids in pieces.
@@ -140,6 +142,9 @@ class InstancesFromAnnotationd(MapTransform):
                         "image"
                     )
                 instances[(instances == 0) & self._near_undrawn_cells(instances, markers)] = UNKNOWN
+                item[self.markers_key] = convert_to_dst_type(
+                    _within_range(markers)[None], item[self.markers_key], dtype=torch.int32
+                )[0]
             if self.field_of_interest:
                 instances[(instances == 0) & self._frame(instances.shape)] = UNKNOWN
             item[key] = convert_to_dst_type(instances[None], item[key], dtype=torch.int32)[0]
@@ -165,9 +170,7 @@ class InstancesFromAnnotationd(MapTransform):
                     f"{source} holds the values {_some(values)}: ids are 0 or more; say --ignore_value ... for unknown "
                     "pixels"
                 )
-            if len(values) and values[-1] > LARGEST_ID:
-                drawn = np.searchsorted(values, drawn) + (values[0] > 0)
-            instances = drawn.astype(np.int32)
+            instances = _within_range(drawn)
             instances[ignored] = 0
             self._check_pieces(instances, source)
         instances[ignored] = UNKNOWN
@@ -272,6 +275,13 @@ def _image(annotation: NdarrayOrTensor, source: str) -> NDArray[np.int64]:
                 "one: load masks with unet_paper.data.reader.LabelReader and dtype=torch.int64"
             )
     return np.asarray(image[0], dtype=np.int64)
+
+
+def _within_range(ids: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Ids as they are, or numbered anew where they are too large."""
+    if ids.max(initial=0) > LARGEST_ID:
+        ids = np.searchsorted(np.unique(np.append(ids, 0)), ids)
+    return ids.astype(np.int32)
 
 
 def _some(values: NDArray[np.int64]) -> str:

@@ -12,7 +12,9 @@ Neighbouring slices and frames resemble one another, so validation always takes 
 - Cell Tracking Challenge: Maska et al. 2023, doi:10.1038/s41592-023-01879-y.
 """
 
+import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,17 +22,22 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from unet_paper.data.reader import (
     EXTENSIONS,
+    JPEG,
     CheckImaged,
     PageReader,
     ScaleToUnitRanged,
     extension,
+    layout,
     page_shapes,
     split_page,
 )
+from unet_paper.data.written_by_us import is_output
 
 __all__ = ["ctc", "folder", "grey_statistics", "images", "isbi2012"]
 
 Case = dict[str, str]
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("training", "validation", "all")
 ANNOTATIONS = {"gold": ("GT",), "silver": ("ST",), "gold+silver": ("ST", "GT")}
@@ -169,8 +176,9 @@ def folder(
     """Images and masks of a lab, paired by name: ``images/well3.tif`` belongs to ``masks/well3.png``.
 
     Masks may share a suffix, ``masks/well3_mask.png`` with ``mask_suffix="_mask"``; then images and masks may also lie
-    in one folder. Stacks are paired page by page. The cases, in natural order of their names, are cut into ``folds``
-    contiguous runs.
+    in one folder, ``dataset_dir`` itself where it holds neither of the two. Stacks are paired page by page.
+
+    The cases, in natural order of their names, are cut into ``folds`` contiguous runs.
 
     Args:
         dataset_dir: folder that holds both folders.
@@ -191,13 +199,15 @@ def folder(
             image, two files of one name, shapes that differ, files that cannot be read.
     """
     root = _folder(dataset_dir)
+    if mask_suffix and not any((root / name).exists() for name in (images, masks)):
+        images = masks = "."
     image_dir, mask_dir = _folder(root / images), _folder(root / masks)
-    image_files, mask_files = _image_files(image_dir), _image_files(mask_dir)
-    if image_dir.resolve() == mask_dir.resolve():
-        if not mask_suffix:
-            raise ValueError(
-                f"images={images!r}, masks={masks!r}: one folder for both needs a mask_suffix, e.g. '_mask'"
-            )
+    together = image_dir.resolve() == mask_dir.resolve()
+    if together and not mask_suffix:
+        raise ValueError(f"images={images!r}, masks={masks!r}: one folder for both needs a mask_suffix, e.g. '_mask'")
+    image_files = _image_files(image_dir)
+    mask_files = image_files if together else _image_files(mask_dir)
+    if together:
         image_files = [f for f in image_files if not _stem(f).endswith(mask_suffix)]
         mask_files = [f for f in mask_files if _stem(f).endswith(mask_suffix)]
     by_image = _by_name(image_files)
@@ -208,7 +218,8 @@ def folder(
     if lonely:
         shown = "; ".join(lonely[:5]) + (f"; and {len(lonely) - 5} more" if len(lonely) > 5 else "")
         raise ValueError(
-            f"{shown}. A mask has the name of its image and mask_suffix={mask_suffix!r}; remove what has no partner"
+            f"{shown}. A mask has the name of its image and mask_suffix={mask_suffix!r}; "
+            f"{_suffix_remedy(by_image, by_mask)}remove what has no partner"
         )
     if not by_image:
         raise ValueError(f"{image_dir}: no images; supported are {' '.join(EXTENSIONS)}")
@@ -223,6 +234,9 @@ def folder(
 def images(dataset_dir: str | Path) -> list[Case]:
     """Every image of a folder, for inference, in natural order of names; stacks page by page.
 
+    Predictions that this program wrote into the folder are no images. A file of a folder that cannot be read is a case
+    all the same: reading it says what is wrong, and the others are not held up.
+
     Args:
         dataset_dir: a folder, or one image file, or one page of a stack.
 
@@ -231,26 +245,44 @@ def images(dataset_dir: str | Path) -> list[Case]:
 
     Raises:
         FileNotFoundError: no such folder or file.
-        ValueError: no images in the folder, two of one name (their predictions would overwrite one another), or files
-            that cannot be read.
+        ValueError: no images in the folder, two of one name (their predictions would overwrite one another), or the
+            one file cannot be read.
     """
     file, page = split_page(dataset_dir)
-    file = file.expanduser()
+    file = _given(file)
     if page is not None:
         if page >= len(page_shapes(file)):
             raise ValueError(f"{dataset_dir}: page out of range; the file has pages 0 to {len(page_shapes(file)) - 1}")
         return [{"image": f"{file}#{page}"}]
-    files = [file] if file.is_file() else list(_by_name(_image_files(_folder(file))).values())
+    if file.is_file():
+        return [{"image": address} for address in _addresses(file, _pages(file))]
+    files = list(_by_name(f for f in _image_files(_folder(file)) if not is_output(f)).values())
     if not files:
         raise ValueError(f"{file}: no images; supported are {' '.join(EXTENSIONS)}")
-    return [{"image": address} for f in files for address in _addresses(f, len(page_shapes(f)))]
+    cases = []
+    for one in files:
+        try:
+            pages = _pages(one)
+        except (ValueError, OSError):
+            pages = 1
+        cases += [{"image": address} for address in _addresses(one, pages)]
+    return cases
 
 
-def grey_statistics(cases: Sequence[Case]) -> tuple[float, float]:
+def grey_statistics(
+    cases: Sequence[Case],
+    *,
+    grey_minimum: float = 0.0,
+    grey_maximum: float | None = None,
+    channel: int | str | None = None,
+) -> tuple[float, float]:
     """Mean and standard deviation of all grey values of a data set, in [0, 1].
 
     Args:
         cases: what one of the functions above returned.
+        grey_minimum: grey value that is black, as the setting of training and inference.
+        grey_maximum: grey value that is white, or None for the full scale of the files.
+        channel: to take from images with several.
 
     Raises:
         ValueError: no cases; images that ``unet_paper.data.reader`` refuses.
@@ -259,10 +291,10 @@ def grey_statistics(cases: Sequence[Case]) -> tuple[float, float]:
         raise ValueError("cases=[]: no images to take the mean of")
     load = Compose(
         [
-            LoadImaged("image", reader=PageReader()),
+            LoadImaged("image", reader=PageReader(channel)),
             EnsureChannelFirstd("image"),
             CheckImaged("image"),
-            ScaleToUnitRanged("image"),
+            ScaleToUnitRanged("image", minimum=grey_minimum, maximum=grey_maximum),
         ]
     )
     pixels, total, squares = 0, 0.0, 0.0
@@ -275,8 +307,15 @@ def grey_statistics(cases: Sequence[Case]) -> tuple[float, float]:
     return mean, float(max(squares / pixels - mean**2, 0.0) ** 0.5)
 
 
+def _given(path: str | Path) -> Path:
+    """The path that was given, of which MONAI's settings make "::" out of "#"."""
+    given = Path(str(path)).expanduser()
+    restored = Path(str(given).replace("::", "#"))
+    return restored if restored != given and restored.exists() and not given.exists() else given
+
+
 def _folder(path: str | Path) -> Path:
-    root = Path(path).expanduser()
+    root = _given(path)
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such folder")
     if not root.is_dir():
@@ -313,15 +352,18 @@ def pairs(image: Path, label: Path) -> list[Case]:
 
     Raises:
         FileNotFoundError: one of them is missing.
-        ValueError: they differ in pages or size, the label has several channels, or a file cannot be read.
+        ValueError: they differ in pages or size, the label is a JPEG, or a file cannot be read.
     """
+    if extension(label) in JPEG:
+        raise ValueError(
+            f"{label}: a mask in JPEG, which changes values: every grey at a rim would be a cell of its own; save "
+            "masks as PNG or TIFF from where they were drawn"
+        )
     shapes, label_shapes = page_shapes(image), page_shapes(label)
     if len(shapes) != len(label_shapes):
         raise ValueError(f"{image} has {len(shapes)} pages, {label} has {len(label_shapes)}: expected one label a page")
     for page, (shape, label_shape) in enumerate(zip(shapes, label_shapes, strict=True)):
-        if len(label_shape) != 2:
-            raise ValueError(f"{label}: page {page} has {label_shape[2]} channels; save labels with one channel")
-        if shape[:2] != label_shape:
+        if shape[:2] != label_shape[:2]:
             raise ValueError(
                 f"page {page} of {image} is {shape[0]}x{shape[1]} px, "
                 f"of {label} {label_shape[0]}x{label_shape[1]} px (HxW); image and label must have one size"
@@ -339,8 +381,37 @@ def _natural(file: Path) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
 
 
+def _pages(file: Path) -> int:
+    found = layout(file)
+    if found.left_out:
+        logger.warning("%s: left out %s", file, found.left_out)
+    return len(found.shapes)
+
+
 def _image_files(directory: Path) -> list[Path]:
-    return sorted((f for f in directory.iterdir() if extension(f) and not f.name.startswith(".")), key=_natural)
+    """Image files of a folder; one line says what else is in it."""
+    used, others = [], Counter[str]()
+    for file in directory.iterdir():
+        if file.name.startswith("."):
+            others["hidden"] += extension(file) != ""
+        elif file.is_dir():
+            others["folders, which are not looked into"] += 1
+        elif extension(file):
+            used.append(file)
+        else:
+            others[file.suffix.lower() or "without an extension"] += 1
+    others = +others
+    if used and others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+        logger.warning("%s: %d images; left out: %s", directory, len(used), kinds)
+    return sorted(used, key=_natural)
+
+
+def _suffix_remedy(images: Iterable[str], masks: Iterable[str]) -> str:
+    """What to say where the masks' names all have the same ending."""
+    endings = {mask[len(image) :] for image in images for mask in masks if mask.startswith(image) and mask != image}
+    shared = [ending for ending in endings if {image + ending for image in images} == set(masks)]
+    return f"say --mask_suffix {shared[0]}, or " if shared else ""
 
 
 def _by_name(files: Iterable[Path]) -> dict[str, Path]:

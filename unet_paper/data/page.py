@@ -1,4 +1,4 @@
-"""One plane of an image file as it is meant, and what its file says of itself; one error for whatever a decoder says."""
+"""One plane of an image file, what its file says of itself, and one error for whatever a decoder says."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""What numbers in an image file mean: which way is up, which value is black, what a palette or three equal channels are.
+"""What numbers in an image file mean: which way is up, what a palette, an alpha channel, three equal channels are.
 
 One function a rule; the readers of every format, for images and for label images, use these. The rules, road by road,
 stand in ``bundle/docs/images.md``.

@@ -27,7 +27,7 @@ def layout(file: Path) -> Layout:
         orientation = _orientation(image, file)
         # a palette's colours, not its indices, are the image
         bands = {"P": 3, "PA": 4}.get(image.mode, len(image.getbands()))
-        shape = (image.height, image.width) if bands == 1 else (image.height, image.width, bands)
+        shape: tuple[int, ...] = (image.height, image.width) if bands == 1 else (image.height, image.width, bands)
         dpi = image.info.get("dpi")
         image.verify()
         shape = photometric.upright_shape(shape, orientation)
@@ -62,6 +62,7 @@ def read(file: Path) -> Page:
 
 
 def _open(file: Path) -> Any:
+    image: Any
     limit = Image.MAX_IMAGE_PIXELS
     # the limit on what a header may claim is ours, and does not refuse a scan of 400 million pixels
     Image.MAX_IMAGE_PIXELS = None

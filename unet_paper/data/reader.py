@@ -138,8 +138,8 @@ class _Reader(ImageReader):
         """
         addresses = _as_tuple(img)
         if len(addresses) != 1:
-            names = ", ".join(map(str, addresses))
-            raise ValueError(f"{len(addresses)} files for one image ({names}): give one file, or one page of a stack")
+            given = ", ".join(map(str, addresses))
+            raise ValueError(f"{len(addresses)} files for one image ({given}): give one file, or one page of a stack")
         file, number = split_page(addresses[0])
         file = file.expanduser()
         page = _decode(file, number)
@@ -183,7 +183,8 @@ class PageReader(_Reader):
         self.channel = channel
 
     def _meant(self, page: Page, source: str) -> tuple[NDArray[Any], tuple[str, ...]]:
-        pixels, alpha, names = page.pixels, page.alpha, page.channels
+        pixels, alpha = page.pixels, page.alpha
+        names: tuple[str, ...] = page.channels
         if page.palette is not None:
             pixels, alpha = photometric.through_palette(pixels, page.palette), page.palette.shape[1] == 4
             if alpha is False and photometric.is_grey(pixels):
@@ -344,8 +345,8 @@ class ScaleToUnitRanged(MapTransform):
             self._notices.warn(
                 "unused bits",
                 source,
-                f"{source}: the largest of its {dtype} grey values is {high:g}, and {_FULL_SCALE[dtype]:g} is taken for "
-                f"white: if the camera gives {unused} bits, say --grey_maximum {2**unused - 1}",
+                f"{source}: the largest of its {dtype} grey values is {high:g}, and {_FULL_SCALE[dtype]:g} is taken "
+                f"for white: if the camera gives {unused} bits, say --grey_maximum {2**unused - 1}",
             )
 
 
@@ -428,8 +429,8 @@ def _refuse_fractions(pixels: NDArray[Any], source: str) -> None:
     exact = 2.0 ** (np.finfo(pixels.dtype).nmant + 1)
     if pixels.size and np.abs(pixels).max() >= exact:
         raise ValueError(
-            f"{source}: ids up to {pixels.max():.0f} as {pixels.dtype}, in which neighbouring ids above {exact:.0f} are "
-            "one; save it as uint32"
+            f"{source}: ids up to {pixels.max():.0f} as {pixels.dtype}, in which neighbouring ids above {exact:.0f} "
+            "are one; save it as uint32"
         )
 
 

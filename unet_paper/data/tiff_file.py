@@ -141,9 +141,7 @@ def _refuse_incomplete(page: Any, name: str, size: int) -> None:
         8 * page.dtype.itemsize
     ):
         raise ValueError(f"{name} holds {sum(page.databytecounts)} bytes, fewer than its {page.shape} pixels need")
-    if not page.is_contiguous and (
-        len(parts) != int(np.prod(page.chunked)) or any(count == 0 for _, count in parts)
-    ):
+    if not page.is_contiguous and (len(parts) != int(np.prod(page.chunked)) or any(count == 0 for _, count in parts)):
         raise ValueError(f"{name} lacks some of its strips or tiles")
 
 

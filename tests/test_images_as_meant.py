@@ -1,0 +1,586 @@
+"""The table of ``bundle/docs/images.md``: what each kind of file is taken for, as an image and as a mask.
+
+Every kind is written anew, from one image of 8 bits and one mask, so that what is right is known: the same pixels.
+"""
+
+import gzip
+import io
+import logging
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from conftest import ROOT
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from unet_paper.data.annotation import InstancesFromAnnotationd
+from unet_paper.data.datasets import pairs
+from unet_paper.data.reader import CheckImaged, LabelReader, PageReader, ScaleToUnitRanged, page_shapes
+
+Array = NDArray[Any]
+RNG = np.random.default_rng(4)
+GREY = RNG.integers(0, 256, (20, 31), dtype=np.uint8)  # not square: a transposition shows
+GREY[0, :2] = 0, 255
+CELLS = np.zeros((20, 31), np.uint8)
+CELLS[1:6, 2:9], CELLS[8:18, 3:12], CELLS[3:15, 15:28] = 1, 2, 3
+ELSE = RNG.integers(0, 256, (20, 31), dtype=np.uint8)
+
+
+def image(path: Any, **settings: Any) -> Array:
+    """The road of images: inference, training, prepare_data and MONAI Label put these transforms together."""
+    road = Compose(
+        [
+            LoadImaged("image", reader=PageReader(settings.pop("channel", None))),
+            EnsureChannelFirstd("image"),
+            CheckImaged("image"),
+            ScaleToUnitRanged("image", **settings),
+        ]
+    )
+    found: Array = road({"image": str(path)})["image"].numpy()
+    assert found.shape[0] == 1
+    return found[0]
+
+
+def mask(path: Any, **settings: Any) -> Array:
+    """The road of masks."""
+    road = Compose(
+        [
+            LoadImaged("label", reader=LabelReader(), dtype="int64"),
+            EnsureChannelFirstd("label"),
+            InstancesFromAnnotationd("label", **{"annotation": "instances", **settings}),
+        ]
+    )
+    found: Array = road({"label": str(path)})["label"].numpy()
+    return found[0]
+
+
+def cells(found: Array) -> Array:
+    """Ids in the order of their first pixel: what they are called does not matter."""
+    _, first, inverse = np.unique(found, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))[inverse].reshape(found.shape)
+    return np.asarray(order)
+
+
+def refusal(read: Callable[[Any], Array], path: Path) -> str:
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        read(path)
+    error: BaseException | None = caught.value
+    lines = []
+    while error is not None:
+        lines.append(str(error))
+        error = error.__cause__
+    return "\n".join(lines)
+
+
+# --- writers of each kind: of the array they are given, grey values or ids ---
+
+
+def tiff(path: Path, pixels: Array, **arguments: Any) -> Path:
+    path = path.with_suffix(".tif")
+    tifffile.imwrite(path, pixels, **{"photometric": "minisblack", "metadata": None, **arguments})
+    return path
+
+
+def png(path: Path, picture: Image.Image, **arguments: Any) -> Path:
+    path = path.with_suffix(".png")
+    picture.save(path, **arguments)
+    return path
+
+
+def stored(orientation: int, pixels: Array) -> Array:
+    """Pixels as stored so that a viewer, obeying tag 274, shows ``pixels``: the inverse of each turn, by hand."""
+    return {
+        1: lambda p: p,
+        2: np.fliplr,
+        3: lambda p: np.rot90(p, 2),
+        4: np.flipud,
+        5: np.transpose,
+        6: lambda p: np.rot90(p, 1),
+        7: lambda p: np.rot90(np.transpose(p), 2),
+        8: lambda p: np.rot90(p, -1),
+    }[orientation](pixels)
+
+
+def turned_tiff(orientation: int) -> Callable[[Path, Array], Path]:
+    def write(path: Path, pixels: Array) -> Path:
+        return tiff(path, stored(orientation, pixels), extratags=[(274, 3, 1, orientation, True)])
+
+    return write
+
+
+def turned_png(orientation: int) -> Callable[[Path, Array], Path]:
+    def write(path: Path, pixels: Array) -> Path:
+        exif = Image.Exif()
+        exif[274] = orientation
+        return png(path, Image.fromarray(np.ascontiguousarray(stored(orientation, pixels))), exif=exif)
+
+    return write
+
+
+def bits(n: int) -> Callable[[Path, Array], Path]:
+    def write(path: Path, pixels: Array) -> Path:
+        wide = pixels if pixels.max() < 8 else np.round(pixels / 255 * (2**n - 1))
+        return tiff(path, wide.astype(np.uint8 if n < 8 else np.uint16), bitspersample=n)
+
+    return write
+
+
+def grey_palette_tiff(path: Path, pixels: Array) -> Path:
+    """Indices in another order than the grey values they stand for."""
+    ramp = np.arange(256)[::-1]
+    return tiff(path, 255 - pixels, photometric="palette", colormap=(np.stack([ramp] * 3) * 257).astype(np.uint16))
+
+
+def label_palette_tiff(path: Path, pixels: Array) -> Path:
+    colours = RNG.integers(0, 65536, (3, 256)).astype(np.uint16)
+    return tiff(path, pixels, photometric="palette", colormap=colours)
+
+
+def grey_palette_png(path: Path, pixels: Array) -> Path:
+    picture = Image.fromarray(255 - pixels).convert("P")
+    picture.putdata((255 - pixels).ravel().tolist())
+    picture.putpalette(np.repeat(np.arange(256, dtype=np.uint8)[::-1], 3).tobytes())
+    return png(path, picture)
+
+
+def label_palette_png(path: Path, pixels: Array) -> Path:
+    picture = Image.fromarray(pixels, mode="P")
+    picture.putpalette(RNG.integers(0, 256, 768, dtype=np.uint8).tobytes())
+    return png(path, picture, transparency=0)
+
+
+def one_directory(path: Path, pixels: Array) -> Path:
+    """ImageJ beyond 4 GB: one directory, and all planes behind it; the second one is ours."""
+    path = tiff(path, pixels, description="ImageJ=1.53t\nimages=3\nslices=3\nloop=false\n")
+    path.write_bytes(path.read_bytes() + pixels.tobytes() + np.zeros_like(pixels).tobytes())
+    return path
+
+
+def pyramid(path: Path, pixels: Array) -> Path:
+    path = path.with_suffix(".tif")
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels, photometric="minisblack", metadata=None)
+        writer.write(pixels[::2, ::2], photometric="minisblack", metadata=None, subfiletype=1)
+        writer.write(pixels[::4, ::4], photometric="minisblack", metadata=None, subfiletype=1)
+    return path
+
+
+def subifd_pyramid(path: Path, pixels: Array) -> Path:
+    path = path.with_suffix(".tif")
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels, photometric="minisblack", subifds=1)
+        writer.write(pixels[::2, ::2], photometric="minisblack", subfiletype=1)
+    return path
+
+
+def ome_with_macro(path: Path, pixels: Array) -> Path:
+    path = path.with_suffix(".ome.tif")
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        writer.write(pixels, photometric="minisblack", metadata={"Name": "scan"})
+        writer.write(pixels[:7, :9].copy(), photometric="minisblack", metadata={"Name": "macro"})
+    return path
+
+
+def two_channels(path: Path, pixels: Array) -> Path:
+    path = path.with_suffix(".ome.tif")
+    other = ELSE if pixels.dtype == ELSE.dtype else pixels
+    metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    tifffile.imwrite(path, np.stack([other, pixels]), photometric="minisblack", ome=True, metadata=metadata)
+    return path
+
+
+def rgba(path: Path, pixels: Array) -> Path:
+    return png(path, Image.fromarray(np.dstack([pixels] * 3 + [np.full_like(pixels, 255)])))
+
+
+def transparent(path: Path, pixels: Array) -> Path:
+    return png(path, Image.fromarray(np.dstack([pixels] * 3 + [ELSE])))
+
+
+def colours(path: Path, pixels: Array) -> Path:
+    table = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 1], [9, 9, 255]], np.uint8)
+    if pixels.max() > 3:
+        return png(path, Image.fromarray(np.dstack([pixels, ELSE, pixels])))
+    return png(path, Image.fromarray(table[pixels]))
+
+
+def jpeg(path: Path, pixels: Array) -> Path:
+    path = path.with_suffix(".jpg")
+    exif = Image.Exif()
+    exif[274] = 8
+    smooth = pixels if pixels.max() < 8 else np.full_like(pixels, 77)
+    Image.fromarray(np.ascontiguousarray(stored(8, smooth))).save(path, quality=100, exif=exif)
+    return path
+
+
+def sixteen_bit_colours(path: Path, pixels: Array) -> Path:
+    """RGB PNG of 16 bits, of which Pillow would keep 8."""
+    path = path.with_suffix(".png")
+    wide = np.dstack([pixels.astype(">u2") * (1 if pixels.max() < 8 else 257)] * 3)
+    rows = b"".join(b"\0" + row.tobytes() for row in wide)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return path
+
+
+def twelve_unsaid(path: Path, pixels: Array) -> Path:
+    return tiff(path, pixels if pixels.max() < 8 else np.round(pixels / 255 * 4095).astype(np.uint16))
+
+
+def twelve_said(path: Path, pixels: Array) -> Path:
+    wide = pixels.astype(np.uint16) if pixels.max() < 8 else np.round(pixels / 255 * 4095).astype(np.uint16)
+    return tiff(path, wide, extratags=[(341, 3, 1, 4095, True)])
+
+
+def as_dtype(dtype: Any) -> Callable[[Path, Array], Path]:
+    return lambda path, pixels: tiff(path, pixels.astype(dtype))
+
+
+def big_endian(path: Path, pixels: Array) -> Path:
+    wide = pixels.astype(np.uint16) * (1 if pixels.max() < 8 else 257)
+    return tiff(path, wide, byteorder=">")
+
+
+def unit_floats(path: Path, pixels: Array) -> Path:
+    return tiff(path, pixels.astype(np.float32) / (1 if pixels.max() < 8 else 255))
+
+
+def nifti(path: Path, pixels: Array) -> Path:
+    path = path.with_suffix(".nii.gz")
+    nibabel.save(nibabel.Nifti1Image(pixels.T, np.eye(4)), path)
+    return path
+
+
+def min_is_white(path: Path, pixels: Array) -> Path:
+    return tiff(path, 255 - pixels, photometric="miniswhite")
+
+
+def animated(path: Path, pixels: Array) -> Path:
+    return png(path, Image.fromarray(pixels), save_all=True, append_images=[Image.fromarray(ELSE)])
+
+
+# kind, as the table calls it -> writer, what the image road does with it, what the mask road does
+KINDS: dict[str, tuple[Callable[[Path, Array], Path], str, str]] = {
+    "8 bits, TIFF": (lambda path, pixels: tiff(path, pixels), "same", "same"),
+    "16 bits, big-endian": (big_endian, "same", "same"),
+    "4 bits a sample, stated": (bits(4), "close", "same"),
+    "10 bits a sample, stated": (bits(10), "close", "same"),
+    "12 bits a sample, stated": (bits(12), "close", "same"),
+    "14 bits a sample, stated": (bits(14), "close", "same"),
+    "12 bits in 16, stated as largest sample": (twelve_said, "close", "same"),
+    "12 bits in 16, unstated": (twelve_unsaid, "line: --grey_maximum 4095", "same"),
+    "0 is white (MINISWHITE)": (min_is_white, "same", "refused: MINISWHITE"),
+    "grey palette, TIFF": (grey_palette_tiff, "same", ""),
+    "grey palette, PNG": (grey_palette_png, "same", ""),
+    "colour palette, TIFF": (label_palette_tiff, "refused: 3 channels.*--channel", "same"),
+    "colour palette, PNG": (label_palette_png, "refused: channels.*--channel", "same"),
+    "ImageJ, one directory for all planes": (one_directory, "page 1", "page 1"),
+    "pyramid in the chain of pages": (pyramid, "same", "same"),
+    "pyramid in SubIFDs": (subifd_pyramid, "same", "same"),
+    "OME-TIFF with scan and macro image": (ome_with_macro, "same", "same"),
+    "several channels": (two_channels, r"refused: 2 channels \(DAPI, GFP\).*--channel 0 to 1", "refused: 2 channels"),
+    "grey as RGBA, constant alpha": (rgba, "same", "same"),
+    "grey as 16-bit RGB, PNG": (sixteen_bit_colours, "same", "same"),
+    "alpha that varies": (transparent, "refused: 4 channels", "refused: transparent"),
+    "RGB colours": (colours, "refused: 3 channels.*--channel 0 to 2", "same"),
+    "JPEG with orientation": (jpeg, "flat", "refused: JPEG"),
+    "NIfTI": (nifti, "same", "same"),
+    "float from 0 to 1": (unit_floats, "same", "same"),
+    "float beyond 1": (as_dtype(np.float32), "refused: from 0 to 255.*--grey_maximum", "same"),
+    "int16": (as_dtype(np.int16), "refused: --grey_maximum", "same"),
+    "uint32": (as_dtype(np.uint32), "refused: --grey_maximum", "same"),
+    "int8": (lambda path, pixels: tiff(path, (pixels >> 1).astype(np.int8)), "refused: --grey_maximum", ""),
+    "complex": (as_dtype(np.complex64), "refused: complex64", "refused: complex64"),
+    "several pictures in a PNG": (animated, "refused: 2 pictures", "refused: 2 pictures"),
+    **{f"TIFF, orientation {n}": (turned_tiff(n), "same", "same") for n in range(1, 9)},
+    **{f"PNG, orientation {n}": (turned_png(n), "same", "same") for n in range(1, 9)},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_is_what_a_viewer_shows(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write, expected, _ = KINDS[kind]
+    path = write(tmp_path / "image", GREY)
+    if expected.startswith("refused: "):
+        assert re.search(expected.removeprefix("refused: "), said := refusal(image, path), re.DOTALL), said
+        assert str(path) in said
+        return
+    address = f"{path}#1" if expected == "page 1" else path
+    assert page_shapes(path)[0][:2] == GREY.shape
+    found = image(address)
+    lines = [record.message for record in caplog.records if record.name.startswith("unet_paper")]
+    if expected.startswith("line: "):
+        assert len(lines) == 1
+        assert str(path) in lines[0]
+        assert expected.removeprefix("line: ") in lines[0]
+        found = image(path, maximum=4095)
+        expected = "close"
+    else:
+        assert not lines
+    right = np.full_like(GREY, 77) if expected == "flat" else GREY
+    # half a step of 4 bits, or none
+    tolerance = (
+        0.5 / 15 + 1e-6
+        if "4 bits a" in kind
+        else 1e-3
+        if expected == "close"
+        else 0.005
+        if expected == "flat"
+        else 1e-6
+    )
+    np.testing.assert_allclose(found, right / 255, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (_, _, expected) in KINDS.items() if expected])
+def test_a_mask_keeps_its_ids(kind: str, tmp_path: Path) -> None:
+    write, _, expected = KINDS[kind]
+    path = write(tmp_path / "mask", CELLS)
+    if expected.startswith("refused: "):
+        assert re.search(expected.removeprefix("refused: "), said := refusal(mask, path), re.DOTALL), said
+        assert str(path) in said
+        return
+    found = mask(f"{path}#1" if expected == "page 1" else path)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found > 0, CELLS > 0)
+    np.testing.assert_array_equal(cells(found), cells(CELLS))
+
+
+def test_the_table_in_the_documentation_has_every_kind() -> None:
+    text = (ROOT / "bundle" / "docs" / "images.md").read_text()
+    rows = {}
+    for line in text.splitlines():
+        parts = [part.strip() for part in line.strip("|").split("|")]
+        if line.startswith("| ") and len(parts) == 3 and parts[0] != "kind" and set(parts[0]) != {"-"}:
+            rows[parts[0]] = parts[1:]
+    turns = {f"{name}, orientation {n}" for name in ("TIFF", "PNG") for n in range(1, 9)}
+    assert set(KINDS) - turns | {"TIFF and PNG, orientation 1 to 8"} == set(rows)
+    for kind, (_, of_image, of_mask) in KINDS.items():
+        for expected, cell in zip((of_image, of_mask), rows.get(kind, ("taken", "taken")), strict=True):
+            word = {"refused": "refused", "line": "one line", "": "-"}.get(expected.partition(":")[0], "taken")
+            assert cell.startswith(word), (kind, cell)
+
+
+# --- remedies that the refusals name ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "right"),
+    [
+        ("several channels", {"channel": 1}, GREY),
+        ("several channels", {"channel": "gfp"}, GREY),
+        ("several channels", {"channel": "DAPI"}, ELSE),
+        ("RGB colours", {"channel": 0}, GREY),
+        ("RGB colours", {"channel": "green"}, ELSE),
+        ("float beyond 1", {"maximum": 255}, GREY),
+        ("int16", {"maximum": 255}, GREY),
+        ("uint32", {"maximum": 255}, GREY),
+    ],
+)
+def test_what_a_refusal_recommends_works(kind: str, settings: dict[str, Any], right: Array, tmp_path: Path) -> None:
+    path = KINDS[kind][0](tmp_path / "image", GREY)
+    np.testing.assert_allclose(image(path, **settings), right / 255, atol=1e-6)
+
+
+def test_negative_values_have_a_minimum(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a", GREY.astype(np.int16) * 100 - 12000)
+    assert "--grey_minimum" in refusal(image, path)
+    np.testing.assert_allclose(image(path, minimum=-12000, maximum=13500), GREY / 255, atol=1e-6)
+    with pytest.raises(ValueError, match=r"grey_maximum=5: .*above grey_minimum=5"):
+        ScaleToUnitRanged("image", minimum=5, maximum=5)
+
+
+def test_a_channel_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
+    path = two_channels(tmp_path / "a", GREY)
+    for channel in ("RFP", 2):
+        with pytest.raises(RuntimeError) as caught:
+            image(path, channel=channel)
+        assert "it has 2 (DAPI, GFP): --channel 0 to 1" in str(caught.value.__cause__)
+
+
+# --- axes ---
+
+
+@pytest.mark.parametrize("form", ["imagej", "ome"])
+def test_pages_of_a_hyperstack_count_time_before_depth(form: str, tmp_path: Path) -> None:
+    stack = RNG.integers(0, 256, (2, 3, 2, 20, 31), dtype=np.uint8)
+    path = tmp_path / ("a.ome.tif" if form == "ome" else "a.tif")
+    tifffile.imwrite(path, stack, photometric="minisblack", metadata={"axes": "TZCYX"}, **{form: True})
+    assert page_shapes(path) == [(20, 31, 2)] * 6
+    for channel in (0, 1):
+        found = [image(f"{path}#{page}", channel=channel) for page in range(6)]
+        np.testing.assert_allclose(found, stack[:, :, channel].reshape(6, 20, 31) / 255, atol=1e-6)
+
+
+def test_other_orders_of_axes_give_the_same_pages(tmp_path: Path) -> None:
+    stack = RNG.integers(0, 256, (3, 2, 20, 31), dtype=np.uint8)  # Z, T
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, photometric="minisblack", metadata={"axes": "ZTYX"})
+    found = [image(f"{tmp_path / 'a.ome.tif'}#{page}") for page in range(6)]
+    np.testing.assert_allclose(found, stack.swapaxes(0, 1).reshape(6, 20, 31) / 255, atol=1e-6)
+
+
+def test_planes_that_a_description_promises_must_be_there(tmp_path: Path) -> None:
+    path = one_directory(tmp_path / "a", GREY)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert str(path) in refusal(image, path)
+    lone = tiff(tmp_path / "b", GREY, description="ImageJ=1.53t\nimages=4\n")
+    assert "4 planes" in refusal(image, lone)
+
+
+def test_pages_of_a_nifti_volume(tmp_path: Path) -> None:
+    stack = RNG.integers(0, 256, (4, 20, 31), dtype=np.uint8)
+    affine = np.diag([2.0, 3.0, 5.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(stack.T, affine), tmp_path / "a.nii.gz")
+    for page in range(4):
+        np.testing.assert_allclose(image(f"{tmp_path / 'a.nii.gz'}#{page}"), stack[page] / 255, atol=1e-6)
+    _, meta = PageReader().get_data(f"{tmp_path / 'a.nii.gz'}#3")
+    np.testing.assert_allclose(meta["affine"] @ [4, 5, 0, 1], affine @ [5, 4, 3, 1])
+
+
+# --- damage ---
+
+
+def test_a_checksum_of_gzip_is_read(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a", np.tile(GREY, (9, 9)))
+    raw = gzip.decompress(path.read_bytes())
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=0) as file:
+        file.write(raw)
+    damaged = bytearray(packed.getvalue())
+    damaged[len(damaged) // 2] ^= 4  # a pixel: nothing but the sum at the end can tell
+    path.write_bytes(damaged)
+    assert f"{path}: cannot be read: CRC" in refusal(image, path)
+
+
+def test_a_checksum_of_png_is_read(tmp_path: Path) -> None:
+    path = png(tmp_path / "a", Image.fromarray(GREY), compress_level=0)
+    damaged = bytearray(path.read_bytes())
+    damaged[300] ^= 1
+    path.write_bytes(damaged)
+    assert str(path) in refusal(image, path)
+
+
+def test_what_the_decoder_only_logs_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, logger="tifffile")
+    path = tiff(tmp_path / "a", GREY, software="somebody")
+    with tifffile.TiffFile(path) as file:
+        tag = file.pages.first.tags["Software"]
+    damaged = bytearray(path.read_bytes())
+    damaged[tag.offset + 8 : tag.offset + 12] = struct.pack("<I", 2**31)  # its value lies beyond the end of the file
+    path.write_bytes(damaged)
+    assert f"{path}: cannot be read" in refusal(image, path)
+
+
+def test_missing_strips_are_no_zeros(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a", GREY, rowsperstrip=5, compression="zlib")
+    with tifffile.TiffFile(path) as file:
+        tag = file.pages.first.tags["StripByteCounts"]
+    damaged = bytearray(path.read_bytes())
+    damaged[tag.valueoffset : tag.valueoffset + tag.count * (2 if tag.dtype == 3 else 4)] = bytes(
+        tag.count * (2 if tag.dtype == 3 else 4)
+    )
+    path.write_bytes(damaged)
+    assert str(path) in refusal(image, path)
+
+
+def test_a_small_file_that_claims_much_is_refused_before_memory_is_asked_for(tmp_path: Path) -> None:
+    path = png(tmp_path / "a", Image.fromarray(GREY))
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    assert re.search(r"a\.png: .*claims 60000 x 60000 px", refusal(image, path))
+    with tifffile.TiffFile(wide := tiff(tmp_path / "b", GREY, compression="zlib")) as file:
+        tags = file.pages.first.tags
+        places = [tags[name].valueoffset for name in ("ImageWidth", "ImageLength")]
+        sizes = [tags[name].dtype for name in ("ImageWidth", "ImageLength")]
+    content = bytearray(wide.read_bytes())
+    for place, kind in zip(places, sizes, strict=True):
+        content[place : place + (2 if kind == 3 else 4)] = struct.pack("<H" if kind == 3 else "<I", 60_000)
+    wide.write_bytes(content)
+    assert "b.tif" in refusal(image, wide)
+    volume = nifti(tmp_path / "c", GREY)
+    raw = bytearray(gzip.decompress(volume.read_bytes()))
+    raw[42:46] = struct.pack("<hh", 30_000, 30_000)
+    volume.write_bytes(gzip.compress(bytes(raw)))
+    assert re.search(r"c\.nii\.gz: .*claims 30000 x 30000 px", refusal(image, volume))
+
+
+# --- masks that would be learnt wrongly ---
+
+
+def test_interpolated_rims_are_no_cells(tmp_path: Path) -> None:
+    rows, columns = np.indices((96, 96))
+    distance = np.minimum(np.hypot(rows - 30, columns - 30) - 18, np.hypot(rows - 65, columns - 60) - 22)
+    soft = np.clip(255 * (0.5 - distance / 3), 0, 255).astype(np.uint8)
+    assert "rims" in refusal(mask, tiff(tmp_path / "a", soft))
+
+
+def test_classes_are_no_ids(tmp_path: Path) -> None:
+    classes = np.zeros((60, 60), np.uint8)
+    for row, column in ((5, 5), (5, 30), (30, 5), (30, 30)):
+        classes[row : row + 15, column : column + 15] = 2
+        classes[row + 2 : row + 13, column + 2 : column + 13] = 1
+    assert "classes" in refusal(mask, tiff(tmp_path / "a", classes))
+
+
+def test_background_of_another_value(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a", CELLS + 1)
+    assert "say --background_value 1" in refusal(mask, path)
+    np.testing.assert_array_equal(cells(mask(path, background_value=1)), cells(CELLS))
+    everywhere = mask(path, background_value=-1)
+    assert (everywhere > 0).all()
+    assert len(np.unique(everywhere)) == 4
+    ilastik = tiff(tmp_path / "b", (CELLS > 0).astype(np.uint8) + 1)
+    assert "say --background_value 1" in refusal(lambda p: mask(p, annotation="binary"), ilastik)
+    found = mask(ilastik, annotation="binary", background_value=1)
+    np.testing.assert_array_equal(found > 0, CELLS > 0)
+
+
+@pytest.mark.parametrize("first", [20_000_001, 2**32 - 4])
+def test_large_ids_stay_apart(first: int, tmp_path: Path) -> None:
+    large = np.where(CELLS > 0, CELLS.astype(np.int64) + first - 1, 0).astype(np.uint32)
+    np.testing.assert_array_equal(cells(mask(tiff(tmp_path / "a", large))), cells(CELLS))
+    assert "neighbouring ids" in refusal(mask, tiff(tmp_path / "b", large.astype(np.float32)))
+
+
+def test_masks_that_tell_nothing_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    black, white = tiff(tmp_path / "black", CELLS * 0), tiff(tmp_path / "white", CELLS * 0 + 255)
+    assert not mask(black).any()
+    assert (mask(white) == 1).all() or (mask(white) == 255).all()
+    assert f"{black}: no cell is drawn" in caplog.text
+    assert f"{white}: every pixel is 255" in caplog.text
+
+
+def test_one_bit_masks(tmp_path: Path) -> None:
+    drawn = CELLS > 0
+    for path in (png(tmp_path / "a", Image.fromarray(drawn)), tiff(tmp_path / "b", drawn)):
+        np.testing.assert_array_equal(mask(path, annotation="binary") > 0, drawn)
+        np.testing.assert_array_equal(image(path), drawn)
+
+
+def test_a_jpeg_mask_is_refused_before_work(tmp_path: Path) -> None:
+    picture, label = tiff(tmp_path / "a", GREY), jpeg(tmp_path / "b", CELLS)
+    with pytest.raises(ValueError, match=r"b\.jpg: a mask in JPEG"):
+        pairs(picture, label)
+
+
+def test_a_png_that_states_fewer_bits_is_scaled_to_16_already(tmp_path: Path) -> None:
+    """The PNG specification scales samples up to the depth of the file; sBIT only says how many bits they had."""
+    picture = Image.fromarray(GREY.astype(np.uint16) * 257)
+    info = PngImagePlugin.PngInfo()
+    info.add(b"sBIT", b"\x0c")
+    np.testing.assert_allclose(image(png(tmp_path / "a", picture, pnginfo=info)), GREY / 255, atol=1e-6)
