@@ -225,27 +225,33 @@ membranes; a threshold $\theta$ makes the map a proposal, strictly $p > \theta$,
 
 ## ISBI 2012
 
-All of them take (H, W) or (Z, H, W). Cells are 4-connected. Thresholds are 0, 0.1 .. 0.9, for V_rand and V_info 0,
-0.1 .. 1, added up in double precision as the challenge does, so that the ninth is 0.7999999999999999. A score of a
-stack is the mean over its slices at one threshold; only then is the best threshold taken, one for the whole stack.
+All of them take (H, W) or (Z, H, W). Cells are 4-connected. The map is taken in single precision, as a file holds it,
+and compared in double. Thresholds are 0, 0.1 .. 0.9, for V_rand and V_info 0, 0.1 .. 1, added up in double precision
+as the challenge does, so that the ninth is 0.7999999999999999. One threshold holds for a whole stack, the best one.
+What is pooled over its slices and what is averaged is said below: it differs from score to score.
+
+These are the scores of the challenge, digit by digit: 40 made-up cases that its own classes scored are part of the
+tests, with every value at every threshold to 1e-9, and all warped labels and classes of errors pixel by pixel.
 
 **Pixel error** (lower is better), `pixel_error`. With true positives, false positives and false negatives counted in
-pixels of the cells:
+pixels of the cells of all slices together:
 
 $$1 - \max_\theta F, \qquad F = \frac{{2\,TP}}{{2\,TP + FP + FN}}$$
 
-It is not the share of wrong pixels. Source: Arganda-Carreras et al. 2015, doi:10.3389/fnana.2015.00142.
+It is not the share of wrong pixels; that, precision and recall are in `pixel_scores`. Source: Arganda-Carreras et al.
+2015, doi:10.3389/fnana.2015.00142.
 
 **Rand error** (lower is better), `rand_error`. Over all pairs of different pixels of a slice, $A$ of them joined by
-both proposal and label, $S$ by the proposal, $T$ by the label:
+both proposal and label, $S$ by the proposal, $T$ by the label, each added up over all slices:
 
 $$1 - \max_\theta F, \qquad F = \frac{{2 A}}{{S + T}}$$
 
-Every pixel counts, those of the membrane too: all membrane together is one more segment, in the proposal and in the
+Every pixel counts, those of the membrane too: all membrane of a slice is one more segment, in the proposal and in the
 label. This is what the challenge's own metric classes give; descriptions often restrict it to the cells of the label
 (`foreground_restricted`; `rand_error_cells` in evaluations). The values printed in the paper, 0.0382 beside a pixel
 error of 0.0611, look like the restricted kind: below, a shift that costs less pixel error costs more Rand error. So
-they stand beside `rand_error_cells` in our tables. Source: the same paper.
+they stand beside `rand_error_cells` in our tables. Precision $A/S$, recall $A/T$ and the plain Rand error, the share
+of pairs judged wrongly, which is a mean over slices, are in `rand_scores`. Source: the same paper.
 
 **Warping error** (lower is better), `warping_error`. The label is warped toward the proposal by flipping simple
 points, pixels whose change leaves the topology as it is (cells 4-connected, membrane 8-connected), until none of
@@ -253,24 +259,41 @@ those that differ is left. Of the pixels that differ still,
 
 $$\min_\theta \frac{{\text{{pixels of splits and merges}}}}{{W H Z}}$$
 
-The order of the flips decides: largest $|p - \theta|$ first; among equals first come, first served, starting column
-by column; a pixel that was not simple when its turn came waits until one of its 8 neighbours is flipped. The canvas
-has one pixel of membrane around it. Whether a pixel splits or merges is seen in the square of 20 px to each side of
-it: cells that are one only beyond that square are two. Holes and whole cells added or deleted are classified too
-(`topological_errors`, and the error maps of an evaluation) but not counted; `count="mismatches"` counts all. Source:
-Jain et al. 2010, doi:10.1109/CVPR.2010.5539950.
+The order of the flips decides. The pixels that differ are listed once, largest $|p - \theta|$ first, rounded to single
+precision, and among equals column by column. A pass goes down the list and flips each pixel that is simple at its
+turn; one that is not is looked at again in the next pass only, which begins at the top. The last pass flips nothing.
+The canvas has one pixel of membrane around it.
+
+The class of a pixel that is left follows from its 8 neighbours in the warped label, neighbours outside the image left
+out. All of them membrane: an object deleted, or, on membrane, added. All of one cell: a hole added, or, on membrane,
+deleted. Otherwise membrane with two cells around it is a merge, wherever these cells meet elsewhere, with one cell a
+hole added. A cell pixel is a split if, in the square of 20 px to each side of it and without itself, its neighbours
+fall into more than one piece beside the membrane; else a hole deleted. Only splits and merges count; all six classes
+are in `topological_errors` and in the error maps of an evaluation, `count="mismatches"` counts all, `clustered=True`
+counts connected errors of one class once. Source: Jain et al. 2010, doi:10.1109/CVPR.2010.5539950.
 
 **V_rand** and **V_info** (higher is better), `v_rand`, `v_info`; V_rand ranks the challenge. Among the pixels inside
 cells of the label, $p_{{ij}}$ is the share in segment $i$ of the proposal and cell $j$ of the label, $s_i$ and $t_j$
-its sums over the other index:
+its sums over the other index; of a stack, the mean over slices:
 
 $$V^{{Rand}} = \max_\theta \frac{{\sum_{{ij}} p_{{ij}}^2}}{{\frac12 \sum_i s_i^2 + \frac12 \sum_j t_j^2}}, \qquad
 V^{{Info}} = \max_\theta \frac{{I(S; T)}}{{\frac12 H(S) + \frac12 H(T)}}$$
 
-Segments are first regrown until only lines of one pixel part them (the border is thinned; that of the label is not),
-by a watershed that takes the pixels next to segments first come, first served, column by column. It leaves a pixel
-that touches two segments as a dam. The order is part of the score: watershed functions of other libraries differ by
-up to 0.01. A dam's pixel inside a cell of the label is a segment of its own. Source: Arganda-Carreras et al. 2015.
+Segments are first regrown until only lines of one pixel part them (the border is thinned; that of the label is not).
+The pixels next to segments queue, column by column. A pixel at its turn lets its neighbours queue that never did, and
+joins the segment that it sees; if it sees two, or none yet, it stays a line. The order is part of the score: watershed
+functions of other libraries differ by up to 0.01. A line's pixel inside a cell of the label is a segment of its own.
+A proposal without any cell is one segment. `average="micro"` pools the three sums of V_rand over the slices;
+`thinned=False` leaves the regrowth out. Source: Arganda-Carreras et al. 2015.
+
+A label slice without a cell scores 0 in both and counts in the mean, and V_info is 0 where the label has a single
+cell, found perfectly or not: 0 / 0 in the challenge's arithmetic. `undefined=1` calls such slices perfect instead.
+
+What other implementations get wrong, and ours did until it was held against these cases: they average the F-scores
+of slices instead of pooling counts, keep pixels in a queue that lets a neighbour in as soon as it becomes simple
+instead of going in passes, judge the class of an error by its 4 neighbours, and let no pixel pass a line. Two faults
+of the Java classes are left out here: in a label slice that is all cell they call every error an object added, and
+their plain Rand index gives up at a slice without a cell.
 
 **Unknown pixels**, -1 in a reference, are given to the functions by the wrappers as membrane on which label and
 proposal agree.

@@ -1,6 +1,7 @@
 """The MONAI wrappers: what they aggregate, in a config, over batches and over processes."""
 
 import csv
+import itertools
 import multiprocessing
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,10 +14,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.handlers import MetricsSaver
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unet_paper.metrics.ctc import ctc_det, ctc_seg
@@ -82,6 +87,8 @@ ALL: list[tuple[Factory, Function]] = [
     (partial(VInfo, threshold=0.7), partial(v_info, threshold=0.7)),
 ]
 METRICS = [factory for factory, _ in ALL]
+ISBI = [pair for pair in BY_NAME if pair[0]().channels == 2]
+COUNTED = (PixelError, RandError, WarpingError)
 
 
 def prediction(metric: ImageRowsMetric, case: Case) -> Tensor:
@@ -162,7 +169,7 @@ def test_nothing_to_be_scored(factory: Factory) -> None:
     assert metric.per_image()[1] == 1.0
 
 
-@pytest.mark.parametrize(("factory", "function"), [pair for pair in BY_NAME if pair[0]().channels == 2])
+@pytest.mark.parametrize(("factory", "function"), ISBI)
 def test_unknown_pixels_of_a_slice_are_agreed_membrane(factory: Factory, function: Function) -> None:
     case = CASES[3]
     unknown = torch.zeros_like(case.instances, dtype=torch.bool)
@@ -188,15 +195,35 @@ def test_probabilities_of_any_precision(dtype: torch.dtype) -> None:
     assert metric.aggregate() == pixel_error(rounded[1].double().numpy(), case.instances[0].numpy() > 0)
 
 
-def test_threshold_is_chosen_after_averaging_over_slices() -> None:
+def test_threshold_is_chosen_after_pooling_the_slices() -> None:
     """Each slice alone is perfect at a threshold of its own, and at no threshold are both."""
     label = torch.tensor([[[1, 1, 0, 0]]])
     bright, dark = torch.tensor([[0.9, 0.9, 0.55, 0.55]]), torch.tensor([[0.45, 0.45, 0.0, 0.0]])
     metric = PixelError()
     metric([torch.stack([1 - bright, bright]), torch.stack([1 - dark, dark])], [label, label])
     assert metric.per_image().tolist() == [0.0, 0.0]
-    # below 0.45 the bright slice has F = 2/3 and the dark one 1; from 0.55 on they have 1 and 0
-    assert metric.aggregate().item() == pytest.approx(1 - (2 / 3 + 1) / 2, abs=1e-12)
+    # below 0.45 four true and two false positives, F = 8 / 10; from 0.55 on two true, two missed, F = 4 / 6
+    assert metric.aggregate().item() == pytest.approx(1 - 8 / 10, abs=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    arrays(np.float32, (4, 6, 6), elements=st.sampled_from([np.float32(p) for p in (0, 0.25, 0.5, 0.625, 1)])),
+    arrays(np.int64, (4, 1, 6, 6), elements=st.integers(0, 1)),
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+)
+def test_no_score_depends_on_the_batches(
+    p: NDArray[np.float32], reference: NDArray[np.int64], sizes: list[int]
+) -> None:
+    """Exactly so where counts are added up, slices without a cell among them."""
+    pred = torch.from_numpy(np.stack([1 - p, p], axis=1))
+    for factory, function in ISBI:
+        metric = factory()
+        ends = [end for end in itertools.accumulate(sizes) if end < 4]
+        for begin, end in itertools.pairwise([0, *ends, 4]):
+            metric(pred[begin:end], torch.from_numpy(reference[begin:end]))
+        whole = function(p, reference[:, 0])
+        assert metric.aggregate().item() == pytest.approx(whole, abs=0 if factory in COUNTED else 1e-12)
 
 
 @pytest.mark.parametrize("factory", METRICS)

@@ -108,7 +108,7 @@ def em_rows(slices: int, size: int, repetitions: int) -> list[Row]:
 def interpreted(maps: NDArray[np.float32], labels: NDArray[np.uint8], own: Row, group: str) -> Row:
     """The relaxation of the warping error by the Python interpreter, one slice, scaled to all."""
     what = "relaxation in plain Python, one slice scaled to all"
-    call = partial(relax.py_func, maps[0].astype(np.float64), labels[0] > 0, THRESHOLD)
+    call = partial(relax.py_func, maps[0], labels[0] > 0, THRESHOLD)
     row = timed({what: call}, 1, group)[what]
     assert row.median_s is not None
     assert own.median_s is not None

@@ -1,4 +1,4 @@
-"""What the ISBI 2012 metrics share: the sweeps of thresholds, the checks of their input, how slices add up."""
+"""What the ISBI 2012 metrics share: thresholds and proposals, the checks of their input, how slices add up."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -60,10 +60,24 @@ def check_stack(probability: ArrayLike, label: ArrayLike) -> tuple[NDArray[np.nu
     return p.reshape(shape), np.ascontiguousarray(cells).reshape(shape)
 
 
-def slices(probability: ArrayLike, label: ArrayLike) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    """Pairs (map, label) of checked slices, each (H, W); the map in double precision, as the thresholds are."""
+def slices(probability: ArrayLike, label: ArrayLike) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """Pairs (map, label) of checked slices, each (H, W); the map in single precision, as the challenge reads it."""
     for p, cell in zip(*check_stack(probability, label), strict=True):
-        yield np.ascontiguousarray(p, dtype=np.float64), cell
+        yield np.ascontiguousarray(p, dtype=np.float32), cell
+
+
+def proposal(probability: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Where probability > threshold, compared in double precision.
+
+    >>> proposal(np.float32([0.1, 0.3]), 0.1 + 0.1 + 0.1)  # single 0.3 is above 0.30000000000000004
+    array([False,  True])
+    """
+    # the same without a copy in double precision: above the largest single that is not above the threshold
+    single = np.float32(threshold)
+    if float(single) > threshold:
+        single = np.nextafter(single, np.float32(-np.inf))
+    above: NDArray[np.bool_] = probability > single
+    return above
 
 
 def sweep(threshold: float | None, default: tuple[float, ...]) -> tuple[float, ...]:
@@ -101,7 +115,27 @@ def add_up(statistics: Statistics | Sequence[Statistics]) -> Statistics:
     return array if array.ndim == 2 else np.asarray(array.sum(axis=0))
 
 
-def mean_score(statistics: Statistics | Sequence[Statistics]) -> float:
-    """Best over the thresholds of a score's mean over slices, from columns [sum of the score, number of slices]."""
-    total = add_up(statistics)
-    return float((total[:, 0] / total[:, 1]).max())
+def fscores(total: Statistics) -> Statistics:
+    """F = 2 A / (S + T) of each row [A, S, T, ...]: both say yes, the proposal does, the label does; 1 where none does.
+
+    Args:
+        total: rows of counts, already added up over slices.
+
+    Returns:
+        One F-score per row.
+    """
+    return _ratios(2 * total[:, 0], total[:, 1] + total[:, 2])
+
+
+def precisions(total: Statistics) -> Statistics:
+    """A / S of each row [A, S, T, ...], 1 where S is 0."""
+    return _ratios(total[:, 0], total[:, 1])
+
+
+def recalls(total: Statistics) -> Statistics:
+    """A / T of each row [A, S, T, ...], 1 where T is 0."""
+    return _ratios(total[:, 0], total[:, 2])
+
+
+def _ratios(numerator: Statistics, denominator: Statistics) -> Statistics:
+    return np.divide(numerator, denominator, out=np.ones_like(numerator), where=denominator > 0)

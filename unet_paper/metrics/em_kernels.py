@@ -1,8 +1,7 @@
 """The loops of the EM metrics that go pixel by pixel, compiled on first use.
 
-Orders are part of the definitions. Regrowth is first-in first-out and begins column by column: the challenge's V_rand
-follows from this order, row by row it is missed. Among pixels equally far from the threshold, relaxation does the
-same: the challenge's warped labels follow from it, though not from it alone.
+Orders are part of the definitions: the challenge's warped labels follow from going through the pixels that differ in
+passes, its V_rand from regrowing first come, first served, and both from beginning column by column.
 """
 
 import numba
@@ -11,8 +10,8 @@ from numpy.typing import NDArray
 
 from unet_paper.metrics.em_inputs import Statistics
 
-_Entry = tuple[float, int, int]
 MERGE, SPLIT, HOLE_ADDED, OBJECT_DELETED, OBJECT_ADDED, HOLE_DELETED = range(1, 7)
+_BLOCK = 64
 
 
 def _connectivity_numbers() -> NDArray[np.uint8]:
@@ -28,62 +27,63 @@ def _connectivity_numbers() -> NDArray[np.uint8]:
     return np.asarray(sum(x[k] - x[k] * x[k + 1] * x[(k + 2) % 8] for k in (0, 2, 4, 6)), dtype=np.uint8)
 
 
-_NUMBER = _connectivity_numbers()
+_SIMPLE = _connectivity_numbers() == 1
 
 
 @numba.njit(cache=True)
-def _connectivity_number(image: NDArray[np.uint8], i: int, width: int) -> int:
+def _is_simple(image: NDArray[np.uint8], i: int, width: int) -> bool:
     up, down = i - width, i + width
     code = image[i + 1] | image[up + 1] << 1 | image[up] << 2 | image[up - 1] << 3
     code |= image[i - 1] << 4 | image[down - 1] << 5 | image[down] << 6 | image[down + 1] << 7
-    return _NUMBER[code]
+    return _SIMPLE[code]
 
 
 @numba.njit(cache=True)
-def _before(distance: float, turn: int, other_distance: float, other_turn: int) -> bool:
-    return distance > other_distance or (distance == other_distance and turn < other_turn)
+def _differences(
+    probability: NDArray[np.float32], label: NDArray[np.bool_], threshold: float
+) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.float32]]:
+    """The label on a canvas, flat; where it differs from the proposal, column by column; how far p is from threshold.
 
-
-@numba.njit(cache=True)
-def _push(
-    distances: NDArray[np.float64], turns: NDArray[np.int64], pixels: NDArray[np.int64], size: int, entry: _Entry
-) -> None:
-    """Put an entry on a binary heap of `size` entries; the largest distance is on top, the first turn among equals."""
-    distance, turn, pixel = entry
-    place = size
-    while place > 0:
-        parent = (place - 1) >> 1
-        if not _before(distance, turn, distances[parent], turns[parent]):
-            break
-        distances[place], turns[place], pixels[place] = distances[parent], turns[parent], pixels[parent]
-        place = parent
-    distances[place], turns[place], pixels[place] = distance, turn, pixel
-
-
-@numba.njit(cache=True)
-def _pop(distances: NDArray[np.float64], turns: NDArray[np.int64], pixels: NDArray[np.int64], size: int) -> int:
-    """Take the top entry off a binary heap of `size` entries."""
-    top = pixels[0]
-    last = size - 1
-    distance, turn, pixel = distances[last], turns[last], pixels[last]
-    place = 0
-    while 2 * place + 1 < last:
-        child = 2 * place + 1
-        if child + 1 < last and _before(distances[child + 1], turns[child + 1], distances[child], turns[child]):
-            child += 1
-        if not _before(distances[child], turns[child], distance, turn):
-            break
-        distances[place], turns[place], pixels[place] = distances[child], turns[child], pixels[child]
-        place = child
-    distances[place], turns[place], pixels[place] = distance, turn, pixel
-    return top
+    The distance is taken in double precision and kept in single, as the challenge does: that makes ties.
+    """
+    height, width = label.shape
+    canvas = np.zeros((height + 2, width + 2), np.uint8)
+    canvas[1:-1, 1:-1] = label
+    found = np.empty(label.size, np.int32)
+    begin = np.zeros(width + 1, np.int64)
+    number = 0
+    words = np.zeros((width + 7) // 8, np.uint64)  # eight pixels at once, as most agree
+    differs = words.view(np.uint8)
+    for y in range(height):
+        cell, p = label[y], probability[y]
+        for x in range(width):
+            differs[x] = cell[x] != (np.float64(p[x]) > threshold)
+        for word in range(words.size):
+            if words[word]:
+                for x in range(8 * word, min(8 * word + 8, width)):
+                    if differs[x]:
+                        found[number] = y * width + x
+                        number += 1
+                        begin[x + 1] += 1
+    place = np.cumsum(begin)
+    pixels = np.empty(number, np.int32)
+    distances = np.empty(number, np.float32)
+    for k in range(number):
+        y, x = found[k] // width, found[k] % width
+        pixels[place[x]] = (y + 1) * (width + 2) + x + 1
+        distances[place[x]] = np.float32(abs(np.float64(probability[y, x]) - threshold))
+        place[x] += 1
+    return canvas.ravel(), pixels, distances
 
 
 @numba.njit(cache=True)
 def relax(
-    probability: NDArray[np.float64], label: NDArray[np.bool_], threshold: float
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Flip simple points of the label toward probability > threshold until none is left.
+    probability: NDArray[np.float32], label: NDArray[np.bool_], threshold: float
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Flip simple points of the label toward probability > threshold, pass by pass, until none is left.
+
+    A pass looks once at every pixel that differs, the farthest from the threshold first. Of a pass after the first,
+    only pixels are looked at of which a neighbour was flipped since their last turn: the others are as they were.
 
     Args:
         probability: shape (H, W).
@@ -94,182 +94,300 @@ def relax(
         The relaxed label on a canvas with one zero pixel around, shape (H + 2, W + 2), and the flat canvas indices of
         the pixels that still differ, column by column.
     """
-    height, width = label.shape[0] + 2, label.shape[1] + 2
-    warped = np.zeros(height * width, np.uint8)
-    differs = np.zeros(height * width, np.bool_)
-    found = 0
-    for y in range(1, height - 1):
-        for x in range(1, width - 1):
-            i = y * width + x
-            warped[i] = label[y - 1, x - 1]
-            differs[i] = label[y - 1, x - 1] != (probability[y - 1, x - 1] > threshold)
-            found += differs[i]
-    mismatches = np.empty(found, np.int64)
-    distance = np.empty(found, np.float64)
-    k = 0
-    for x in range(1, width - 1):
-        for y in range(1, height - 1):
-            if differs[y * width + x]:
-                mismatches[k] = y * width + x
-                distance[k] = abs(probability[y - 1, x - 1] - threshold)
-                k += 1
-    # all come first in sorted order, only those that return need a heap, which stays small
-    order = np.argsort(-distance, kind="mergesort")
-    queued = differs.copy()
-    heap = (np.empty(found, np.float64), np.empty(found, np.int64), np.empty(found, np.int64))
-    size = 0
-    turn = 0
-    head = 0
-    neighbours = np.array((-width - 1, -1, width - 1, -width, width, -width + 1, 1, width + 1))
-    while head < found or size:
-        if size and (head == found or heap[0][0] > distance[order[head]]):
-            i = _pop(heap[0], heap[1], heap[2], size)
-            size -= 1
-        else:
-            i = mismatches[order[head]]
-            head += 1
-        queued[i] = False
-        if _connectivity_number(warped, i, width) != 1:
-            continue
-        warped[i] ^= 1
-        differs[i] = False
-        for step in neighbours:
-            j = i + step
-            if differs[j] and not queued[j]:
-                queued[j] = True
-                d = abs(probability[j // width - 1, j % width - 1] - threshold)
-                _push(heap[0], heap[1], heap[2], size, (d, turn, j))
-                size += 1
-                turn += 1
-    left = 0
-    for i in mismatches:
-        if differs[i]:
-            mismatches[left] = i
-            left += 1
-    return warped.reshape(height, width), mismatches[:left]
+    image, pixels, distances = _differences(probability, label, threshold)
+    width = label.shape[1] + 2
+    # one key instead of a stable sort: the bits of a distance, which rise with it, and then the place in the list
+    keys = (~distances.view(np.uint32)).astype(np.uint64) << np.uint64(32) | np.arange(pixels.size).astype(np.uint64)
+    by_rank = pixels[(np.sort(keys) & np.uint64(2**32 - 1)).astype(np.int64)]
+    rank = np.full(image.size, -1, np.int32)  # of a pixel that differs in the list, from the farthest on
+    for r in range(by_rank.size):
+        rank[by_rank[r]] = r
+    # the pass in which a rank is looked at next, and how many of a block of ranks wait for this pass and for the next
+    due = np.ones(by_rank.size, np.int32)
+    blocks = (by_rank.size + _BLOCK - 1) // _BLOCK
+    waiting = np.zeros((2, blocks), np.int32)
+    for r in range(by_rank.size):
+        waiting[1, r // _BLOCK] += 1
+    neighbours = np.array((-width - 1, -width, -width + 1, -1, 1, width - 1, width, width + 1))
+    turn = 1
+    flipped = True
+    while flipped:
+        flipped = False
+        now, later = waiting[turn % 2], waiting[(turn + 1) % 2]
+        for block in range(blocks):
+            r = block * _BLOCK
+            while now[block]:
+                if due[r] == turn:
+                    due[r] = 0
+                    now[block] -= 1
+                    i = by_rank[r]
+                    if _is_simple(image, i, width):
+                        image[i] ^= 1
+                        rank[i] = -1
+                        flipped = True
+                        for step in neighbours:
+                            other = rank[i + step]
+                            if other >= 0 and due[other] == 0:
+                                if other > r:
+                                    due[other] = turn
+                                    now[other // _BLOCK] += 1
+                                else:
+                                    due[other] = turn + 1
+                                    later[other // _BLOCK] += 1
+                r += 1
+        turn += 1
+    return image.reshape(-1, width), pixels[rank[pixels] >= 0]
 
 
 @numba.njit(cache=True)
-def classify(warped: NDArray[np.uint8], mismatches: NDArray[np.int64], radius: int) -> NDArray[np.uint8]:
-    """Class of topological error of each pixel of which no flip keeps the topology.
+def _root(parent: NDArray[np.int32], i: int) -> int:
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+@numba.njit(cache=True)
+def _runs(image: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Begin and end (exclusive) of the runs of ones, row by row, and how many runs come before each row."""
+    height, width = image.shape
+    begins = np.empty(image.size // 2 + height, np.int32)
+    ends = np.empty_like(begins)
+    before = np.zeros(height + 1, np.int32)
+    number = 0
+    for y in range(height):
+        row = image[y]
+        inside = False
+        for x in range(width):
+            if (row[x] != 0) != inside:
+                if inside:
+                    ends[number] = x
+                    number += 1
+                else:
+                    begins[number] = x
+                inside = not inside
+        if inside:
+            ends[number] = width
+            number += 1
+        before[y + 1] = number
+    return begins[:number], ends[:number], before
+
+
+@numba.njit(cache=True)
+def components(image: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Ids 1, 2 .. of the 4-connected components of a binary image, row by row, and 0 where it is 0; shape (H, W)."""
+    begins, ends, before = _runs(image)
+    parent = np.arange(begins.size).astype(np.int32)
+    for y in range(1, image.shape[0]):
+        above = before[y - 1]
+        for run in range(before[y], before[y + 1]):
+            while above < before[y] and ends[above] <= begins[run]:
+                above += 1
+            touching = above
+            while touching < before[y] and begins[touching] < ends[run]:
+                a, b = _root(parent, touching), _root(parent, run)
+                parent[max(a, b)] = min(a, b)
+                touching += 1
+    ids = np.zeros(image.shape, np.int32)
+    final = np.empty(begins.size, np.int32)
+    number = 0
+    for y in range(image.shape[0]):
+        for run in range(before[y], before[y + 1]):
+            # a root is smaller than what hangs on it
+            if parent[run] == run:
+                number += 1
+                final[run] = number
+            else:
+                final[run] = final[parent[run]]
+            ids[y, begins[run] : ends[run]] = final[run]
+    return ids
+
+
+@numba.njit(cache=True)
+def classify(warped: NDArray[np.uint8], mismatches: NDArray[np.int32], radius: int) -> NDArray[np.uint8]:
+    """Class of topological error of each pixel of which no flip keeps the topology, all on the same warped label.
 
     Args:
         warped: relaxed label on its canvas, shape (H + 2, W + 2).
         mismatches: flat canvas indices of the pixels to classify.
-        radius: half side, in px, of the square in which components are told apart.
+        radius: half side, in px, of the square in which a cell may fall apart; below 1 or above a side of the label,
+            the whole label.
 
     Returns:
         The classes, 1 to 6, in the order of the indices.
     """
     height, width = warped.shape
-    image = warped.ravel()
     classes = np.empty(mismatches.size, np.uint8)
-    reached_by = np.zeros(image.size, np.int64)
-    stack = np.empty(image.size, np.int64)
-    cross = np.array((1, -width, -1, width))
+    if not mismatches.size:
+        return classes
+    if radius < 1 or radius > min(height, width) - 2:
+        radius = max(height, width)
+    cells = components(warped).ravel()
+    visited_for = np.zeros(warped.size, np.int32)
+    stack = np.empty(warped.size, np.int32)
     for k in range(mismatches.size):
         i = mismatches[k]
-        cells = 0
-        for step in cross:
-            cells += image[i + step]
-        number = _connectivity_number(image, i, width)
-        if number == 0:
-            if image[i]:
-                classes[k] = HOLE_ADDED if cells else OBJECT_DELETED
-            else:
-                classes[k] = HOLE_DELETED if cells else OBJECT_ADDED
-            continue
         y, x = i // width, i % width
-        top, bottom = max(y - radius, 1), min(y + radius, height - 2)
-        left, right = max(x - radius, 1), min(x + radius, width - 2)
-        mark = k + 1
-        reached_by[i] = mark
-        met = 0
-        size = 0
-        for step in cross:
-            if image[i + step]:
-                stack[0] = i + step
-                reached_by[i + step] = mark
-                size = 1
-                met = 1
-                break
-        while size and met < cells:
+        cell, several, membrane = 0, False, False
+        for row in range(max(y - 1, 1), min(y + 2, height - 1)):
+            for column in range(max(x - 1, 1), min(x + 2, width - 1)):
+                near = cells[row * width + column]
+                if row == y and column == x:
+                    continue
+                if not near:
+                    membrane = True
+                elif not cell:
+                    cell = near
+                elif near != cell:
+                    several = True
+        if not cell:
+            classes[k] = OBJECT_DELETED if cells[i] else OBJECT_ADDED
+        elif not membrane and not several:
+            classes[k] = HOLE_ADDED if cells[i] else HOLE_DELETED
+        elif not cells[i]:
+            classes[k] = MERGE if several else HOLE_ADDED
+        else:
+            classes[k] = SPLIT if _is_parted(cells, width, i, radius, visited_for, k + 1, stack) else HOLE_DELETED
+    return classes
+
+
+@numba.njit(cache=True)
+def _is_parted(
+    image: NDArray[np.int32],
+    width: int,
+    i: int,
+    radius: int,
+    visited_for: NDArray[np.int32],
+    mark: int,
+    stack: NDArray[np.int32],
+) -> bool:
+    """Whether the cells among a pixel's 8 neighbours are not all 4-connected in the square around it without it."""
+    height = image.size // width
+    y, x = i // width, i % width
+    top, bottom = max(y - radius, 1), min(y + radius, height - 2)
+    left, right = max(x - radius, 1), min(x + radius, width - 2)
+    around = 0
+    for row in range(y - 1, y + 2):
+        for column in range(x - 1, x + 2):
+            j = row * width + column
+            if j != i and image[j]:
+                around += 1
+                stack[0] = j
+    visited_for[i] = mark
+    visited_for[stack[0]] = mark
+    size, met = 1, 0
+    while size:
+        size -= 1
+        j = stack[size]
+        row, column = j // width, j % width
+        met += abs(row - y) <= 1 and abs(column - x) <= 1
+        if met == around:
+            return False
+        for n, inside in (
+            (j - width, row > top),
+            (j + width, row < bottom),
+            (j - 1, column > left),
+            (j + 1, column < right),
+        ):
+            if inside and image[n] and visited_for[n] != mark:
+                visited_for[n] = mark
+                stack[size] = n
+                size += 1
+    return True
+
+
+@numba.njit(cache=True)
+def count_clusters(
+    warped: NDArray[np.uint8], mismatches: NDArray[np.int32], classes: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """Number of clusters of each class of topological error, connected errors of one class being one cluster.
+
+    Merges, and added holes on cells, are 8-connected, all others 4-connected; holes on membrane and on cells are apart.
+
+    Args:
+        warped: relaxed label on its canvas, shape (H + 2, W + 2).
+        mismatches: flat canvas indices of the errors.
+        classes: what :func:`classify` returned for them.
+
+    Returns:
+        Counts by class, shape (7,); that of 0 is 0.
+    """
+    counts = np.zeros(HOLE_DELETED + 1, np.int64)
+    width = warped.shape[1]
+    image = warped.ravel()
+    left = np.zeros(image.size, np.uint8)
+    for k in range(mismatches.size):
+        left[mismatches[k]] = classes[k]
+    steps = np.array((-width, -1, 1, width, -width - 1, -width + 1, width - 1, width + 1))
+    stack = np.empty(mismatches.size, np.int32)
+    for i in mismatches:
+        kind = left[i]
+        if not kind:
+            continue
+        counts[kind] += 1
+        reach = 8 if kind == MERGE or (kind == HOLE_ADDED and image[i]) else 4
+        left[i] = 0
+        stack[0] = i
+        size = 1
+        while size:
             size -= 1
             j = stack[size]
-            row, column = j // width, j % width
-            for step in cross:
+            for step in steps[:reach]:
                 n = j + step
-                if (
-                    image[n]
-                    and reached_by[n] != mark
-                    and not (step == -width and row == top)
-                    and not (step == width and row == bottom)
-                    and not (step == -1 and column == left)
-                    and not (step == 1 and column == right)
-                ):
-                    reached_by[n] = mark
+                if left[n] == kind and image[n] == image[i]:
+                    left[n] = 0
                     stack[size] = n
                     size += 1
-                    offset = abs(n - i)
-                    if offset == 1 or offset == width:
-                        met += 1
-        if met < cells:
-            classes[k] = SPLIT if image[i] else MERGE
-        else:
-            classes[k] = HOLE_DELETED if image[i] else HOLE_ADDED
-    return classes
+    return counts
 
 
 @numba.njit(cache=True)
 def regrow(segments: NDArray[np.int32]) -> NDArray[np.int32]:
     """Grow segments over the zero pixels between them, 4-connected, up to lines where two different ones meet.
 
-    A queue of zero pixels: one that sees a single segment joins it and lets its zero neighbours queue, one that sees
-    two stays a line.
+    A queue of zero pixels, at first those next to a segment, column by column. Whatever becomes of a pixel, its zero
+    neighbours that were never queued join the queue; it joins the one segment that it sees, and is a line if it sees
+    two or, behind lines, none.
 
     Args:
         segments: ids > 0, 0 between them; shape (H, W).
 
     Returns:
-        The grown segments; 0 only on lines, or everywhere if there was no segment.
+        The grown segments, 0 only on lines. Without any segment the whole slice is one.
     """
     height, width = segments.shape
-    grown = segments.copy()
-    queue = np.empty(grown.size, np.int64)
-    queued = np.zeros((height, width), np.bool_)
+    grown = np.full((height + 2, width + 2), -1, np.int32)  # a frame, so that no neighbour needs a check
+    grown[1:-1, 1:-1] = segments
+    flat = grown.ravel()
+    width += 2
+    waiting = np.zeros(flat.size, np.bool_)
+    queue = np.empty(segments.size, np.int32)
     end = 0
-    for x in range(width):
-        for y in range(height):
-            if grown[y, x] == 0 and (
-                (x > 0 and grown[y, x - 1])
-                or (y > 0 and grown[y - 1, x])
-                or (y < height - 1 and grown[y + 1, x])
-                or (x < width - 1 and grown[y, x + 1])
-            ):
-                queue[end] = y * width + x
-                queued[y, x] = True
+    for x in range(1, width - 1):
+        for i in range(width + x, flat.size - width, width):
+            if flat[i] == 0 and (flat[i - 1] > 0 or flat[i - width] > 0 or flat[i + width] > 0 or flat[i + 1] > 0):
+                queue[end] = i
+                waiting[i] = True
                 end += 1
+    if end == 0 and not segments.any():
+        return np.ones_like(segments)
     begin = 0
     while begin < end:
-        y, x = queue[begin] // width, queue[begin] % width
+        i = queue[begin]
         begin += 1
-        segment = 0
-        line = False
-        for dy, dx in ((0, -1), (-1, 0), (1, 0), (0, 1)):
-            row, column = y + dy, x + dx
-            if 0 <= row < height and 0 <= column < width and grown[row, column]:
-                line |= segment != 0 and segment != grown[row, column]
-                segment = grown[row, column]
-        if line:
-            continue
-        grown[y, x] = segment
-        for dy, dx in ((0, -1), (-1, 0), (1, 0), (0, 1)):
-            row, column = y + dy, x + dx
-            if 0 <= row < height and 0 <= column < width and not grown[row, column] and not queued[row, column]:
-                queued[row, column] = True
-                queue[end] = row * width + column
+        segment, line = 0, False
+        for n in (i - 1, i - width, i + width, i + 1):
+            near = flat[n]
+            if near > 0:
+                line |= segment != 0 and near != segment
+                segment = near
+            elif near == 0 and not waiting[n]:
+                waiting[n] = True
+                queue[end] = n
                 end += 1
-    return grown
+        if not line:
+            flat[i] = segment
+    return grown[1:-1, 1:-1].copy()
 
 
 @numba.njit(cache=True)

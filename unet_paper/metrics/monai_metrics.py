@@ -13,7 +13,7 @@ lower is better and the evaluator needs ``metric_cmp_fn: $operator.lt``.
 
 What a metric keeps of an image is one row of counts or sums, never the score itself. ``aggregate`` merges the rows of
 all batches and all processes and computes the score from them once, so that it equals the score of one call of the
-function on all images: SEG is a mean over objects, and the ISBI scores average over slices before they choose a
+function on all images: SEG is a mean over objects, and the ISBI scores pool all slices before they choose a
 threshold. Each image must therefore go to one process only, as with ``DistributedSampler(even_divisible=False)``; a
 process may well have none. ``get_buffer``, which ``IgniteMetricHandler`` keeps as the metric's details, holds the score
 of every single image.
@@ -170,7 +170,7 @@ class ISBIMetric(ImageRowsMetric):
         statistics: Callable[[ArrayLike, ArrayLike, Sequence[float]], Statistics],
         from_statistics: Callable[[Statistics], float],
         thresholds: tuple[float, ...],
-        columns: int = 2,
+        columns: int,
     ) -> None:
         super().__init__()
         self.statistics = statistics
@@ -201,7 +201,7 @@ class PixelError(ISBIMetric):
     """
 
     def __init__(self, *, threshold: float | None = None) -> None:
-        super().__init__(pixel_error_statistics, pixel_error_from_statistics, sweep(threshold, THRESHOLDS))
+        super().__init__(pixel_error_statistics, pixel_error_from_statistics, sweep(threshold, THRESHOLDS), columns=4)
 
 
 class RandError(ISBIMetric):
@@ -214,7 +214,7 @@ class RandError(ISBIMetric):
 
     def __init__(self, *, threshold: float | None = None, foreground_restricted: bool = False) -> None:
         statistics = partial(rand_error_statistics, foreground_restricted=foreground_restricted)
-        super().__init__(statistics, rand_error_from_statistics, sweep(threshold, THRESHOLDS))
+        super().__init__(statistics, rand_error_from_statistics, sweep(threshold, THRESHOLDS), columns=3)
 
 
 class WarpingError(ISBIMetric):
@@ -226,7 +226,7 @@ class WarpingError(ISBIMetric):
 
     def __init__(self, *, threshold: float | None = None) -> None:
         super().__init__(
-            warping_error_statistics, warping_error_from_statistics, sweep(threshold, THRESHOLDS), columns=3
+            warping_error_statistics, warping_error_from_statistics, sweep(threshold, THRESHOLDS), columns=5
         )
 
 
@@ -238,7 +238,7 @@ class VRand(ISBIMetric):
     """
 
     def __init__(self, *, threshold: float | None = None) -> None:
-        super().__init__(v_rand_statistics, v_rand_from_statistics, sweep(threshold, V_THRESHOLDS))
+        super().__init__(v_rand_statistics, v_rand_from_statistics, sweep(threshold, V_THRESHOLDS), columns=6)
 
 
 class VInfo(ISBIMetric):
@@ -249,7 +249,7 @@ class VInfo(ISBIMetric):
     """
 
     def __init__(self, *, threshold: float | None = None) -> None:
-        super().__init__(v_info_statistics, v_info_from_statistics, sweep(threshold, V_THRESHOLDS))
+        super().__init__(v_info_statistics, v_info_from_statistics, sweep(threshold, V_THRESHOLDS), columns=3)
 
 
 class CTCSeg(ImageRowsMetric):

@@ -5,20 +5,30 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
-from unet_paper.metrics.em_inputs import THRESHOLDS, Statistics, check_thresholds, mean_score, slices, sweep
+from unet_paper.metrics.em_inputs import (
+    THRESHOLDS,
+    Statistics,
+    add_up,
+    check_thresholds,
+    fscores,
+    precisions,
+    proposal,
+    recalls,
+    slices,
+    sweep,
+)
 
 
 class RandScores(NamedTuple):
-    """Agreement of two segmentations on which pairs of pixels belong together, averaged over slices."""
+    """Agreement of two segmentations on which pairs of pixels of a slice belong together."""
 
     error: float
-    """Share of all pairs on which they disagree: 1 - Rand index."""
+    """Share of the pairs of a slice on which they disagree, 1 - Rand index; mean over slices."""
     precision: float
-    """Of the pairs that the proposal joins, the share that the label joins."""
+    """Of the pairs that the proposal joins in any slice, the share that the label joins."""
     recall: float
-    """Of the pairs that the label joins, the share that the proposal joins."""
+    """Of the pairs that the label joins in any slice, the share that the proposal joins."""
     fscore: float
     """Harmonic mean of precision and recall."""
 
@@ -26,10 +36,10 @@ class RandScores(NamedTuple):
 def rand_error(
     probability: ArrayLike, label: ArrayLike, *, threshold: float | None = None, foreground_restricted: bool = False
 ) -> float:
-    r"""Rand error: 1 - max over thresholds of the F-score of pixel pairs, averaged over slices.
+    r"""Rand error: 1 - max over thresholds of the F-score of the pixel pairs of all slices.
 
     Segments are the 4-connected components of :math:`p > \theta`, cells those of the label, and membrane is one more
-    segment in each, so that every pixel counts. Over pairs of different pixels of a slice,
+    segment in each, so that every pixel counts. Over pairs of different pixels of one slice, added up over slices,
     :math:`F = 2 A / (S + T)`, with A pairs joined by both, S by the proposal, T by the label
     (Arganda-Carreras et al. 2015, doi:10.3389/fnana.2015.00142). :func:`rand_scores` has the Rand index, precision and
     recall.
@@ -64,7 +74,7 @@ def rand_error_statistics(
     *,
     foreground_restricted: bool = False,
 ) -> Statistics:
-    """Rows [sum of F over slices, number of slices], one per threshold; they add up over slices and batches.
+    """Rows of pairs [joined by both, by the proposal, by the label], one per threshold; they add up over slices.
 
     Args:
         probability: as in :func:`rand_error`.
@@ -73,29 +83,27 @@ def rand_error_statistics(
         foreground_restricted: as in :func:`rand_error`.
 
     Returns:
-        Array of shape (thresholds, 2).
+        Array of shape (thresholds, 3).
 
     Raises:
         ValueError: as in :func:`rand_error`.
     """
     checked = check_thresholds(thresholds)
-    statistics = np.zeros((len(checked), 2))
+    statistics = np.zeros((len(checked), 3))
     for p, cell in slices(probability, label):
-        cells = ndimage.label(cell)[0]
-        for row, threshold in zip(statistics, checked, strict=True):
-            row += (_rand_scores(ndimage.label(p > threshold)[0], cells, foreground_restricted).fscore, 1)
+        statistics += _pairs(p, cell, checked, foreground_restricted)[:, :3]
     return statistics
 
 
 def rand_error_from_statistics(statistics: Statistics | Sequence[Statistics]) -> float:
     """Rand error of all slices of which the statistics, added up or in a list, are given."""
-    return 1 - mean_score(statistics)
+    return float(1 - fscores(add_up(statistics)).max())
 
 
 def rand_scores(
     probability: ArrayLike, label: ArrayLike, *, threshold: float = 0.5, foreground_restricted: bool = False
 ) -> RandScores:
-    """Rand index, precision, recall and F-score at one threshold, each averaged over slices.
+    """Rand index, its mean over slices, and precision, recall and F-score of all their pairs, at one threshold.
 
     Args:
         probability: probability of cell interior in [0, 1], shape (H, W) or (Z, H, W).
@@ -109,22 +117,23 @@ def rand_scores(
     Raises:
         ValueError: as in :func:`rand_error`.
     """
-    (checked,) = check_thresholds((threshold,))
-    scores = [
-        _rand_scores(ndimage.label(p > checked)[0], ndimage.label(cell)[0], foreground_restricted)
-        for p, cell in slices(probability, label)
+    checked = check_thresholds((threshold,))
+    pairs = np.concatenate([_pairs(p, cell, checked, foreground_restricted) for p, cell in slices(probability, label)])
+    both, proposed, joined, all_pairs = pairs.T
+    errors = (proposed + joined - 2 * both) / np.maximum(all_pairs, 1)
+    total = pairs.sum(axis=0, keepdims=True)
+    return RandScores(float(errors.mean()), *(float(scores(total)[0]) for scores in (precisions, recalls, fscores)))
+
+
+def _pairs(
+    p: NDArray[np.float32], cell: NDArray[np.bool_], thresholds: Sequence[float], foreground_restricted: bool
+) -> Statistics:
+    """Pairs of a slice [joined by both, by the proposal, by the label, all], shape (thresholds, 4)."""
+    from unet_paper.metrics.em_kernels import components, joint_sums  # compiles: not on import of the package
+
+    cells = components(cell)
+    sums = [
+        joint_sums(components(proposal(p, threshold)), cells, foreground_restricted)[:4] for threshold in thresholds
     ]
-    return RandScores(*(float(value) for value in np.mean(scores, axis=0)))
-
-
-def _rand_scores(segments: NDArray[np.int32], cells: NDArray[np.int32], foreground_restricted: bool) -> RandScores:
-    from unet_paper.metrics.em_kernels import joint_sums  # compiles: not on import of the package
-
-    n, *squares = joint_sums(segments, cells, foreground_restricted)[:4]
-    pairs, both, proposal, label = ((square - n) / 2 for square in (n * n, *squares))
-    return RandScores(
-        error=(proposal + label - 2 * both) / pairs if pairs else 0.0,
-        precision=both / proposal if proposal else 1.0,
-        recall=both / label if label else 1.0,
-        fscore=2 * both / (proposal + label) if proposal + label else 1.0,
-    )
+    n, both, proposed, joined = np.transpose(sums)
+    return np.stack([(squares - n) / 2 for squares in (both, proposed, joined, n * n)], axis=1)

@@ -38,6 +38,8 @@ class TopologicalErrors(NamedTuple):
     """0, or the :class:`TopologicalError` of the pixel; shape of the label."""
     counts: dict[TopologicalError, int]
     """Number of pixels of each class, of all six."""
+    clusters: dict[TopologicalError, int]
+    """Number of clusters of each class: connected errors of one class, slice by slice."""
 
 
 def warping_error(
@@ -46,21 +48,24 @@ def warping_error(
     *,
     threshold: float | None = None,
     count: Count = "splits_and_merges",
+    clustered: bool = False,
     radius: int = 20,
 ) -> float:
     r"""Warping error: pixels of split and merge left after warping the label, per pixel, min over thresholds.
 
     The label L is warped toward the proposal :math:`p > \theta` without a change of its topology: pixels that differ
-    and are simple (4-connected cells, 8-connected membrane) are flipped, largest :math:`|p - \theta|` first, until
-    none is left (Jain et al. 2010, doi:10.1109/CVPR.2010.5539950). The pixels that differ still are topological errors:
-    a membrane that lies a few pixels off costs nothing, a gap of one pixel does. See :func:`topological_errors`.
+    and are simple (4-connected cells, 8-connected membrane) are flipped in passes, each in the order of falling
+    :math:`|p - \theta|`, until a pass flips none (Jain et al. 2010, doi:10.1109/CVPR.2010.5539950). The pixels that
+    differ still are topological errors: a membrane that lies a few pixels off costs nothing, a gap of one pixel does.
+    See :func:`topological_errors`.
 
     Args:
         probability: probability of cell interior in [0, 1], shape (H, W) or (Z, H, W).
         label: 1 or 255 cell interior, 0 membrane; same shape.
         threshold: one threshold in [0, 1] instead of the challenge's sweep 0, 0.1 .. 0.9.
         count: "splits_and_merges" as the challenge, or every pixel that differs still ("mismatches").
-        radius: px around an error within which components are told apart.
+        clustered: count connected errors of one class once.
+        radius: px around a pixel within which a cell falls apart where it is split; below 1, the whole slice.
 
     Returns:
         Counted pixels divided by W H Z. A label without any cell has nothing to split or merge: 0.
@@ -76,13 +81,15 @@ def warping_error(
     1.0
     """
     statistics = warping_error_statistics(probability, label, sweep(threshold, THRESHOLDS), radius=radius)
-    return warping_error_from_statistics(statistics, count=count)
+    return warping_error_from_statistics(statistics, count=count, clustered=clustered)
 
 
 def warping_error_statistics(
     probability: ArrayLike, label: ArrayLike, thresholds: Sequence[float] = THRESHOLDS, *, radius: int = 20
 ) -> Statistics:
-    """Rows [pixels of splits and merges, pixels that differ, pixels], one per threshold; they add up over slices.
+    """Counts [pixels of splits and merges, pixels that differ, clusters of the former, clusters of all, pixels].
+
+    One row per threshold; rows add up over slices and batches.
 
     Args:
         probability: as in :func:`warping_error`.
@@ -91,27 +98,30 @@ def warping_error_statistics(
         radius: as in :func:`warping_error`.
 
     Returns:
-        Array of shape (thresholds, 3).
+        Array of shape (thresholds, 5).
 
     Raises:
         ValueError: as in :func:`warping_error`.
     """
-    from unet_paper.metrics.em_kernels import classify, relax  # compiles: not on import of the package
+    from unet_paper.metrics.em_kernels import classify, count_clusters, relax  # compiles: not on import of the package
 
-    _check_radius(radius)
     checked = check_thresholds(thresholds)
-    statistics = np.zeros((len(checked), 3))
+    statistics = np.zeros((len(checked), 5))
     for p, cell in slices(probability, label):
         for row, threshold in zip(statistics, checked, strict=True):
             warped, mismatches = relax(p, cell, threshold)
             classes = classify(warped, mismatches, radius)
-            splits_and_merges = int(np.count_nonzero(classes <= TopologicalError.SPLIT))
-            row += (splits_and_merges, mismatches.size, cell.size)
+            clusters = count_clusters(warped, mismatches, classes)
+            row[0] += np.count_nonzero(classes <= TopologicalError.SPLIT)
+            row[1] += mismatches.size
+            row[2] += clusters[: TopologicalError.SPLIT + 1].sum()
+            row[3] += clusters.sum()
+            row[4] += cell.size
     return statistics
 
 
 def warping_error_from_statistics(
-    statistics: Statistics | Sequence[Statistics], *, count: Count = "splits_and_merges"
+    statistics: Statistics | Sequence[Statistics], *, count: Count = "splits_and_merges", clustered: bool = False
 ) -> float:
     """Warping error of all slices of which the statistics, added up or in a list, are given.
 
@@ -122,7 +132,7 @@ def warping_error_from_statistics(
     if count not in columns:
         raise ValueError(f"count={count!r}: must be one of {', '.join(columns)}")
     total = add_up(statistics)
-    return float((total[:, columns[count]] / total[:, 2]).min())
+    return float((total[:, columns[count] + (2 if clustered else 0)] / total[:, -1]).min())
 
 
 def topological_errors(
@@ -130,19 +140,24 @@ def topological_errors(
 ) -> TopologicalErrors:
     """Warp the label toward a proposal and classify each pixel that differs still (Jain et al. 2010).
 
-    Warping runs on a canvas with one pixel of membrane around; among equal :math:`|p - threshold|` it is first come,
-    first served, starting column by column, and a pixel whose turn came while it was not simple waits until one of its
-    8 neighbours is flipped. An error's class compares the cells before and after a flip of this pixel alone, in the
-    square of `radius` px around it: cells that are one beyond this square only are two.
+    Warping runs on a canvas with one pixel of membrane around. The pixels that differ are listed once, farthest from
+    the threshold first, in single precision, and among equals column by column. A pass goes down the list and flips
+    every pixel that is simple at its turn; one that is not waits for the next pass, which begins at the top again.
+
+    The class of a pixel that is left follows from its 8 neighbours in the warped label. All membrane: an object
+    deleted or added. All of one cell: a hole added or deleted. Otherwise a membrane pixel with two cells around is a
+    merge, with one a hole added; a cell pixel is a split if its neighbours fall apart, within `radius` px, without it,
+    else a hole deleted.
 
     Args:
         probability: probability of cell interior in [0, 1], shape (H, W) or (Z, H, W).
         label: 1 or 255 cell interior, 0 membrane; same shape.
         threshold: in [0, 1]; the proposal is probability > threshold.
-        radius: half side of the square, in px.
+        radius: px around a pixel within which its neighbours fall apart or not; below 1 or above a side of the slice,
+            the whole slice.
 
     Returns:
-        The warped label, the image of errors and their counts.
+        The warped label, the image of errors, and their counts by pixels and by clusters.
 
     Raises:
         ValueError: shapes that differ, an empty stack, values outside [0, 1], NaN, a label that is not binary.
@@ -150,24 +165,21 @@ def topological_errors(
     >>> topological_errors([[1, 1, 1, 1, 1]], [[1, 1, 0, 1, 1]]).errors
     array([[0, 0, 1, 0, 0]], dtype=uint8)
     """
-    from unet_paper.metrics.em_kernels import classify, relax  # compiles: not on import of the package
+    from unet_paper.metrics.em_kernels import classify, count_clusters, relax  # compiles: not on import of the package
 
-    _check_radius(radius)
     (checked,) = check_thresholds((threshold,))
     shape = np.shape(label)
     warped: list[NDArray[np.uint8]] = []
     errors: list[NDArray[np.uint8]] = []
+    clusters = np.zeros(len(TopologicalError) + 1, np.int64)
     for p, cell in slices(probability, label):
         canvas, mismatches = relax(p, cell, checked)
-        classes = np.zeros_like(canvas)
-        classes.ravel()[mismatches] = classify(canvas, mismatches, radius)
+        classes = classify(canvas, mismatches, radius)
+        clusters += count_clusters(canvas, mismatches, classes)
+        painted = np.zeros_like(canvas)
+        painted.ravel()[mismatches] = classes
         warped.append(canvas[1:-1, 1:-1])
-        errors.append(classes[1:-1, 1:-1])
-    histogram = np.bincount(np.ravel(errors), minlength=len(TopologicalError) + 1)
-    counts = {error: int(histogram[error]) for error in TopologicalError}
-    return TopologicalErrors(np.reshape(warped, shape), np.reshape(errors, shape), counts)
-
-
-def _check_radius(radius: int) -> None:
-    if radius < 1:
-        raise ValueError(f"radius={radius}: must be at least 1 px, so that a pixel's neighbours are seen")
+        errors.append(painted[1:-1, 1:-1])
+    pixels = np.bincount(np.ravel(errors), minlength=len(TopologicalError) + 1)
+    counts, clustered = ({error: int(of[error]) for error in TopologicalError} for of in (pixels, clusters))
+    return TopologicalErrors(np.reshape(warped, shape), np.reshape(errors, shape), counts, clustered)
