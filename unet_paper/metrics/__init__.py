@@ -1,6 +1,7 @@
 """The scores of the ISBI 2012 EM challenge and of the Cell Tracking Challenge: arrays in, numbers out.
 
 ``monai_metrics`` wraps them for MONAI's engines; it is a module of its own because importing MONAI takes seconds.
+This wing may import ``geometry`` and the paper's nouns; it knows nothing of files, of training or of configs.
 """
 
 from unet_paper.metrics.ctc import ctc_det, ctc_seg, op_csb
