@@ -221,7 +221,15 @@ Written by `scripts/write_metrics_doc.py`; every number and picture below is com
 Two challenges, two ways to score. **ISBI 2012** compares a probability map, 1 = cell, with a binary label of
 membranes; a threshold $\theta$ makes the map a proposal, strictly $p > \theta$, and the best threshold counts. The
 **Cell Tracking Challenge** compares cells with cells. The functions are in `unet_paper.metrics`;
-`unet_paper.metrics.monai_metrics` wraps each for a config.
+`unet_paper.metrics.monai_metrics` wraps each for a config. Files are scored without a network, or a line of code, by
+
+```
+python -m unet_paper.app.score LABEL.tif PREDICTION.tif
+python -m unet_paper.app.score 01_GT 01_RES --field_of_interest 50
+```
+
+which prints a table, and on request writes all values at every threshold (`--json FILE`) and pictures of the errors
+(`--error_maps FOLDER`). A prediction of 8 or 16 bits is scaled by its full range.
 
 ## ISBI 2012
 
