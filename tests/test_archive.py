@@ -80,7 +80,7 @@ def test_what_an_archive_holds(built: Path, weights: Path) -> None:
     assert built.name == f"{NAME}_v{VERSION}.zip"
     packed = torch.load(io.BytesIO(content[f"{NAME}/models/model.pt"]), weights_only=True)
     given = torch.load(weights, weights_only=True)["network"]
-    assert packed.keys() == given.keys()
+    assert packed.keys() == {*given.keys(), "facts"}
     assert all(torch.equal(packed[name], given[name].half()) for name in given)
     assert content[f"{NAME}/LICENSE"] == (ROOT / "LICENSE").read_bytes()
     assert content[f"{NAME}/docs/data_license.txt"] == (BUNDLE / "docs" / "data_license.txt").read_bytes()
@@ -101,10 +101,13 @@ def test_the_flattened_configs_say_what_the_merged_ones_say(built: Path) -> None
     assert train["learning_rate"] == merged["learning_rate"]
     assert train["optimizer"] == merged["optimizer"]
     assert train["flip"] is merged["flip"]
-    # the weights in the archive fit both
-    for name in ("features", "preset", "grey_mean", "grey_std", "cells_preset", "magnification", "network_def"):
-        assert train[name] == inference[name], name
-    assert train["features"] == FEATURES
+    # the weights in the archive fit both: prediction asks them, training goes on with what they say
+    facts = json.loads(bytes(torch.load(io.BytesIO(content[f"{NAME}/models/model.pt"]), weights_only=True)["facts"]))
+    for name in ("preset", "grey_mean", "grey_std", "cells_preset", "magnification"):
+        assert train[name] == facts[name], name
+        assert inference[name] == f"$@facts['{name}']", name
+    assert train["features"] == facts["features"] == FEATURES
+    assert train["network_def"] == inference["network_def"]
     assert content[f"{NAME}/configs/train.json"] == content[f"{NAME}/configs/training.json"]
     assert "yaml" not in content[f"{NAME}/configs/inference.json"].decode()
 
@@ -140,8 +143,8 @@ def test_missing_weights_are_named_with_the_command_that_makes_them(tmp_path: Pa
 
 def test_weights_that_do_not_fit_or_are_not_the_named_ones_are_refused(weights: Path, tmp_path: Path) -> None:
     release = archive.releases(BUNDLE)[NAME]
-    with pytest.raises(ValueError, match="architecture"):
-        archive.build(BUNDLE, release, tmp_path / "dist", weights=weights)
+    with pytest.raises(ValueError, match=r"architecture.*--features"):
+        archive.build(BUNDLE, release, tmp_path / "dist", weights=weights, settings={"features": [4, 8, 32]})
     bundle = tmp_path / "bundle"
     shutil.copytree(BUNDLE, bundle)
     (bundle / release.weights).write_bytes((BUNDLE / release.weights).read_bytes() + b"0")

@@ -156,7 +156,8 @@ class LabelInstancesd(MapTransform):
     Args:
         keys: key of the probabilities of background and cell.
         output_key: key of the label image; as many as ``keys``.
-        preset: name in :data:`PRESETS`, for what is not given; None takes the defaults of :func:`label_instances`.
+        preset: name in :data:`PRESETS`, or all settings themselves, for what is not given; None takes the defaults of
+            :func:`label_instances`.
         threshold: see :func:`label_instances`, as the following.
         split_thresholds: see there.
         connectivity: see there.
@@ -175,7 +176,7 @@ class LabelInstancesd(MapTransform):
         keys: KeysCollection = "pred",
         output_key: KeysCollection = "cells",
         *,
-        preset: str | None = None,
+        preset: str | Settings | None = None,
         threshold: float | None = None,
         split_thresholds: Sequence[float] | None = None,
         connectivity: Connectivity | None = None,
@@ -189,9 +190,9 @@ class LabelInstancesd(MapTransform):
         self.output_keys = ensure_tuple(output_key)
         if len(self.output_keys) != len(self.keys):
             raise ValueError(f"output_key={self.output_keys}: one for each of keys={self.keys} is needed")
-        if preset is not None and preset not in PRESETS:
+        if isinstance(preset, str) and preset not in PRESETS:
             raise ValueError(f"preset={preset!r}: choose one of {sorted(PRESETS)} or None")
-        base = DEFAULTS if preset is None else PRESETS[preset]
+        base = DEFAULTS if preset is None else PRESETS[preset] if isinstance(preset, str) else preset
         self.settings = Settings(
             threshold=base["threshold"] if threshold is None else threshold,
             split_thresholds=base["split_thresholds"] if split_thresholds is None else split_thresholds,

@@ -1,7 +1,7 @@
 """The network of Ronneberger et al. (2015), section 2 and Fig. 1."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from unet_paper import geometry
 
 Preset = Literal["paper", "phseg_v5"]
+
+# entry of a state dict on disk that tells how its weights were trained, see running.facts: JSON as bytes
+FACTS = "facts"
 
 
 class UNet(nn.Module):
@@ -44,9 +47,15 @@ class UNet(nn.Module):
     Shape:
         (B, in_channels, H, W) -> (B, out_channels, H - 184, W - 184) with H, W = 16k + 60 (five levels).
 
+    A state dict on disk may have an entry ``facts``, which tells how its weights were trained. Loading accepts it,
+    strictly or not, and keeps it as ``facts``; it belongs to the weights as they were in the file, so ``state_dict()``
+    leaves it out.
+
     >>> sum(parameter.numel() for parameter in UNet().parameters())
     31030658
     """
+
+    facts: str
 
     def __init__(
         self,
@@ -70,6 +79,7 @@ class UNet(nn.Module):
         self.levels = len(features)
         self.features = tuple(features)
         self.in_channels = in_channels
+        self.facts = ""
         self.contracting = nn.ModuleList(
             _convolutions(incoming, outgoing, dropout if level >= self.levels - 2 else 0.0)
             for level, (incoming, outgoing) in enumerate(zip((in_channels, *features), features, strict=False))
@@ -110,6 +120,14 @@ class UNet(nn.Module):
             x = up(x)
             x = convolutions(torch.cat([_centre_crop(skips.pop(), x), x], dim=1))
         return self.classifier(x)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # PyTorch has handed over a copy of the mapping; a program of one's own may have made floats of all its entries
+        entry = state_dict.pop(prefix + FACTS, None)
+        self.facts = (
+            "" if entry is None else bytes(entry.round().to("cpu", torch.uint8).numpy()).decode(errors="replace")
+        )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _check(self, image: Tensor) -> None:
         if image.dim() != 4 or image.size(1) != self.in_channels:

@@ -167,8 +167,11 @@ def draw_cells(frames: Frames, field_of_interest: int, folder: Path) -> int:
 
     predictions, references = frames.segmented()
     for name, prediction, reference in zip(frames.references, predictions, references, strict=True):
-        grey = (prediction > 0).astype(np.float32)
-        case = {"image": grey[None], "cells": prediction[None], "instances": reference[None]}
+        case = {
+            "image": (prediction > 0).astype(np.float32)[None],
+            "cells": prediction[None],
+            "instances": reference[None],
+        }
         figure = objects_figure(case, name, field_of_interest=field_of_interest)
         save_figure(figure, folder / f"{name}.png")
     return len(references)

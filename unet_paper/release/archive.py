@@ -17,15 +17,23 @@ from monai.bundle import ConfigParser
 
 import unet_paper
 from unet_paper.release import carried_code, contents, registry
-from unet_paper.running import checkpoint
+from unet_paper.running import checkpoint, facts
 
 # The model zoo keeps larger files out of its repository.
 LARGE = 25 * 2**20
 _DATE = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644
-# What training and inference must agree on, so that the weights in the archive fit both.
-_OF_NETWORK = ("in_channels", "out_channels", "features", "preset", "grey_mean", "grey_std")
-_OF_PREDICTION = ("cells_preset", "magnification")
+# What training goes on with as the weights in the archive were trained.
+_OF_TRAINING = (
+    "in_channels",
+    "out_channels",
+    "features",
+    "preset",
+    "grey_mean",
+    "grey_std",
+    "cells_preset",
+    "magnification",
+)
 _WEIGHTS = "models/model.pt"
 
 
@@ -89,7 +97,10 @@ def build(
     with tempfile.TemporaryDirectory() as scratch:
         file = _find_weights(bundle, release, weights)
         if weights is not None:
-            checkpoint.export_weights(file, Path(scratch) / "model.pt")
+            told = (
+                None if facts.read(file).complete else release_facts(bundle, release, file, settings or {}).to_tensor()
+            )
+            checkpoint.export_weights(file, Path(scratch) / "model.pt", told)
             file = Path(scratch) / "model.pt"
         content = _configs(bundle, release, file, settings or {}, own=weights is None)
     content["configs/metadata.json"] = _json(metadata)
@@ -104,6 +115,25 @@ def build(
     contents.check_archive(archive, release.name, version)
     registry.enter(archive, base_url)
     return archive
+
+
+def release_facts(
+    bundle: str | Path, release: Release, weights: str | Path, settings: Mapping[str, Any] | None = None
+) -> facts.Facts:
+    """Facts of weights that were trained as a release says: by its overlays, and with its settings of training.
+
+    Args:
+        bundle: folder of the bundle.
+        release: one of ``releases(bundle)``.
+        weights: checkpoint; its shapes tell the network's.
+        settings: further settings of the training.
+    """
+    shape = checkpoint.architecture(checkpoint.read_weights(weights))
+    config = _merged(Path(bundle), ["train.yaml", *release.train], {**shape, **release.training, **(settings or {})})
+    found: facts.Facts = ConfigParser(config).get_parsed_content("facts")
+    # those that are installed now say nothing of a training of then
+    record = {name: value for name, value in found.training.items() if name != "versions"}
+    return dataclasses.replace(found, training=record)
 
 
 def _metadata(bundle: Path, release: Release) -> dict[str, Any]:
@@ -147,13 +177,14 @@ def _configs(
         "released": inference["ckpt_path"],
         "sha256": checksum,
     }
-    network = ConfigParser({key: inference[key] for key in ("network_def", *_OF_NETWORK, "dropout")})
+    known = facts.merged(facts.read(weights), settings)
+    network = ConfigParser({**known, "network_def": inference["network_def"]})
     checkpoint.load_weights(network.get_parsed_content("network_def"), weights)
 
-    trained = {key: inference[key] for key in (*_OF_NETWORK, *_OF_PREDICTION)} | {**release.training, **settings}
+    trained = {key: known[key] for key in _OF_TRAINING if key in known} | {**release.training, **settings}
     train = _merged(bundle, ["train.yaml", *release.train], trained)
     evaluate = _merged(bundle, ["train.yaml", *release.train, "evaluate.yaml"], trained)
-    evaluate |= {"ckpt_path": inference["ckpt_path"], "ckpt_sha256": inference["ckpt_sha256"], "recipe": "best"}
+    evaluate |= {"ckpt_path": inference["ckpt_path"], "ckpt_sha256": inference["ckpt_sha256"]}
     # monai.bundle.load takes a workflow's type for its file's name, and calls this type both train and training
     configs = {"inference": inference, "train": train, "training": train, "evaluate": evaluate}
     content = {f"configs/{name}.json": _json(carried_code.carry(config)) for name, config in configs.items()}

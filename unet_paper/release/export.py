@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from unet_paper import geometry
 from unet_paper.network import UNet
 from unet_paper.running import checkpoint
+from unet_paper.running.facts import USUAL, KnownFacts
 
 logger = logging.getLogger(__name__)
 
 FACTS = "unet_paper.json"
-# What MONAI's ckpt_export leaves instead: the config that it was given, named after it.
+# What MONAI's exports leave: the config that they were given, named after it.
 _MONAI_CONFIG = "inference.json"
 _REMEDY = "export with configs/export.yaml, or take the file unchecked with --expected_facts '{}'"
 
@@ -85,6 +86,7 @@ def export_network(
         raise ValueError(f"export_path={path}: must end in {' or '.join(writers)}")
     checkpoint.load_weights(network, ckpt_path, expected_sha256)
     carried = {**facts, **network_facts(network), "weights_sha256": checkpoint.sha256(ckpt_path)}
+    network.facts = ""  # settings may have come before those of the weights; what holds is carried
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with torch.no_grad():
@@ -98,7 +100,7 @@ def embedded_facts(path: str | Path) -> dict[str, Any]:
     """Facts that an exported file carries; nothing in it is run.
 
     Args:
-        path: file of ``export_network`` or of MONAI's ``ckpt_export`` (then the settings of its ``inference.yaml``).
+        path: file of ``export_network`` or of MONAI's ``ckpt_export`` (then what its weights knew).
 
     Returns:
         The facts, empty if it carries none.
@@ -115,13 +117,28 @@ def embedded_facts(path: str | Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             extra = {name.rsplit("/extra/")[-1]: name for name in archive.namelist() if "/extra/" in name}
-            content = {name: json.loads(archive.read(extra[name])) for name in (FACTS, _MONAI_CONFIG) if name in extra}
+            if FACTS in extra:
+                return dict(json.loads(archive.read(extra[FACTS])))
+            config = json.loads(archive.read(extra[_MONAI_CONFIG])) if _MONAI_CONFIG in extra else {}
     except zipfile.BadZipFile as error:
         raise ValueError(f"ckpt_path={path}: is no TorchScript file ({error})") from error
-    if FACTS in content:
-        return dict(content[FACTS])
-    facts = dict(content.get(_MONAI_CONFIG, {}))
+    # what its config takes from the weights, these have told the network itself
+    literal = {name: value for name, value in config.items() if not str(value).startswith(("$", "@"))}
+    facts = {**literal, **_scripted_facts(path)}
     return {**facts, "levels": len(facts["features"])} if "features" in facts else facts
+
+
+def known_facts(path: str | Path, expected_sha256: str | None = None) -> KnownFacts:
+    """``embedded_facts`` for a config: asking for one that the file does not carry says which setting to give.
+
+    Args:
+        path: exported network.
+        expected_sha256: refuse any other file.
+    """
+    _check_file(path, expected_sha256)
+    return KnownFacts(
+        f"ckpt_path={path}", {**USUAL, "preset": None, **_shape_facts(Path(path)), **embedded_facts(path)}
+    )
 
 
 def check_facts(path: str | Path, facts: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -207,7 +224,11 @@ def load_tensorrt(
     """
     # Importing registers the operator that engines are stored as.
     _optional("torch_tensorrt", "torch-tensorrt for your CUDA, on a machine with an NVIDIA GPU")
-    return FixedSizeNetwork(load_torchscript(path, expected, expected_sha256), tile_size, levels)
+    _check_file(path, expected_sha256)
+    # MONAI's trt_export leaves the config, and that asks the weights: such facts are theirs, and not in the engine
+    carried = embedded_facts(path)
+    known = {name: value for name, value in expected.items() if name in carried}
+    return FixedSizeNetwork(load_torchscript(path, known, expected_sha256), tile_size, levels)
 
 
 class OnnxNetwork(nn.Module):
@@ -274,6 +295,29 @@ class FixedSizeNetwork(nn.Module):
             )
         scores: Tensor = self.network(nn.functional.pad(image, (0, self.tile_size - width, 0, self.tile_size - height)))
         return scores[:, :, : geometry.output_size(height, self.levels), : geometry.output_size(width, self.levels)]
+
+
+def _scripted(path: Path) -> Any:
+    try:
+        return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception:  # of an engine whose operators are not there, of an archive of another kind
+        return None
+
+
+def _scripted_facts(path: Path) -> dict[str, Any]:
+    """What the weights knew when MONAI's ckpt_export scripted their network; it is an attribute of the network."""
+    text = getattr(_scripted(path), "facts", "")
+    return dict(json.loads(text)) if text else {}
+
+
+def _shape_facts(path: Path) -> dict[str, Any]:
+    """What an exported network shows of itself."""
+    if path.suffix == ".onnx":
+        session = _session(path)
+        sides = {"in_channels": session.get_inputs()[0].shape[1], "out_channels": session.get_outputs()[0].shape[1]}
+        return {name: channels for name, channels in sides.items() if isinstance(channels, int)}
+    network = _scripted(path)
+    return {} if network is None else checkpoint.architecture(network.state_dict())
 
 
 def _write_torchscript(network: UNet, path: Path, facts: Mapping[str, Any]) -> None:

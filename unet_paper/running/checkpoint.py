@@ -4,18 +4,29 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from unet_paper.network import FACTS
+from unet_paper.running import damage
 from unet_paper.running.placement import placed
+
+if TYPE_CHECKING:
+    from unet_paper.running.facts import Facts
 
 logger = logging.getLogger(__name__)
 
 BEST = "model.pt"
 LAST = "last.pt"
+# where checkpoints of this and of other programs keep the network's state dict
+_NESTED = ("network", "model", "state_dict", "model_state_dict", "net", "weights", "params", "ema")
+# what DistributedDataParallel and DataParallel, torch.compile and torch.optim.swa_utils put before every name
+_WRAPPERS = ("module.", "_orig_mod.")
+_OF_WRAPPERS = ("n_averaged",)
+_ANCHOR = "contracting.0.0.weight"
 
 
 def save(content: Mapping[str, Any], path: Path) -> None:
@@ -44,6 +55,8 @@ def released_sha256(path: str | Path, released: str | Path, sha256: str) -> str 
 def read_weights(path: str | Path, expected_sha256: str | None = None, setting: str = "ckpt_path") -> dict[str, Tensor]:
     """State dict of a network from ``model.pt`` (flat) or ``last.pt`` (with optimiser), in float32, on the CPU.
 
+    Names lose what DataParallel, torch.compile and other wrappers put before them.
+
     Args:
         path: file written by ``save``; read with ``weights_only=True``, so no code in it can run.
         expected_sha256: refuse any other file.
@@ -51,8 +64,22 @@ def read_weights(path: str | Path, expected_sha256: str | None = None, setting: 
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: wrong checksum, or no state dict of tensors in the file.
+        ValueError: damaged, or wrong checksum, or no state dict of tensors in the file.
     """
+    return read_weights_and_facts(path, expected_sha256, setting)[0]
+
+
+def read_weights_and_facts(
+    path: str | Path, expected_sha256: str | None = None, setting: str = "ckpt_path"
+) -> tuple[dict[str, Tensor], str | None]:
+    """``read_weights``, and the JSON of how they were trained (see ``facts``); None if the file tells nothing."""
+    state = _state_dict(_content(path, expected_sha256, setting), f"{setting}={path}")
+    entry = state.pop(FACTS, None)
+    text = None if entry is None else bytes(entry.round().to(torch.uint8).numpy()).decode(errors="replace")
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}, text
+
+
+def _content(path: str | Path, expected_sha256: str | None, setting: str) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -60,14 +87,53 @@ def read_weights(path: str | Path, expected_sha256: str | None = None, setting: 
         )
     if expected_sha256 is not None and (found := sha256(path)) != expected_sha256:
         raise ValueError(f"{setting}={path}: sha256 is {found}, not {expected_sha256}; fetch the file again")
+    damage.check_intact(path, f"{setting}={path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{setting}={path}: not a checkpoint of tensors ({type(error).__name__}: {error})") from error
-    state = content.get("network", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{setting}={path}: holds no state dict of tensors; expected a {BEST} or {LAST} of a run")
-    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def _state_dict(content: Any, name: str) -> dict[str, Tensor]:
+    """The state dict in a checkpoint, with the names that the network itself gives its tensors."""
+    nested = [key for key in _NESTED if isinstance(content, dict) and isinstance(content.get(key), Mapping)]
+    state = content[nested[0]] if nested else content
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        held = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
+        raise ValueError(
+            f"{name}: holds no state dict of tensors, but {held or 'nothing'}; expected a {BEST} or {LAST} of a run, "
+            f"or a state dict, on its own or under {', '.join(_NESTED[:4])}"
+        )
+    return _bare_names({name: value for name, value in state.items() if name not in _OF_WRAPPERS})
+
+
+def _bare_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    anchor = next((name for name in state if name.endswith(f".{_ANCHOR}")), None)
+    prefix = "" if anchor is None else anchor.removesuffix(_ANCHOR)
+    while anchor is None:  # another network than ours
+        wrapper = next((word for word in _WRAPPERS if all(name.startswith(prefix + word) for name in state)), None)
+        if wrapper is None:
+            break
+        prefix += wrapper
+    return {name.removeprefix(prefix): value for name, value in state.items()}
+
+
+def architecture(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the shapes of a state dict tell of its :class:`unet_paper.network.UNet`; empty for another network.
+
+    Returns:
+        ``in_channels``, ``out_channels``, ``features``, ``preset``.
+    """
+    features = _features(weights)
+    if not features or "classifier.weight" not in weights:
+        return {}
+    return {
+        "in_channels": int(weights[_ANCHOR].shape[1]),
+        "out_channels": int(weights["classifier.weight"].shape[0]),
+        "features": features,
+        # its up-convolutions are followed by a ReLU, in a sequence of their own
+        "preset": "phseg_v5" if "up.0.0.weight" in weights else "paper",
+    }
 
 
 def features(path: str | Path, expected_sha256: str | None = None, setting: str = "ckpt_path") -> list[int]:
@@ -121,8 +187,9 @@ def load_weights(
     other = {name: tuple(value.shape) for name, value in weights.items()}
     if own != other:
         name = next(name for name in [*own, *other] if own.get(name) != other.get(name))
-        found = _features(weights)
-        hint = f"; its features are {found}: set --features '{found}'" if found and found != _features(state) else ""
+        found, wanted = architecture(weights), architecture(state)
+        differ = [f"--{key} '{value}'" for key, value in found.items() if value != wanted.get(key)]
+        hint = f"; for it set {' '.join(differ)}" if differ else ""
         raise ValueError(
             f"{setting}={path}: belongs to another architecture, {name} has shape {other.get(name, 'none')} there "
             f"and {own.get(name, 'none')} in the network{hint}"
@@ -130,15 +197,23 @@ def load_weights(
     bare.load_state_dict(weights)
 
 
-def export_weights(source: str | Path, target: str | Path) -> str:
-    """Write the weights of a checkpoint as a release holds them: a flat state dict in half precision.
+def export_weights(source: str | Path, target: str | Path, facts: Tensor | None = None) -> str:
+    """Write the weights of a checkpoint as a release holds them: a flat state dict in half precision, with its facts.
+
+    Args:
+        source: checkpoint.
+        target: file to write.
+        facts: ``facts.Facts.to_tensor`` of these weights, instead of those in the checkpoint.
 
     Returns:
         SHA-256 of the file written, for the config that will load it.
     """
-    weights = {
-        name: value.half() if value.is_floating_point() else value for name, value in read_weights(source).items()
-    }
+    read, text = read_weights_and_facts(source)
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in read.items()}
+    if facts is None and text is not None:
+        facts = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    if facts is not None:
+        weights[FACTS] = facts
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     save(weights, Path(target))
     return sha256(target)
@@ -181,6 +256,7 @@ class Checkpoints:
         evaluator: engine of the validation, or None (then ``model.pt`` is the last network).
         resume: go on from ``last.pt`` if it is there.
         read_only: load but never write (for all processes but one).
+        facts: how the network is trained and to be used; part of either file.
     """
 
     def __init__(
@@ -192,8 +268,10 @@ class Checkpoints:
         evaluator: Engine | None = None,
         resume: bool = False,
         read_only: bool = False,
+        facts: "Facts | None" = None,
     ) -> None:
         self.folder = Path(folder)
+        self.facts = facts
         self.network = network
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -213,8 +291,8 @@ class Checkpoints:
         if not last.is_file():
             logger.info("resume: no %s yet, starting from the beginning", last)
             return
-        load_weights(self.network, last)
-        content = torch.load(last, map_location="cpu", weights_only=True)
+        load_weights(self.network, last, setting="resume")
+        content = _content(last, None, "resume")
         self.optimizer.load_state_dict(content["optimizer"])
         if self.lr_scheduler is not None:
             self.lr_scheduler.load_state_dict(content["lr_scheduler"])
@@ -230,6 +308,8 @@ class Checkpoints:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         weights = _bare(self.network).state_dict()
+        if self.facts is not None:
+            weights[FACTS] = self.facts.to_tensor()
         state = None if self.evaluator is None else self.evaluator.state
         if state is None or state.best_metric_epoch == engine.state.epoch:
             save(weights, self.folder / BEST)
@@ -248,8 +328,12 @@ class Checkpoints:
 
 
 def _bare(network: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel."""
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+    """The network inside DistributedDataParallel, DataParallel and torch.compile."""
+    bare: Any = network
+    parallel = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    while isinstance(bare, parallel) or hasattr(bare, "_orig_mod"):
+        bare = bare.module if isinstance(bare, parallel) else bare._orig_mod
+    return cast(nn.Module, bare)
 
 
 def _features(weights: Mapping[str, Tensor]) -> list[int]:

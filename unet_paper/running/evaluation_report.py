@@ -39,11 +39,11 @@ MATCHED, POOR, MISSED = (60, 210, 60), (225, 225, 40), (255, 40, 40)
 UNMATCHED, UNKNOWN = (255, 140, 0), (90, 90, 200)
 
 
-def field_of_interest(preset: str) -> int:
+def field_of_interest(preset: str | Settings) -> int:
     """Width in px of the band along the border that a post-processing preset leaves out; scores must leave it out too.
 
     Args:
-        preset: name in ``instances.PRESETS``.
+        preset: name in ``instances.PRESETS``, or the settings themselves.
 
     Raises:
         ValueError: for an unknown preset.
@@ -158,10 +158,11 @@ class ErrorMaps:
     Args:
         folder: where the pictures go.
         annotation: ``"binary"`` or ``"instances"``, see ``annotation.InstancesFromAnnotationd``.
-        cells_preset: post-processing in ``instances.PRESETS``: its threshold and its field of interest hold here too.
+        cells_preset: post-processing in ``instances.PRESETS``, or its settings themselves: threshold and field of
+            interest hold here too.
     """
 
-    def __init__(self, folder: str | Path, *, annotation: Annotation, cells_preset: str) -> None:
+    def __init__(self, folder: str | Path, *, annotation: Annotation, cells_preset: str | Settings) -> None:
         self.folder = Path(folder)
         self.annotation = annotation
         self.settings = _settings(cells_preset)
@@ -190,6 +191,7 @@ class EvaluationReport:
         ckpt_path: checkpoint that was evaluated; its SHA-256 is recorded.
         conventions: settings that a reader must know to repeat the numbers.
         cells_preset: post-processing in ``instances.PRESETS``; its numbers are recorded.
+        cells: the numbers themselves, where they are not the preset's.
         training_cases: what the weights were trained on, as the config's split says.
         validation_cases: what is scored; ``split.held_out`` records whether it shares an image with the former.
         metrics: the evaluator's metrics by name, in one or several mappings; thresholds and fields of interest of
@@ -203,6 +205,7 @@ class EvaluationReport:
         *,
         conventions: Mapping[str, Any],
         cells_preset: str,
+        cells: Settings | None = None,
         training_cases: Sequence[Mapping[str, str]],
         validation_cases: Sequence[Mapping[str, str]],
         metrics: Sequence[Mapping[str, Any]],
@@ -210,7 +213,7 @@ class EvaluationReport:
         self.folder = Path(folder)
         self.ckpt_path = Path(ckpt_path)
         self.conventions = conventions
-        self.postprocessing = {"preset": cells_preset, **_settings(cells_preset)}
+        self.postprocessing = {"preset": cells_preset, **(cells or _settings(cells_preset))}
         self.training_cases = training_cases
         self.validation_cases = validation_cases
         self.metrics = metrics
@@ -264,7 +267,9 @@ class EvaluationReport:
         }
 
 
-def _settings(preset: str) -> Settings:
+def _settings(preset: str | Settings) -> Settings:
+    if not isinstance(preset, str):
+        return preset
     if preset not in PRESETS:
         raise ValueError(f"cells_preset={preset!r}: choose one of {', '.join(sorted(PRESETS))}")
     return PRESETS[preset]
