@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import monai.bundle
 import pytest
-from conftest import TINY
+from conftest import CONFIGS, TINY
 from monai.bundle import ConfigParser
 
-from unet_paper.running import settings
+from unet_paper.running import facts, settings
 
 
 def test_only_what_nothing_refers_to_is_unused() -> None:
@@ -77,8 +78,18 @@ def test_the_last_line_printed_is_the_cause(
     assert capsys.readouterr().err.splitlines()[-1] == "ValueError: tile_size=570: no such size"
 
 
-@pytest.mark.parametrize(("written", "right"), [("false", "False"), ("true", "True")])
-def test_a_boolean_that_the_command_line_left_a_string_is_refused(written: str, right: str) -> None:
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("false", False),
+        ("TRUE", True),
+        ("True", True),
+        ("1e-4", 1e-4),
+        ("1e", "1e"),
+        ({"lr": ["2E3"]}, {"lr": [2000.0]}),
+    ],
+)
+def test_truth_values_and_numbers_that_came_as_text_are_taken_for_what_they_are(written: Any, meant: Any) -> None:
     parser = ConfigParser(
         {
             "imports": ["$import unet_paper.running.settings as settings"],
@@ -87,9 +98,52 @@ def test_a_boolean_that_the_command_line_left_a_string_is_refused(written: str, 
             "run": "$print(@flip, @check)",
         }
     )
+    parser.get_parsed_content("check")
+    assert parser.get_parsed_content("flip") == meant
+    assert type(parser.get_parsed_content("flip")) is type(meant)
+
+
+def test_a_learning_rate_in_yaml_without_a_point_and_words_for_truth_train(cells_folder: str, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("learning_rate: 1e-4\nresume: 'no'\nflip: 'on'\n")
+    given: dict[str, Any] = {
+        **TINY,
+        "dataset_dir": cells_folder,
+        "output_dir": str(tmp_path / "run"),
+        "max_epochs": 1,
+        "steps_per_epoch": 1,
+    }
+    files = [str(CONFIGS / "train.yaml"), str(own)]
+    monai.bundle.run("training", config_file=files, logging_file=False, **given)
+    told = facts.read(tmp_path / "run" / "model.pt").trained_with
+    assert (told("learning_rate"), told("flip")) == (1e-4, True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "configs", "right"),
+    [
+        ("train", ["train"], "did you mean training?"),
+        ("trainning", ["train"], "did you mean training?"),
+        ("initialize", ["train"], "training or run"),
+        ("levels", ["train"], "training or run"),
+        ("evaluating", ["train"], "evaluate.yaml"),
+        ("evaluate", ["train", "data_folder", "evaluate"], "did you mean evaluating?"),
+        ("training", ["inference"], "evaluating or run"),
+        ("handlers", ["inference"], "evaluating or run"),
+    ],
+)
+def test_what_would_run_nothing_is_refused_naming_the_right_id(
+    asked: str, configs: list[str], right: str, run_bundle: Callable[..., None], tmp_path: Path
+) -> None:
     with pytest.raises(RuntimeError) as info:
-        parser.get_parsed_content("check")
-    assert str(settings.cause(info.value)).endswith(f"write --flip {right}")
+        run_bundle(asked, *configs, dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
+    assert f"run {asked}: would run nothing" in str(settings.cause(info.value))
+    assert right in str(settings.cause(info.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_workflow_of_ones_own_runs(run_bundle: Callable[..., None], tmp_path: Path) -> None:
+    run_bundle("mine", "train", mine=["$print('mine')"], dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
 
 
 def test_a_none_that_monai_would_drop_is_refused(

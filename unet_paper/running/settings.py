@@ -18,6 +18,7 @@ looked for up the interpreter's stack. What does without the stack was tried on 
 
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,8 +40,20 @@ _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform"
 _RUN_IDS = ("imports", "initialize", "run", "training", "evaluating", "finalize", "_meta_")
 # What monai.bundle.load hands on to the workflow from its args_file, though it is meant for the download.
 _DOWNLOAD = ("name", "version", "bundle_dir", "source", "repo", "url", "remove_prefix", "progress")
-# What YAML writes small and the command line leaves a string, which is true whatever it says.
-_PYTHON_SPELLING = {"true": "True", "false": "False"}
+# What YAML knows as truth values and the command line leaves a string, which would be true whatever it says; the short
+# words only where a config has a truth value.
+_TRUTH = {"true": True, "false": False}
+_WORDS = {"yes": True, "on": True, "y": True, "no": False, "off": False, "n": False}
+# YAML 1.1 takes 1e-4, without a point, for text
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+_ALIASES = {
+    "train": "training",
+    "fit": "training",
+    "evaluate": "evaluating",
+    "eval": "evaluating",
+    "test": "evaluating",
+}
+_WORKFLOWS = ("training", "evaluating", "run")
 
 
 def bundle_root() -> str:
@@ -57,15 +70,19 @@ def bundle_root() -> str:
 def refuse_unknown_settings() -> None:
     """Raise if the config being run was given a setting that nothing in it uses; call it from ``initialize``.
 
+    Truth values in any spelling and numbers such as 1e-4, which MONAI's command line and YAML 1.1 leave text, are taken
+    for what they are.
+
     Raises:
-        ValueError: naming the unused setting, its value and the names that come close to it; a setting given as
-            ``true`` or ``false``, which MONAI's command line takes for text; or as None, which MONAI drops.
+        ValueError: naming the unused setting, its value and the names that come close to it; or a setting given as
+            None, which MONAI drops.
         RuntimeError: if called from outside a MONAI config.
     """
     parser = next((owner for owner in _callers() if isinstance(owner, ConfigParser)), None)
     if parser is None:
         raise RuntimeError("refuse_unknown_settings() must be called from within a MONAI config")
-    declared = {*_declared(), *(_DOWNLOAD if _is_loading() else ())}
+    asked = {owner.run_id for owner in _callers() if isinstance(owner, ConfigWorkflow)}
+    declared = {*_declared(), *asked, *(_DOWNLOAD if _is_loading() else ())}
     unknown = {name: value for name, value in unused_settings(parser.get()).items() if name not in declared}
     if unknown:
         known = sorted(set(_settings(parser.get())) - set(unknown))
@@ -75,13 +92,64 @@ def refuse_unknown_settings() -> None:
         raise ValueError(f"--{name}={value!r}: no part of this config uses it; {hint}")
     dropped = _dropped()
     for name, value in _settings(parser.get()).items():
-        if isinstance(value, str) and value in _PYTHON_SPELLING:
-            raise ValueError(f"--{name} {value}: is text on the command line; write --{name} {_PYTHON_SPELLING[value]}")
         if value == "null" or (name in dropped and value is not None):
             raise ValueError(
                 f"--{name} {value if value == 'null' else None}: MONAI takes no None from the command line; write "
                 f"'{name}: null' into a YAML file of your own and add it to --config_file"
             )
+    _take_what_is_meant(parser)
+
+
+def _take_what_is_meant(parser: ConfigParser) -> None:
+    """Truth values and numbers that reached the config as text, from a command line or from YAML 1.1."""
+    truth = _with_truth_values()
+    config = parser.get()
+    meant = {name: _meant(value, _TRUTH | _WORDS if name in truth else _TRUTH) for name, value in config.items()}
+    changed = {name: value for name, value in meant.items() if value != config[name]}
+    if changed:
+        for name, value in changed.items():
+            parser[name] = value
+        parser.parse(reset=True)
+
+
+def _meant(value: Any, words: Mapping[str, bool]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _meant(item, words) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_meant(item, words) for item in value]
+    if not isinstance(value, str):
+        return value
+    return float(value) if _NUMBER.fullmatch(value) else words.get(value.lower(), value)
+
+
+def _with_truth_values() -> set[str]:
+    """Settings that have a truth value in one of the config files."""
+    given = next((frame.f_locals["config_file"] for frame in _frames() if frame.f_locals.get("config_file")), ())
+    files = [ConfigParser.load_config_file(file) for file in ensure_tuple(given)]
+    return {name for content in files for name, value in content.items() if isinstance(value, bool)}
+
+
+def refuse_idle_runs() -> None:
+    """Raise if what MONAI was asked to run is no workflow: it would do nothing, without a word.
+
+    Raises:
+        ValueError: naming the ids that run something.
+    """
+    flow = next((owner for owner in _callers() if isinstance(owner, ConfigWorkflow)), None)
+    asked = "run" if flow is None else flow.run_id
+    if flow is None or (asked in _WORKFLOWS and asked in flow.parser):
+        return
+    content = flow.parser.get().get(asked)
+    steps = content if isinstance(content, list) and asked not in _RUN_IDS else []
+    if any(isinstance(step, str) and step.startswith("$") for step in steps):
+        return  # a workflow of one's own
+    known = [name for name in _WORKFLOWS if name in flow.parser]
+    close = [_ALIASES.get(asked, asked), *difflib.get_close_matches(asked, known, n=1)]
+    right = next((name for name in close if name in known), None)
+    hint = f"did you mean {right}?" if right else f"these configs can run {' or '.join(known)}"
+    if asked in ("evaluating", *[name for name, means in _ALIASES.items() if means == "evaluating"]) and right is None:
+        hint += "; evaluating needs evaluate.yaml after the data's overlay"
+    raise ValueError(f"run {asked}: would run nothing; {hint}")
 
 
 def _dropped() -> set[str]:
