@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -271,22 +271,28 @@ def _in_raster_order(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.asarray(numbers[labels])
 
 
-def split(labels: NDArray[np.int32], probability: NDArray[Any], settings: Settings) -> tuple[NDArray[np.int32], int]:
+def split(
+    labels: NDArray[np.int32],
+    probability: NDArray[Any],
+    settings: Settings,
+    whole: Collection[int] = (),
+) -> tuple[NDArray[np.int32], int]:
     """Components parted where they fall into several at a higher threshold, each for itself.
 
     Args:
         labels: components 1 .. n, shape (H, W).
         probability: of the cell, shape (H, W).
         settings: ``split_thresholds``, ``min_size`` and ``connectivity`` count.
+        whole: components left as they are.
 
     Returns:
         Labels in which the first part of a component keeps its number and the others have numbers above n; and the
         highest number.
     """
     boxes = ndimage.find_objects(labels)
-    count, parted = len(boxes), labels.copy()
+    count, parted, whole = len(boxes), labels.copy(), set(whole)
     for number, box in enumerate(boxes, start=1):
-        if box is None:
+        if box is None or number in whole:
             continue
         parts = split_component(labels[box] == number, probability[box], settings)
         more = parts > 1
