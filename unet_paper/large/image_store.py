@@ -1,0 +1,328 @@
+"""Images that are read block by block: OME-Zarr, and TIFF files through their chunks.
+
+OME-Zarr 0.4 and 0.5 (https://ngff.openmicroscopy.org), the full-resolution level of an image with axes out of t, c, z,
+y, x, from a folder or from a URL that fsspec knows, which is only read. TIFF and BigTIFF through ``tifffile``'s Zarr
+view, the full-resolution level of the largest series; uncompressed ones are mapped. Every plane, that is every time and
+every depth, is a case; all channels of it belong to it.
+
+Chunks that a store lacks are, as Zarr defines it, the fill value: writers leave out empty ones. ``missing_chunks=
+"refuse"`` is for stores that have been copied and may have lost some.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import tifffile
+import zarr
+from numpy.typing import NDArray
+
+from unet_paper.data.reader import layout
+from unet_paper.large.grid import Box
+
+MissingChunks = Literal["fill", "refuse"]
+VERSIONS = ("0.4", "0.5")
+TIFF = (".tif", ".tiff", ".btf", ".tf8")
+# of one micrometre
+_UNITS = {
+    "micrometer": 1.0,
+    "micron": 1.0,
+    "nanometer": 1e-3,
+    "millimeter": 1e3,
+    "angstrom": 1e-4,
+    "picometer": 1e-6,
+    "centimeter": 1e4,
+    "meter": 1e6,
+    "inch": 25_400.0,
+    "cm": 1e4,
+    "nm": 1e-3,
+    "mm": 1e3,
+    "µm": 1.0,
+    "um": 1.0,
+}
+# a chunk larger than this is decoded for every block that touches it
+LARGEST_CHUNK = 2**28
+_ORIENTATION, _MAX_SAMPLE, _SMAX_SAMPLE = 274, 281, 341
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """One image, opened but not read.
+
+    Attributes:
+        address: where it lies.
+        array: takes indices as NumPy arrays do.
+        axes: of the array, out of "t", "c", "z", "y", "x".
+        pixel_size: height and width of a pixel in micrometres, None where unknown.
+        full_scale: grey value that is white, where the file states another one than its dtype.
+        identity: what tells this image from others: address, shape, dtype, and a hash of its headers.
+    """
+
+    address: str
+    array: Any
+    axes: str
+    pixel_size: tuple[float, float] | None = None
+    full_scale: float | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in px."""
+        return int(self.array.shape[self.axes.index("y")]), int(self.array.shape[self.axes.index("x")])
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.array.shape[self.axes.index("c")]) if "c" in self.axes else 1
+
+    @property
+    def plane_axes(self) -> str:
+        """Axes along which planes are counted."""
+        return "".join(axis for axis in self.axes if axis in "tz")
+
+    def planes(self) -> list[tuple[int, ...]]:
+        """Index of every plane along ``plane_axes``."""
+        sizes = [self.array.shape[self.axes.index(axis)] for axis in self.plane_axes]
+        return list(itertools.product(*map(range, sizes)))
+
+    def read(self, plane: Sequence[int], box: Box, channels: Sequence[int] | None = None) -> NDArray[Any]:
+        """Grey values as stored, shape (C, h, w).
+
+        Args:
+            plane: its index along ``plane_axes``.
+            box: the pixels.
+            channels: which channels; all where None.
+        """
+        rows, columns = box.slices
+        wanted = {**dict(zip(self.plane_axes, plane, strict=True)), "y": rows, "x": columns}
+        pixels = np.asarray(self.array[tuple(wanted.get(axis, slice(None)) for axis in self.axes)])
+        left = [axis for axis in self.axes if axis in "cyx"]
+        if "c" not in left:
+            pixels, left = pixels[None], ["c", *left]
+        pixels = pixels.transpose([left.index(axis) for axis in "cyx"])
+        return pixels if channels is None else pixels[list(channels)]
+
+
+def open_image(address: str | Path, missing_chunks: MissingChunks = "fill") -> ImageStore:
+    """Open an OME-Zarr or a TIFF file; reads headers only.
+
+    Args:
+        address: folder of an OME-Zarr image, a URL of one, or a TIFF file.
+        missing_chunks: ``"fill"``: absent chunks hold the fill value; ``"refuse"``: they are an error.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ConnectionError: a URL that cannot be read.
+        ValueError: another format, no metadata, levels that do not fit, absent chunks that are refused.
+    """
+    if missing_chunks not in get_args(MissingChunks):
+        raise ValueError(f"missing_chunks={missing_chunks!r}: must be one of {', '.join(get_args(MissingChunks))}")
+    address = str(address)
+    if "://" not in address:
+        path = Path(address).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(f"dataset_dir={address}: no such file or folder")
+        if path.is_file():
+            return _open_tiff(path)
+        address = str(path)
+    return _open_zarr(address, missing_chunks)
+
+
+def _open_zarr(address: str, missing_chunks: MissingChunks) -> ImageStore:
+    try:
+        node = zarr.open(address, mode="r")
+    except Exception as error:
+        kind: type[Exception] = ConnectionError if "://" in address else ValueError
+        raise kind(
+            f"dataset_dir={address}: no Zarr group can be read there ({type(error).__name__}: {error}); give the "
+            "folder or URL of an OME-Zarr image, the one that holds zarr.json or .zattrs"
+        ) from error
+    if isinstance(node, zarr.Array):
+        raise ValueError(
+            f"dataset_dir={address}: a bare Zarr array without the metadata of an image; give the OME-Zarr group that "
+            "it is a level of, or write one (ome_zarr.writer.write_image)"
+        )
+    attributes = dict(node.attrs)
+    metadata = attributes.get("ome", attributes)
+    for part, remedy in (
+        ("plate", "give the image of one field, such as STORE.zarr/A/1/0"),
+        ("well", "give the image of one field, such as WELL/0"),
+        ("bioformats2raw.layout", "give one of its images, such as STORE.zarr/0"),
+    ):
+        if part in metadata and "multiscales" not in metadata:
+            raise ValueError(f"dataset_dir={address}: holds many images ({part}); {remedy}")
+    if not metadata.get("multiscales"):
+        raise ValueError(
+            f"dataset_dir={address}: no OME-Zarr metadata (multiscales) in the group; which axis is which is not "
+            "known: write it again with a tool that writes OME-Zarr 0.4 or 0.5"
+        )
+    multiscale = metadata["multiscales"][0]
+    version = str(metadata.get("version", multiscale.get("version", "")))
+    if version not in VERSIONS:
+        raise ValueError(
+            f"dataset_dir={address}: OME-Zarr version {version or 'unknown'}; read are {', '.join(VERSIONS)}"
+        )
+    axes = "".join(str(axis["name"]).lower() for axis in multiscale["axes"])
+    if not {"y", "x"} <= set(axes) or not set(axes) <= set("tczyx") or len(set(axes)) != len(axes):
+        raise ValueError(f"dataset_dir={address}: axes {axes}, expected y and x, and t, c, z where there are any")
+    array = _full_resolution(address, node, multiscale, axes)
+    if missing_chunks == "refuse" or "://" not in address:
+        _say_missing(address, array, missing_chunks)
+    identity = {
+        "address": address,
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "headers": _hash([attributes, array.metadata.to_dict()]),
+    }
+    return ImageStore(address, array, axes, _pixel_size(multiscale, axes), identity=identity)
+
+
+def _full_resolution(address: str, node: Any, multiscale: Mapping[str, Any], axes: str) -> Any:
+    """The first level; all levels must be smaller versions of it."""
+    levels = []
+    for dataset in multiscale["datasets"]:
+        try:
+            levels.append(node[dataset["path"]])
+        except KeyError as error:
+            raise ValueError(
+                f"dataset_dir={address}: the metadata name a level {dataset['path']!r} that is not there; copy the "
+                "store again"
+            ) from error
+    shapes = [level.shape for level in levels]
+    for shape in shapes:
+        if len(shape) != len(axes):
+            raise ValueError(f"dataset_dir={address}: a level of shape {shape}, but axes {axes}")
+    for larger, smaller in itertools.pairwise(shapes):
+        one_image = all(
+            (there <= here) if axis in "zyx" else there == here
+            for axis, here, there in zip(axes, larger, smaller, strict=True)
+        )
+        if not one_image:
+            raise ValueError(
+                f"dataset_dir={address}: levels of shapes {', '.join(map(str, shapes))}: not versions of one image, "
+                "the largest first; write the pyramid again"
+            )
+    return levels[0]
+
+
+def _pixel_size(multiscale: Mapping[str, Any], axes: str) -> tuple[float, float] | None:
+    scale = [1.0] * len(axes)
+    found = False
+    for transformation in (
+        *multiscale["datasets"][0].get("coordinateTransformations", ()),
+        *multiscale.get("coordinateTransformations", ()),
+    ):
+        if transformation.get("type") == "scale" and "scale" in transformation:
+            scale = [a * float(b) for a, b in zip(scale, transformation["scale"], strict=True)]
+            found = True
+    units = {str(axis["name"]).lower(): _UNITS.get(axis.get("unit", "")) for axis in multiscale["axes"]}
+    if not found or units["y"] is None or units["x"] is None:
+        return None
+    return scale[axes.index("y")] * units["y"], scale[axes.index("x")] * units["x"]
+
+
+def _say_missing(address: str, array: Any, missing_chunks: MissingChunks) -> None:
+    piece, chunk = array.shards or array.chunks, array.chunks
+    counted = int(np.prod([-(-length // side) for length, side in zip(array.shape, piece, strict=True)]))
+    held = int(np.prod([whole // part for whole, part in zip(piece, chunk, strict=True)]))
+    missing = counted - int(array.nchunks_initialized) // held
+    if missing <= 0:
+        return
+    if missing_chunks == "refuse":
+        raise ValueError(
+            f"dataset_dir={address}: {missing} of {counted} chunks are missing; copy the store again, or set "
+            f"missing_chunks: fill to take them for {array.fill_value}"
+        )
+    logger.warning(
+        "%s: %d of %d chunks are missing, taken for the fill value %s", address, missing, counted, array.fill_value
+    )
+
+
+def _open_tiff(path: Path) -> ImageStore:
+    if path.suffix.lower() not in TIFF:
+        raise ValueError(f"dataset_dir={path}: read in blocks are OME-Zarr folders and TIFF files ({' '.join(TIFF)})")
+    try:
+        tiff = tifffile.TiffFile(path)
+        series = max(tiff.series, key=lambda one: one.size)
+        page = series.keyframe
+    except Exception as error:
+        raise ValueError(
+            f"dataset_dir={path}: cannot be read as TIFF: {error}; truncated or damaged? Copy it again"
+        ) from error
+    _refuse_unusual(path, page)
+    axes = series.get_axes(False).lower().replace("s", "c").replace("q", "z").replace("i", "z")
+    if len(set(axes)) != len(axes) or not set(axes) <= set("tczyx"):
+        raise ValueError(
+            f"dataset_dir={path}: axes {series.get_axes(False)}, expected Y, X and T, C, Z where there are any"
+        )
+    if series.dataoffset is not None and not page.is_tiled and page.compression == 1:
+        array: Any = tifffile.memmap(path, series=tiff.series.index(series), mode="r").reshape(series.get_shape(False))
+    else:
+        _refuse_large_chunks(path, page)
+        array = zarr.open_array(series.aszarr(level=0, squeeze=False), mode="r")
+    status = path.stat()
+    identity = {
+        "address": str(path),
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "headers": _hash([status.st_size, status.st_mtime_ns, tiff.pages[0].description]),
+    }
+    known = layout(path)
+    factor = _UNITS.get(known.unit) if known.pixel_size else None
+    pixel_size = (
+        None
+        if factor is None or known.pixel_size is None
+        else (known.pixel_size[0] * factor, known.pixel_size[1] * factor)
+    )
+    return ImageStore(str(path), array, axes, pixel_size, _full_scale(page), identity)
+
+
+def _refuse_unusual(path: Path, page: Any) -> None:
+    """What would have to be undone before pixels are what they look like."""
+    unusual = [
+        what
+        for what, found in (
+            ("an orientation tag", page.tags.valueof(_ORIENTATION, 1) != 1),
+            ("a palette", page.photometric.name == "PALETTE"),
+            ("0 as white", page.photometric.name == "MINISWHITE"),
+            (f"{page.bitspersample} bits a sample", page.bitspersample not in (8, 16, 32, 64)),
+        )
+        if found
+    ]
+    if unusual:
+        raise ValueError(
+            f"dataset_dir={path}: has {' and '.join(unusual)}, which inference.yaml understands and blocks do not; "
+            "save it upright, in grey, 0 as black, 8 or 16 bits a sample, in tiles"
+        )
+
+
+def _refuse_large_chunks(path: Path, page: Any) -> None:
+    chunk = int(np.prod(page.chunks)) * page.dtype.itemsize
+    if chunk > LARGEST_CHUNK:
+        raise ValueError(
+            f"dataset_dir={path}: compressed in pieces of {page.chunks} px, {chunk} bytes, each of which would be "
+            "decoded for every block; save it as OME-Zarr, or in tiles: tifffile.imwrite(..., tile=(512, 512))"
+        )
+
+
+def _full_scale(page: Any) -> float | None:
+    for tag in (_SMAX_SAMPLE, _MAX_SAMPLE):
+        if tag in page.tags:
+            stated = float(np.max(page.tags[tag].value))
+            if stated in {2.0**bits - 1 for bits in range(8, 16)} and stated != np.iinfo(np.uint8).max:
+                return stated
+    return None
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

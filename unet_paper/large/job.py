@@ -1,0 +1,340 @@
+"""A whole run in blocks: planned, checked before work, done or gone on with, and summed up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import zarr
+
+from unet_paper import geometry
+from unet_paper.inferer import USUAL_OUTPUT
+from unet_paper.instances import DEFAULTS, PRESETS, Settings, check_settings
+from unet_paper.large import label_store
+from unet_paper.large.image_store import ImageStore, MissingChunks, open_image
+from unet_paper.large.plan import PLAN, Plan, processor, software
+from unet_paper.large.runners import Runner, runner
+from unet_paper.large.tasks import STORE, Case, check_worker, run_task
+from unet_paper.running import checkpoint
+from unet_paper.running.placement import placed
+
+logger = logging.getLogger(__name__)
+
+TableFormat = Literal["csv", "parquet"]
+Precision = Literal["float32", "bfloat16"]
+SUMMARY = "summary.json"
+
+
+class LargePrediction:
+    """Cells of an image of any size, equal to those of the whole image (see :mod:`unet_paper.large`).
+
+    Writes into ``output_dir``, for an image ``NAME``: ``NAME_cells.zarr`` or ``NAME_cells.tif``, ``NAME_cells.csv`` or
+    ``.parquet`` (``NAME_t0_z3_cells.csv`` where there are several planes), and ``NAME_summary.json``. Until it is
+    complete, all lies in ``NAME_work``, from where a run that was killed goes on.
+
+    Args:
+        dataset_dir: OME-Zarr folder or URL, or a TIFF file.
+        output_dir: folder for the results; every worker must see it under this path.
+        ckpt_path: checkpoint of the network.
+        ckpt_sha256: refuse any other file; None takes any.
+        network: arguments of :class:`unet_paper.network.UNet`.
+        grey_mean: of the images that the network was trained on, subtracted after scaling to [0, 1].
+        grey_std: and divided by this.
+        grey_minimum: grey value that becomes 0.
+        grey_maximum: grey value that becomes 1; None for the full scale of the image.
+        channels: numbers of the channels that the network sees; None for all.
+        cells_preset: name in :data:`unet_paper.instances.PRESETS`.
+        cells: single settings of :func:`unet_paper.instances.label_instances`, before the preset.
+        magnification: of the image before prediction.
+        symmetries: ``"none"``; anything else is refused.
+        tile_size: of the network's input in px; None for the smallest that predicts 388 px.
+        precision: ``"float32"`` or ``"bfloat16"``.
+        memory_format: of the network, ``torch.channels_last`` or ``torch.contiguous_format``.
+        device: where the network computes.
+        threads: of PyTorch in each process; None for the processors divided by the workers.
+        block: side of a block in px, a multiple of the pooling factor.
+        tiles: of the network along the side of a block that is predicted.
+        memory: bytes that one component that faces cut may take to be split or measured.
+        labels: ``"ome-zarr-0.5"``, ``"ome-zarr-0.4"`` or ``"tiff"``.
+        probability: ``"uint8"`` or ``"float16"``, the image of the OME-Zarr; None for none.
+        table: ``"csv"`` or ``"parquet"``.
+        missing_chunks: ``"fill"`` or ``"refuse"``.
+        workers: processes of this machine.
+        dask: address of a scheduler, or ``"local"``.
+        part: ``"3/8"``: predict every eighth block from the third on, and nothing else: one of 8 jobs that know nothing
+            of each other. A run without ``part`` does the rest.
+
+    Raises:
+        ValueError: settings that are out of range or exclude each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset_dir: str | Path,
+        output_dir: str | Path,
+        ckpt_path: str | Path,
+        network: Mapping[str, Any],
+        grey_mean: float,
+        grey_std: float,
+        ckpt_sha256: str | None = None,
+        grey_minimum: float = 0.0,
+        grey_maximum: float | None = None,
+        channels: Sequence[int] | None = None,
+        cells_preset: str | None = None,
+        cells: Mapping[str, Any] | None = None,
+        magnification: float = 1.0,
+        symmetries: str = "none",
+        tile_size: int | None = None,
+        precision: Precision = "float32",
+        memory_format: torch.memory_format = torch.channels_last,
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
+        block: int = 2048,
+        tiles: int = 4,
+        memory: int = 2**30,
+        labels: label_store.LabelFormat = "ome-zarr-0.5",
+        probability: label_store.ProbabilityType | None = "uint8",
+        table: TableFormat = "csv",
+        missing_chunks: MissingChunks = "fill",
+        workers: int = 1,
+        dask: str | None = None,
+        part: str | None = None,
+    ) -> None:
+        levels = len(network["features"])
+        factor = geometry.pooling_factor(levels)
+        if symmetries != "none":
+            raise ValueError(
+                f"symmetries={symmetries!r}: averaging turns the whole image, which blocks cannot; set symmetries: none"
+            )
+        if block < factor or block % factor:
+            raise ValueError(f"block={block}: must be a multiple of the pooling factor, {factor} px")
+        if cells_preset is not None and cells_preset not in PRESETS:
+            raise ValueError(f"cells_preset={cells_preset!r}: choose one of {sorted(PRESETS)} or None")
+        for name, value, allowed in (
+            ("labels", labels, get_args(label_store.LabelFormat)),
+            ("probability", probability, (*get_args(label_store.ProbabilityType), None)),
+            ("table", table, get_args(TableFormat)),
+            ("precision", precision, get_args(Precision)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(str, allowed))}")
+        for name, number in (("tiles", tiles), ("memory", memory), ("workers", workers)):
+            if number < 1:
+                raise ValueError(f"{name}={number}: must be at least 1")
+        if labels == "tiff" and probability is not None:
+            raise ValueError(
+                f"probability={probability!r}: goes into an OME-Zarr; set probability: null with labels: tiff"
+            )
+        settings = Settings(**{**(DEFAULTS if cells_preset is None else PRESETS[cells_preset]), **(cells or {})})  # type: ignore[typeddict-item]
+        check_settings(settings)
+        self.part = _part(part)
+        self.dataset_dir, self.output_dir, self.ckpt_path = str(dataset_dir), Path(output_dir), str(ckpt_path)
+        self.ckpt_sha256 = ckpt_sha256
+        self.channels = channels
+        self.missing_chunks: MissingChunks = missing_chunks
+        self.workers, self.dask = workers, dask
+        own = threads or (torch.get_num_threads() if workers == 1 else max(1, (os.cpu_count() or 1) // workers))
+        self._settings: dict[str, Any] = {
+            "network": dict(network),
+            "grey": {"mean": grey_mean, "std": grey_std, "minimum": grey_minimum, "maximum": grey_maximum},
+            "engine": {
+                "device": str(device),
+                "precision": precision,
+                "memory_format": str(memory_format).removeprefix("torch."),
+                "threads": own,
+                "processor": processor(str(device)),
+            },
+            "software": software(),
+            "tile_size": tile_size or geometry.input_size(USUAL_OUTPUT, levels),
+            "magnification": magnification,
+            "cells": settings,
+            "block": block,
+            "tiles": tiles,
+            "memory": memory,
+            "output": {"labels": labels, "probability": probability, "table": table},
+        }
+        geometry.output_size(self._settings["tile_size"], levels)
+
+    def plan(self, image: ImageStore) -> Plan:
+        """The plan of this run.
+
+        Raises:
+            FileNotFoundError, ValueError: of the checkpoint; channels that the image lacks.
+        """
+        # the weights are read once, so that a wrong file is refused before work
+        checkpoint.read_weights(self.ckpt_path, self.ckpt_sha256)
+        channels = list(range(image.channels) if self.channels is None else self.channels)
+        wanted = self._settings["network"]["in_channels"]
+        if len(channels) != wanted or not set(channels) <= set(range(image.channels)):
+            raise ValueError(
+                f"channels={channels}: the network takes {wanted}, and the image has {image.channels}, numbered from 0"
+            )
+        return Plan(
+            image=image.identity,
+            channels=channels,
+            weights={"path": str(Path(self.ckpt_path).resolve()), "sha256": checkpoint.sha256(self.ckpt_path)},
+            pixel_size=None if image.pixel_size is None else list(image.pixel_size),
+            channel_names=[str(channel) for channel in channels],
+            **self._settings,
+        )
+
+    def run(self) -> dict[str, Any] | None:
+        """Do what is left to do.
+
+        Returns:
+            What ``NAME_summary.json`` says; None for a part of a run.
+        """
+        image = open_image(self.dataset_dir, self.missing_chunks)
+        plan = self.plan(image)
+        name = Path(image.address.rstrip("/").rsplit("/", 1)[-1]).stem.removesuffix(".ome")
+        work = self.output_dir / f"{name}_work"
+        finished = self.output_dir / f"{name}_{SUMMARY}"
+        if finished.is_file() and not work.exists():
+            return self._finished_before(finished, plan)
+        cases = [Case(work, plan, plane) for plane in image.planes()]
+        self._open(work, plan, image, cases)
+        check_worker(str(work))
+        began = time.perf_counter()
+        with runner(self.workers, self.dask) as runs:
+            for case in cases:
+                self._run_case(case, runs)
+        if self.part is not None:
+            logger.info("part %d of %d is predicted; when all are, run once more without part", *self.part)
+            return None
+        summary = self._summary(cases, time.perf_counter() - began)
+        self._put_into_place(work, name, cases, plan)
+        with placed(finished) as file:
+            file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(work)
+        logger.info("%d cells -> %s", summary["cells"], self.output_dir)
+        return summary
+
+    def _run_case(self, case: Case, runs: Runner) -> None:
+        for stage in case.stages():
+            indices = [index for index in range(stage.count()) if not case.workspace.done(stage.name, index)]
+            if self.part is not None:
+                number, parts = self.part
+                indices = [index for index in indices if index % parts == number - 1]
+            if stage.parallel and indices:
+                runs(case.folder, case.plan, case.plane, stage.name, indices)
+            else:
+                for index in indices:
+                    run_task(str(case.folder), case.plan.fingerprint, case.plane, stage.name, index)
+            if self.part is not None:
+                return
+
+    def _open(self, work: Path, plan: Plan, image: ImageStore, cases: Sequence[Case]) -> None:
+        """Make the folder of the run, or go on with it; of several jobs that start at once, one makes it."""
+        if not (work / PLAN).is_file():
+            self._refuse_full_disk(cases)
+            making = self.output_dir / f"{work.name}.{os.getpid()}.part"
+            plan.write(making)
+            label_store.create_store(
+                making / STORE,
+                version="0.4" if plan.output["labels"] == "ome-zarr-0.4" else "0.5",
+                planes=[(axis, image.array.shape[image.axes.index(axis)]) for axis in image.plane_axes],
+                size=image.size,
+                block=plan.block,
+                pixel_size=plan.pixel_size,
+                probability=plan.output["probability"],
+            )
+            for case in cases:
+                Case(making, plan, case.plane).create()
+            try:
+                making.rename(work)
+            except OSError:
+                if not (work / PLAN).is_file():
+                    raise
+                shutil.rmtree(making)
+        else:
+            logger.info("%s: going on", work)
+        plan.refuse_other(work)
+
+    def _refuse_full_disk(self, cases: Sequence[Case]) -> None:
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        needed = sum(_disk_bytes(case) for case in cases)
+        free = shutil.disk_usage(self.output_dir).free
+        logger.info("at most %.1f GB of disk are needed, %.1f GB are free", needed / 1e9, free / 1e9)
+        if needed > free:
+            raise OSError(
+                f"output_dir={self.output_dir}: {needed / 1e9:.1f} GB may be needed and {free / 1e9:.1f} GB are free; "
+                "choose a larger disk with --output_dir"
+            )
+
+    def _summary(self, cases: Sequence[Case], seconds: float) -> dict[str, Any]:
+        tables = [case.workspace.facts("table", 0) for case in cases]
+        stages: dict[str, float] = {}
+        for case in cases:
+            for stage in case.stages():
+                spent = sum(float(case.workspace.facts(stage.name, index)["seconds"]) for index in range(stage.count()))
+                stages[stage.name] = stages.get(stage.name, 0.0) + spent
+        unmeasured = sum(int(table["unmeasured"]) for table in tables)
+        if unmeasured:
+            logger.warning(
+                "%d cells were too large for memory=%d: their shapes are left empty", unmeasured, cases[0].plan.memory
+            )
+        return {
+            "cells": sum(int(table["cells"]) for table in tables),
+            "unmeasured": unmeasured,
+            "planes": len(cases),
+            "seconds": seconds,
+            "seconds_of_stages": stages,
+            "plan": cases[0].plan.content,
+        }
+
+    def _put_into_place(self, work: Path, name: str, cases: Sequence[Case], plan: Plan) -> None:
+        for case in cases:
+            table = f"{case.name}.{plan.output['table']}"
+            kind = "" if len(cases) == 1 else f"_{case.name}"
+            if (work / table).is_file():
+                os.replace(work / table, self.output_dir / f"{name}{kind}_cells.{plan.output['table']}")
+        if plan.output["labels"] == "tiff":
+            cells = zarr.open_group(work / STORE, mode="r")[label_store.CELLS]["0"]
+            label_store.write_tiff(cells, self.output_dir / f"{name}_cells.tif", plan.pixel_size)
+            return
+        target = self.output_dir / f"{name}_cells.zarr"
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(work / STORE, target)
+
+    def _finished_before(self, finished: Path, plan: Plan) -> dict[str, Any]:
+        summary = dict(json.loads(finished.read_text(encoding="utf-8")))
+        if summary["plan"] != plan.content:
+            there = Plan(**summary["plan"])
+            changed = [key for key, value in plan.content.items() if there.content[key] != value]
+            raise ValueError(
+                f"output_dir={self.output_dir}: holds the result of another plan, {', '.join(changed)} differ; choose "
+                "another with --output_dir"
+            )
+        logger.info("%s: this run is finished", finished)
+        return summary
+
+
+def _part(part: str | None) -> tuple[int, int] | None:
+    if part is None:
+        return None
+    number, _, parts = str(part).partition("/")
+    if not (number.isdigit() and parts.isdigit() and 1 <= int(number) <= int(parts)):
+        raise ValueError(f"part={part!r}: i/n with 1 <= i <= n is needed, such as 3/8")
+    return int(number), int(parts)
+
+
+def _disk_bytes(case: Case) -> int:
+    """Most bytes that the files of a plane take, if nothing in them can be compressed."""
+    height, width = case.size
+    seen_height, seen_width = case.tiles.seen
+    scores = seen_height * seen_width * 4 * (1 if case.plan.magnification == 1 else 2)
+    arrays = (
+        4 * (3 + bool(case.plan.cells["fill_holes"]))
+        + {"uint8": 1, "float16": 2, None: 0}[case.plan.output["probability"]]
+    )
+    # a pyramid has a third more pixels than its first level
+    return scores + height * width * arrays * 4 // 3
