@@ -111,8 +111,8 @@ def direct(bundle: Path, image: Path) -> Any:
         features=FEATURES,
         device="cpu",
     )
-    (labels,) = out.glob("*_cells.tif")
-    return tifffile.imread(labels)
+    (labels,) = out.glob("*_cells.*")
+    return tifffile.imread(labels) if labels.suffix == ".tif" else np.asarray(nibabel.load(labels).dataobj).T.squeeze()
 
 
 @pytest.mark.parametrize("name", WRITERS)

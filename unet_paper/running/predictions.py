@@ -1,18 +1,17 @@
-"""What a prediction leaves on disk: label images and probabilities as TIFF, a stack for a stack, and a picture."""
+"""What a prediction leaves on disk: label images and probabilities, a stack for a stack, and a picture."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
-from PIL import Image
 
-from unet_paper.data.reader import split_page
+from unet_paper.data.reader import NIFTI, extension, layout, split_page
 from unet_paper.running.figures import cell_colours
+from unet_paper.running.label_files import LabelFile, NiftiVolume, TiffStack, save_picture
+from unet_paper.running.prediction_job import PredictionJob
 
 logger = logging.getLogger(__name__)
 
@@ -52,52 +51,37 @@ def _grey(values: NDArray[Any]) -> NDArray[np.uint8]:
     return np.repeat((255 * values.clip(0, 1)).astype(np.uint8)[..., None], 3, axis=2)
 
 
-class _Stack:
-    """TIFF that is written page by page under a temporary name and moved into place when it is complete."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._part = path.with_name(path.name + ".part")
-        self._writer = tifffile.TiffWriter(self._part)
-
-    def append(self, page: NDArray[Any]) -> None:
-        # without tifffile's own description, readers take the pages as one stack; level 1: half the time, 1 % larger
-        self._writer.write(
-            page, compression="zlib", compressionargs={"level": 1}, photometric="minisblack", metadata=None
-        )
-
-    def close(self) -> None:
-        self._writer.close()
-        os.replace(self._part, self.path)
-
-
 class PredictionWriter:
     """Handler of an evaluator that writes, for every image file ``NAME.*`` it predicts:
 
-    - ``NAME_cells.tif``: label image, uint16 (uint32 beyond 65535 cells), 0 is background;
+    - ``NAME_cells.tif``: label image, uint16 (uint32 beyond 65535 cells on any page), 0 is background;
     - ``NAME_probability.tif``: float32 probability of the foreground, where the output has ``probability``;
     - ``NAME_overview.png``: image, probability and cells of the first page, side by side.
 
-    All pages of a stack go into one file, in their order. A file appears under its name when it is complete.
+    All pages of a stack go into one file, in their order. A file appears under its name when its last page is written.
+    Pixel size and axes of the image are kept; of a NIfTI image the predictions are NIfTI, with its affine.
 
     Args:
-        output_dir: folder for all files.
+        job: which images are predicted, and where their predictions go.
         label_key: key of the label image (1, H, W) in the engine's output.
         probability_key: key of the probabilities (2, H, W); channel 1 is written.
     """
 
-    def __init__(self, output_dir: str | Path, label_key: str = "pred", probability_key: str = "probability") -> None:
-        self.output_dir = Path(output_dir)
+    def __init__(self, job: PredictionJob, label_key: str = "pred", probability_key: str = "probability") -> None:
+        self.job = job
         self.label_key = label_key
         self.probability_key = probability_key
         self._source = ""
-        self._stacks: dict[str, _Stack] = {}
-        self._names: dict[str, str] = {}
+        self._files: dict[str, LabelFile] = {}
+        self._picture: NDArray[np.uint8] | None = None
+        self._pages = 0
 
     def attach(self, engine: Engine) -> None:
         """Write while ``engine`` runs."""
+        self.job.attach(engine)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._abandon)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._give_up)
 
     def _write(self, engine: Any) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
@@ -108,32 +92,39 @@ class PredictionWriter:
             if source != self._source:
                 self._begin(source, probability is not None)
                 image = item["image"][0].cpu().numpy()
-                picture = overview(image, None if probability is None else probability[1], cells)
-                _save_png(picture, self.output_dir / f"{self._names[source]}_overview.png")
-            self._stacks["cells"].append(cells.astype(np.uint16 if cells.max(initial=0) < 2**16 else np.uint32))
+                self._picture = overview(image, None if probability is None else probability[1], cells)
             if probability is not None:
-                self._stacks["probability"].append(probability[1].astype(np.float32))
+                self._files["probability"].append(probability[1].astype(np.float32))
+            self._files["cells"].append(cells)
+            self._pages += 1
+            if self._pages == self.job.pages(source):
+                self._finish()
 
     def _begin(self, source: str, probability: bool) -> None:
-        self._finish()
+        self._abandon()
         self._source = source
-        name = Path(source).name
-        stem = name.removesuffix(".gz").rsplit(".", 1)[0]
-        # a.png and a.tif in one folder: the second keeps its extension in the name
-        self._names[source] = name if stem in self._names.values() else stem
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        for kind in ("cells", "probability") if probability else ("cells",):
-            self._stacks[kind] = _Stack(self.output_dir / f"{self._names[source]}_{kind}.tif")
+        # the label image last: where it stands, all of its company does
+        for kind in ("probability", "cells") if probability else ("cells",):
+            path, mark, pages = self.job.path(source, kind), self.job.mark(source), self.job.pages(source)
+            if extension(source) in NIFTI:
+                self._files[kind] = NiftiVolume(path, Path(source), pages, mark)
+            else:
+                self._files[kind] = TiffStack(path, layout(source), pages, mark)
 
-    def _finish(self, _engine: Engine | None = None) -> None:
-        for stack in self._stacks.values():
-            stack.close()
-        if self._stacks:
-            logger.info("%s -> %s", self._source, self._stacks["cells"].path)
-        self._stacks, self._source = {}, ""
+    def _finish(self) -> None:
+        if self._picture is not None:
+            save_picture(self._picture, self.job.path(self._source, "overview"), self.job.mark(self._source))
+        for file in self._files.values():
+            file.close()
+        logger.info("%s -> %s", self._source, self._files["cells"].path)
+        self._files, self._source, self._pages = {}, "", 0
 
+    def _abandon(self, _engine: Engine | None = None) -> None:
+        """Drop what is incomplete: a later page of its file failed."""
+        for file in self._files.values():
+            file.abandon()
+        self._files, self._source, self._pages = {}, "", 0
 
-def _save_png(picture: NDArray[np.uint8], path: Path) -> None:
-    part = path.with_name(path.name + ".part")
-    Image.fromarray(picture).save(part, format="png", compress_level=1)
-    os.replace(part, path)
+    def _give_up(self, _engine: Engine, error: BaseException) -> None:
+        self._abandon()
+        raise error

@@ -1,0 +1,287 @@
+"""A folder of predictions: one bad file costs no other, a rerun goes on, nothing of the user's is overwritten."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+import torch
+from conftest import TINY
+from PIL import Image
+
+from unet_paper.data.datasets import images as list_images
+from unet_paper.data.page import Layout
+from unet_paper.data.reader import layout
+from unet_paper.data.written_by_us import is_output, read_mark
+from unet_paper.network import UNet
+from unet_paper.running import checkpoint, label_files
+from unet_paper.running.label_files import NiftiVolume, TiffStack
+from unet_paper.running.prediction_job import PredictionFailure, PredictionJob
+from unet_paper.running.settings import cause
+
+RNG = np.random.default_rng(0)
+Predict = Callable[..., None]
+
+
+def grey(*shape: int) -> Any:
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("weights") / "weights.pt"
+    checkpoint.save(UNet(features=TINY["features"]).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def predict(run_bundle: Callable[..., None], weights: Path, tmp_path: Path) -> Predict:
+    def run(folder: Any = tmp_path / "images", out: Any = tmp_path / "out", **settings: Any) -> None:
+        given = {"dataset_dir": str(folder), "output_dir": str(out), "ckpt_path": str(weights), "device": "cpu"}
+        run_bundle("run", "inference", **{**given, "features": TINY["features"], "cells_preset": "phantom", **settings})
+
+    return run
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        Image.fromarray(grey(40, 45)).save(folder / f"{name}.png")
+    return folder
+
+
+def outputs(folder: Path) -> dict[str, int]:
+    """Files and when they were changed."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != "predictions.json"}
+
+
+def whole(*names: str) -> set[str]:
+    return {f"{name}_{kind}" for name in names for kind in ("cells.tif", "probability.tif", "overview.png")}
+
+
+def test_a_broken_file_costs_no_other(predict: Predict, images: Path, tmp_path: Path) -> None:
+    broken = (images / "b.png").read_bytes()
+    (images / "b.png").write_bytes(broken[: len(broken) // 2])
+    tifffile.imwrite(images / "nan.tif", np.full((40, 40), np.nan, np.float32))
+    stack = grey(3, 40, 45)
+    tifffile.imwrite(images / "stack.tif", stack, photometric="minisblack", compression="zlib")
+    with tifffile.TiffFile(images / "stack.tif") as file:
+        place = file.pages[1].dataoffsets[0]
+    content = bytearray((images / "stack.tif").read_bytes())
+    content[place : place + 20] = bytes(20)
+    (images / "stack.tif").write_bytes(content)
+    with pytest.raises(RuntimeError) as info:
+        predict()
+    assert isinstance(cause(info.value), PredictionFailure)
+    said = str(cause(info.value))
+    assert "3 of 5 images were not predicted" in said
+    lines = said.splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == ["b.png", "nan.tif", "stack.tif"]
+    assert set(outputs(tmp_path / "out")) == whole("a", "c")
+
+
+@pytest.mark.usefixtures("images")
+def test_an_image_whose_prediction_fails_costs_no_other(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = UNet.forward
+    calls: list[int] = []
+
+    def second(self: UNet, x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError("no memory for the second image")
+        return forward(self, x)
+
+    monkeypatch.setattr(UNet, "forward", second)
+    with pytest.raises(RuntimeError) as info:
+        predict()
+    assert str(cause(info.value)).endswith("b.png: no memory for the second image")
+    assert set(outputs(tmp_path / "out")) == whole("a", "c")
+
+
+def test_a_rerun_goes_on_where_a_run_stopped(predict: Predict, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict()
+    before = outputs(out)
+    assert set(before) == whole("a", "b", "c")
+    (out / "b_cells.tif").unlink()
+    predict()
+    after = outputs(out)
+    assert {name for name in after if after[name] != before.get(name)} == whole("b")
+    predict(overwrite=True)
+    assert all(stamp != after[name] for name, stamp in outputs(out).items())
+    # an image that has changed is predicted anew
+    before = outputs(out)
+    Image.fromarray(grey(50, 45)).save(images / "c.png")
+    predict()
+    assert {name for name, stamp in outputs(out).items() if stamp != before[name]} == whole("c")
+    assert tifffile.imread(out / "c_cells.tif").shape == (50, 45)
+
+
+@pytest.mark.usefixtures("images")
+def test_other_settings_are_noticed(predict: Predict, tmp_path: Path) -> None:
+    predict()
+    before = outputs(tmp_path / "out")
+    with pytest.raises(RuntimeError) as info:
+        predict(grey_mean=0.4)
+    said = str(cause(info.value))
+    assert "grey_mean was 0.5, is 0.4" in said
+    assert "--overwrite True" in said
+    assert outputs(tmp_path / "out") == before
+    predict(grey_mean=0.4, overwrite=True)
+    record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert sorted(settings["grey_mean"] for settings in record["settings"].values()) == [0.4, 0.5]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_the_user_are_never_overwritten(predict: Predict, images: Path, overwrite: bool) -> None:
+    drawn = grey(40, 45)
+    tifffile.imwrite(images / "b_cells.tif", drawn)
+    with pytest.raises(RuntimeError) as info:
+        predict(out=images, overwrite=overwrite)
+    assert isinstance(cause(info.value), FileExistsError)
+    assert f"{images / 'b_cells.tif'}: not written by this program" in str(cause(info.value))
+    np.testing.assert_array_equal(tifffile.imread(images / "b_cells.tif"), drawn)
+    assert len(list(images.iterdir())) == 4
+
+
+def test_own_predictions_beside_the_images_are_no_images(predict: Predict, images: Path) -> None:
+    predict(out=images)
+    assert {path.name for path in images.iterdir()} >= whole("a", "b", "c")
+    assert [Path(case["image"]).name for case in list_images(images)] == ["a.png", "b.png", "c.png"]
+    before = outputs(images)
+    predict(out=images)
+    assert outputs(images) == before
+    assert all(is_output(images / name) for name in whole("a"))
+    assert not is_output(images / "a.png")
+
+
+def test_a_full_disk_is_named_and_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = TiffStack(tmp_path / "a_cells.tif", Layout([(4, 5)]), 1, "unet_paper test")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tifffile.TiffWriter, "write", full)
+    with pytest.raises(OSError, match=r"no room left.*a_cells\.tif"):
+        stack.append(np.zeros((4, 5), np.int32))
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what the files keep ---
+
+
+def written(path: Path, image: Path, pages: list[Any]) -> Path:
+    found = layout(image)
+    stack = TiffStack(path, found, len(pages), "unet_paper test")
+    for page in pages:
+        stack.append(page)
+    stack.close()
+    return path
+
+
+def test_a_page_that_needs_32_bits_makes_the_stack_32_bits(tmp_path: Path) -> None:
+    pages = [np.full((4, 5), value, np.int32) for value in (7, 65535, 65536, 3)]
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 4, 5), np.uint8), photometric="minisblack")
+    found = tifffile.imread(written(tmp_path / "b.tif", tmp_path / "a.tif", pages))
+    assert found.dtype == np.uint32
+    np.testing.assert_array_equal(found, pages)
+    narrow = tifffile.imread(written(tmp_path / "c.tif", tmp_path / "a.tif", [pages[1], pages[3]]))
+    assert narrow.dtype == np.uint16
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tif", "b.tif", "c.tif"}
+
+
+def test_a_stack_beyond_4_gb_is_a_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 4, 5), np.uint8), photometric="minisblack")
+    pages = [np.ones((4, 5), np.float32)] * 3
+    for limit, big in ((3 * 4 * 5 * 4, False), (3 * 4 * 5 * 4 - 1, True)):
+        monkeypatch.setattr(label_files, "CLASSIC_TIFF", limit)
+        with tifffile.TiffFile(written(tmp_path / "b.tif", tmp_path / "a.tif", pages)) as file:
+            assert file.is_bigtiff == big
+            assert len(file.pages) == 3
+
+
+@pytest.mark.parametrize("form", ["imagej", "ome"])
+def test_axes_and_pixel_size_are_kept(form: str, tmp_path: Path) -> None:
+    stack = grey(2, 3, 4, 5)
+    path = tmp_path / ("a.ome.tif" if form == "ome" else "a.tif")
+    if form == "ome":
+        size = {"PhysicalSizeX": 250, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}
+        tifffile.imwrite(path, stack, photometric="minisblack", metadata={"axes": "TZYX", **size})
+    else:
+        metadata = {"axes": "TZYX", "unit": "um", "spacing": 2.0}
+        tifffile.imwrite(path, stack, photometric="minisblack", imagej=True, resolution=(4, 2), metadata=metadata)
+    pages = [np.full((4, 5), number, np.int32) for number in range(6)]
+    with tifffile.TiffFile(written(tmp_path / "b.tif", path, pages)) as file:
+        assert (file.series[0].axes, file.series[0].shape) == ("TZYX", (2, 3, 4, 5))
+        np.testing.assert_array_equal(file.asarray().reshape(6, 4, 5), pages)
+        assert file.imagej_metadata["unit"] == "micron"
+        assert file.imagej_metadata["spacing"] == 2.0
+    again = layout(tmp_path / "b.tif")
+    assert again.pixel_size == pytest.approx((0.5, 0.25))
+    assert (again.spacing, again.axes, again.sizes) == (2.0, "TZ", (2, 3))
+
+
+def test_resolution_of_a_plain_tiff_is_kept(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", grey(4, 5), resolution=(1000, 500), resolutionunit="CENTIMETER")
+    with tifffile.TiffFile(written(tmp_path / "b.tif", tmp_path / "a.tif", [np.zeros((4, 5), np.int32)])) as file:
+        page = file.pages.first
+        assert (page.resolution, page.resolutionunit) == ((1000, 500), tifffile.RESUNIT.CENTIMETER)
+
+
+def test_pixel_size_of_a_turned_image_turns_with_it(tmp_path: Path) -> None:
+    turned = [(274, 3, 1, 6, True)]
+    tifffile.imwrite(
+        tmp_path / "a.tif", grey(4, 5), resolution=(1000, 500), resolutionunit="CENTIMETER", extratags=turned
+    )
+    assert layout(tmp_path / "a.tif").pixel_size == pytest.approx((1 / 1000, 1 / 500))
+
+
+def test_a_nifti_volume_keeps_its_affine(predict: Predict, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    volume = grey(2, 40, 45)
+    affine = np.array([[0, -2.0, 0, 5], [3, 0, 0, 6], [0, 0, 4, 7], [0, 0, 0, 1]])
+    image = nibabel.Nifti1Image(volume.T, affine)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, tmp_path / "images" / "a.nii.gz")
+    predict()
+    found = nibabel.load(tmp_path / "out" / "a_cells.nii.gz")
+    assert found.shape == (45, 40, 2)
+    np.testing.assert_allclose(found.affine, affine)
+    np.testing.assert_allclose(found.header.get_zooms(), image.header.get_zooms())
+    assert found.get_data_dtype() == np.uint16
+    assert read_mark(tmp_path / "out" / "a_cells.nii.gz")
+    # against the same planes as TIFF
+    tifffile.imwrite(tmp_path / "stack.tif", volume, photometric="minisblack")
+    predict(folder=tmp_path / "stack.tif", out=tmp_path / "tiff")
+    np.testing.assert_array_equal(np.asarray(found.dataobj).T, tifffile.imread(tmp_path / "tiff" / "stack_cells.tif"))
+
+
+def test_a_two_dimensional_nifti_stays_so(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(grey(5, 4), np.diag([2, 3, 1, 1])), tmp_path / "a.nii")
+    volume = NiftiVolume(tmp_path / "b.nii.gz", tmp_path / "a.nii", 1, "unet_paper test")
+    cells = np.arange(20, dtype=np.int32).reshape(4, 5) + 65530
+    volume.append(cells)
+    volume.close()
+    found = nibabel.load(tmp_path / "b.nii.gz")
+    assert found.get_data_dtype() == np.uint32
+    np.testing.assert_array_equal(np.asarray(found.dataobj), cells.T)
+
+
+def test_pages_of_one_stack_do_not_overwrite_one_another(weights: Path, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", grey(3, 4, 5), photometric="minisblack")
+    names = set()
+    for address in (f"{tmp_path / 'a.tif'}", f"{tmp_path / 'a.tif'}#0", f"{tmp_path / 'a.tif'}#2"):
+        job = PredictionJob(list_images(address), tmp_path / "out", made_with={}, ckpt_path=weights)
+        names.add(job.path(str(tmp_path / "a.tif"), "cells").name)
+    assert names == {"a_cells.tif", "a_page0_cells.tif", "a_page2_cells.tif"}

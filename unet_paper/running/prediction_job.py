@@ -1,0 +1,237 @@
+"""A folder of predictions in the making: what is to be done, what is done already, what failed.
+
+One image that cannot be read or predicted never costs the others: it is noted, and the job ends with an error that says
+which and why. What is complete has its final name at once, and carries a mark of the settings and the image it was made
+from, so that the same command goes on where it stopped. No file that this program did not write is ever overwritten.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch.utils.data import IterableDataset
+
+import unet_paper
+from unet_paper.data.reader import NIFTI, extension, split_page
+from unet_paper.data.written_by_us import KINDS, SOFTWARE, read_mark
+from unet_paper.running import checkpoint
+from unet_paper.running.placement import placed
+from unet_paper.running.settings import cause
+
+logger = logging.getLogger(__name__)
+
+RECORD = "predictions.json"
+
+
+class PredictionFailure(RuntimeError):
+    """Some images of a job were not predicted; the message has a line for each."""
+
+
+class PredictionJob:
+    """What a prediction run has to do in its output folder; attached to the evaluator, it reports at the end.
+
+    Args:
+        cases: with ``image``, an address; the pages of a file one after the other.
+        output_dir: folder for all files.
+        made_with: settings that decide what is predicted, by name; recorded in ``predictions.json``.
+        ckpt_path: the weights, of which the sha256 is recorded.
+        overwrite: predict anew what was predicted before, with whatever settings.
+
+    Raises:
+        FileExistsError: a file of the user's, or a prediction by other weights or settings, is where a prediction would
+            be written.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Mapping[str, str]],
+        output_dir: str | Path,
+        *,
+        made_with: Mapping[str, Any],
+        ckpt_path: str | Path,
+        overwrite: bool = False,
+    ) -> None:
+        self.output_dir = Path(str(output_dir))
+        self.failed: dict[str, str] = {}
+        # what loads the weights says better what is wrong if there are none
+        weights = checkpoint.sha256(ckpt_path) if Path(ckpt_path).is_file() else None
+        self.made_with = {"weights_sha256": weights, **made_with}
+        self._addresses: dict[str, list[str]] = {}
+        for case in cases:
+            self._addresses.setdefault(str(split_page(case["image"])[0]), []).append(case["image"])
+        self._record = _short(json.dumps(self.made_with, sort_keys=True, default=str))
+        self._known = self._read_record()
+        self._done = [source for source in self._addresses if self._is_done(source, overwrite)]
+
+    def attach(self, engine: Engine) -> None:
+        """Begin and report with ``engine``."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.COMPLETED, self._report)
+
+    @property
+    def outstanding(self) -> list[str]:
+        """Addresses that are to be predicted."""
+        return [a for source, addresses in self._addresses.items() if source not in self._done for a in addresses]
+
+    def pages(self, source: str) -> int:
+        """How many pages of a file are to be predicted."""
+        return len(self._addresses[source])
+
+    def path(self, source: str, kind: str) -> Path:
+        """Where a prediction of a file goes.
+
+        Args:
+            source: the file.
+            kind: ``cells``, ``probability`` or ``overview``.
+        """
+        file = Path(source)
+        stem = file.name[: -len(extension(file))]
+        _, page = split_page(self._addresses[source][0])
+        if page is not None and len(self._addresses[source]) == 1:
+            stem += f"_page{page}"
+        ending = ".png" if kind == "overview" else ".nii.gz" if extension(file) in NIFTI else ".tif"
+        return self.output_dir / f"{stem}_{kind}{ending}"
+
+    def mark(self, source: str) -> str:
+        """What the files made of ``source`` carry: program, version, and hashes of the settings and of the image."""
+        return f"{SOFTWARE} {unet_paper.__version__} {self._record} {self._image_hash(source)}"
+
+    def fail(self, address: str, error: BaseException) -> None:
+        """Note that an image cannot be predicted; the other pages of its file are not tried."""
+        source = str(split_page(address)[0])
+        inner = cause(error) if isinstance(error, Exception) else error
+        reason = str(inner) or type(inner).__name__
+        self.failed[source] = reason.removeprefix(f"{source}: ")
+        logger.error("not predicted: %s: %s", source, self.failed[source])
+
+    def _begin(self, _engine: Engine) -> None:
+        if self._done:
+            logger.warning(
+                "%s: %d of %d images were predicted before, by the same weights and settings: they stay; "
+                "--overwrite True predicts them anew",
+                self.output_dir,
+                len(self._done),
+                len(self._addresses),
+            )
+        if self._record not in self._known:
+            self._known[self._record] = self.made_with
+            with placed(self.output_dir / RECORD) as part:
+                content = {"program": SOFTWARE, "settings": self._known}
+                part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+    def _report(self, _engine: Engine) -> None:
+        if self.failed:
+            lines = [f"  {Path(source).name}: {reason}" for source, reason in self.failed.items()]
+            raise PredictionFailure(
+                f"{len(self.failed)} of {len(self._addresses)} images were not predicted, the others are in "
+                f"{self.output_dir}:\n" + "\n".join(lines)
+            )
+
+    def _read_record(self) -> dict[str, Any]:
+        path = self.output_dir / RECORD
+        if not path.exists():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["program"] == SOFTWARE:
+                return dict(content["settings"])
+        except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+            pass
+        raise FileExistsError(f"{path}: not written by this program; choose another folder with --output_dir")
+
+    def _is_done(self, source: str, overwrite: bool) -> bool:
+        """Whether a file needs no prediction; raises where its prediction has no place to go."""
+        for kind in KINDS:
+            path = self.path(source, kind.removeprefix("_"))
+            if path.exists() and not (path.is_file() and read_mark(path)):
+                raise FileExistsError(
+                    f"{path}: not written by this program, and the prediction of {source} would be; choose another "
+                    "folder with --output_dir, or move the file away"
+                )
+        path = self.path(source, "cells")
+        if not path.exists() or overwrite:
+            return False
+        *_, settings, image = read_mark(path).split()
+        if settings != self._record:
+            raise FileExistsError(
+                f"{path}: predicted before with other weights or settings{self._differences(settings)}; choose another "
+                "folder with --output_dir, or predict anew with --overwrite True"
+            )
+        if image != self._image_hash(source):
+            logger.warning("%s: has changed since it was predicted, and is predicted anew", source)
+            return False
+        return True
+
+    def _differences(self, settings: str) -> str:
+        before = self._known.get(settings, {})
+        now = json.loads(json.dumps(self.made_with, default=str))
+        said = [f"{k} was {before[k]}, is {now.get(k)}" for k in before if before[k] != now.get(k)]
+        return f" ({'; '.join(said)})" if said else ""
+
+    def _image_hash(self, source: str) -> str:
+        try:
+            stat = Path(source).stat()
+        except OSError:
+            return _short(source)
+        pages = [split_page(address)[1] for address in self._addresses[source]]
+        return _short(json.dumps([Path(source).name, stat.st_size, stat.st_mtime_ns, pages]))
+
+
+class ReadableImages(IterableDataset[Any]):
+    """Images of a job, transformed; one that cannot be read is noted and left out.
+
+    Args:
+        job: the job.
+        transform: of ``{"image": address}``.
+    """
+
+    def __init__(self, job: PredictionJob, transform: Callable[[Any], Any]) -> None:
+        self.job = job
+        self.transform = transform
+
+    def __iter__(self) -> Iterator[Any]:
+        for address in self.job.outstanding:
+            if str(split_page(address)[0]) in self.job.failed:
+                continue
+            try:
+                item = self.transform({"image": address})
+            except Exception as error:  # of whatever a decoder raises: the others are not held up
+                self.job.fail(address, error)
+            else:
+                yield item
+
+
+class GuardedStep:
+    """``iteration_update`` of an evaluator that notes an image whose prediction fails, and goes on.
+
+    Args:
+        step: what predicts, with the engine's post-processing.
+        job: the job.
+    """
+
+    def __init__(self, step: Callable[[Any, Any], Any], job: PredictionJob) -> None:
+        self.step = step
+        self.job = job
+
+    def __call__(self, engine: Any, batch: Any) -> Any:
+        addresses = _addresses(batch)
+        try:
+            return self.step(engine, batch)
+        except Exception as error:  # one image too large for the memory costs no other
+            for address in addresses:
+                self.job.fail(address, error)
+            engine.state.batch = []
+            return []
+
+
+def _addresses(batch: Any) -> list[str]:
+    named = batch["image"].meta["filename_or_obj"]
+    return [named] if isinstance(named, str) else list(named)
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
