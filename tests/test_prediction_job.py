@@ -45,7 +45,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predict(run_bundle: Callable[..., None], weights: Path, tmp_path: Path) -> Predict:
     def run(folder: Any = tmp_path / "images", out: Any = tmp_path / "out", **settings: Any) -> None:
         given = {"dataset_dir": str(folder), "output_dir": str(out), "ckpt_path": str(weights), "device": "cpu"}
-        run_bundle("run", "inference", **{**given, "features": TINY["features"], "cells_preset": "phantom", **settings})
+        told = {"cells_preset": "phantom", "grey_mean": 0.5, "grey_std": 0.17}
+        run_bundle("run", "inference", **{**given, **told, **settings})
 
     return run
 

@@ -37,7 +37,8 @@ class PredictionJob:
     Args:
         cases: with ``image``, an address; the pages of a file one after the other.
         output_dir: folder for all files.
-        made_with: settings that decide what is predicted, by name; recorded in ``predictions.json``.
+        made_with: settings that decide what is predicted, by name, or groups of them; recorded in
+            ``predictions.json``.
         ckpt_path: the weights, of which the sha256 is recorded.
         overwrite: predict anew what was predicted before, with whatever settings.
 
@@ -59,7 +60,7 @@ class PredictionJob:
         self.failed: dict[str, str] = {}
         # what loads the weights says better what is wrong if there are none
         weights = checkpoint.sha256(ckpt_path) if Path(ckpt_path).is_file() else None
-        self.made_with = {"weights_sha256": weights, **made_with}
+        self.made_with = {"weights_sha256": weights, **_flat(made_with)}
         self._addresses: dict[str, list[str]] = {}
         for case in cases:
             self._addresses.setdefault(str(split_page(case["image"])[0]), []).append(case["image"])
@@ -231,6 +232,13 @@ class GuardedStep:
 def _addresses(batch: Any) -> list[str]:
     named = batch["image"].meta["filename_or_obj"]
     return [named] if isinstance(named, str) else list(named)
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def _short(text: str) -> str:
