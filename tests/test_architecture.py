@@ -68,6 +68,8 @@ def part(name: str) -> str:
         return "face"
     if rest[0] == "geometry":
         return "geometry"
+    if rest[0] == "__main__":  # the command
+        return "app"
     return rest[0] if rest[0] in BELOW else "nouns"
 
 

@@ -56,7 +56,7 @@ def test_the_tests_that_contributing_runs_exist() -> None:
 def test_the_plan_names_every_noun_and_every_wing() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     package = ROOT / "unet_paper"
-    nouns = [file.name for file in package.glob("*.py") if file.name != "__init__.py"]
+    nouns = [file.name for file in package.glob("*.py") if not file.name.startswith("__")]
     wings = [folder.parent.name for folder in package.glob("*/__init__.py")]
     assert nouns
     assert wings

@@ -21,7 +21,6 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -32,7 +31,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.workflows import ConfigWorkflow
 from monai.utils import ensure_tuple
 
-import unet_paper
+from unet_paper.running.bundle_folder import bundle_folder
 
 # How the errors begin in which MONAI wraps what really happened.
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")
@@ -61,10 +60,8 @@ def bundle_root() -> str:
     for owner in _callers():
         if isinstance(owner, ConfigWorkflow):
             return str(owner.config_root_path.resolve().parent)
-    # A bare ConfigParser (verify_net_in_out, ckpt_export) does not know its file: the bundle around this package, as in
-    # an archive, or beside it.
-    folder = Path(unet_paper.__file__).resolve().parent.parent
-    return str(folder if (folder / "configs").is_dir() else folder / "bundle")
+    # a bare ConfigParser (verify_net_in_out, ckpt_export) does not know its file
+    return str(bundle_folder())
 
 
 def refuse_unknown_settings() -> None:

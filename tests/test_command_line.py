@@ -1,0 +1,198 @@
+"""The command ``unet-paper``: what it prints is what it runs, what it refuses, what its help says."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from conftest import CONFIGS, ROOT, TINY
+from PIL import Image
+
+from unet_paper.app import help_text
+from unet_paper.app.bundle_command import BundleCommand, path_value
+from unet_paper.app.command_line import COMMANDS, MODULES, Request, main
+from unet_paper.data import phantom
+from unet_paper.network import UNet
+from unet_paper.running import checkpoint
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that one works in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A person's images and masks: the phantom's frames as PNG and TIFF, paired by name."""
+    root = tmp_path_factory.mktemp("own") / "cells"
+    source = Path(phantom.write(root.with_name("phantom"), kind="cells", frames=4, size=128, seed=1))
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for number, frame in enumerate(sorted((source / "01").glob("*.tif"))):
+        Image.fromarray(tifffile.imread(frame)).save(root / "images" / f"well{number}.png")
+        mask = next((source / "01_GT" / "SEG").glob(f"*{frame.stem[1:]}.tif"))
+        tifffile.imwrite(root / "masks" / f"well{number}.tif", tifffile.imread(mask))
+    return root
+
+
+def typed(settings: dict[str, Any]) -> list[str]:
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def test_train_evaluate_predict_work_with_nothing_but_a_folder(
+    here: Path, own_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiny = typed(TINY)
+    assert main(["train", str(own_folder), *tiny]) == 0
+    assert (here / "runs" / "cells" / "model.pt").is_file()
+    line = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("python -m monai.bundle"))
+    words = shlex.split(line)
+    assert words[:5] == ["python", "-m", "monai.bundle", "run", "training"]
+    assert words[words.index("--max_epochs") + 1] == "2"
+    assert main(["evaluate", str(own_folder), *tiny]) == 0
+    assert (here / "runs" / "cells" / "evaluation" / "summary.json").is_file()
+    assert main(["predict", str(own_folder / "images"), "--device", "cpu"]) == 0
+    assert "weights: runs/cells/model.pt" in capfd.readouterr().out
+    assert len(list((here / "runs" / "predictions" / "images").glob("well*_cells.tif"))) == 4
+
+
+def test_the_printed_line_does_the_same_in_a_shell(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(3)
+    checkpoint.save(UNet(features=TINY["features"]).state_dict(), here / "weights.pt")
+    told = {"grey_mean": 0.5, "grey_std": 0.2, "cells_preset": "folder"}  # by weights that know nothing of themselves
+    (here / "2024").mkdir()  # a folder that MONAI would take for a number
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 70), dtype=np.uint8)
+    Image.fromarray(pixels).save(here / "2024" / "a b.png")
+    asked = ["predict", "2024", "--weights", "weights.pt", "--device", "cpu", *typed(told)]
+    assert main(asked) == 0
+    line = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("python -m monai.bundle"))
+    ours = (here / "runs" / "predictions" / "2024" / "a b_cells.tif").read_bytes()
+    (here / "runs").rename(here / "before")
+    words = shlex.split(line)
+    run = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, cwd=here, check=False)
+    assert run.returncode == 0, run.stderr
+    assert (here / "runs" / "predictions" / "2024" / "a b_cells.tif").read_bytes() == ours
+
+
+def test_help_says_the_defaults_of_the_configs_and_loads_nothing_heavy() -> None:
+    check = (
+        "import sys; from unet_paper.app.command_line import main; main(['--help']); main(['train', '--help']); "
+        "print([name for name in ('torch', 'monai', 'numpy') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.splitlines()[-1] == "[]"
+    overlay = (CONFIGS / "data_folder.yaml").read_text()
+    (epochs,) = [text.split()[1] for text in overlay.splitlines() if text.startswith("max_epochs:")]
+    assert f"--max_epochs       epochs [{epochs}]" in run.stdout
+
+
+def test_score_reads_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "no.tif", "none.tif"]) == 2
+    assert "no.tif" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(help_text.TOPICS))
+def test_what_help_names_is_a_setting(name: str) -> None:
+    topic = help_text.TOPICS[name]
+    assert set(topic.settings) - set(help_text.defaults(topic.configs)) <= {"weights"}
+    assert len(topic.settings) <= 10
+    assert (name in COMMANDS) != (name in MODULES)
+
+
+def test_what_follows_a_command_is_a_place_or_a_setting() -> None:
+    request = Request.parsed(["a", "--max-epochs", "4", "--shift=-3", "--resume", "--flip", "false"])
+    assert [str(place) for place in request.places] == ["a"]
+    assert request.settings == {"max_epochs": "4", "shift": "-3", "resume": "True", "flip": "False"}
+
+
+@pytest.mark.parametrize("name", ["2024", "1,2", "[a]", "$x", "@x", "%x", "-x", 'a"b', "None", "a b", "x#1.tif", "{a}"])
+def test_a_folder_of_any_name_stays_one(name: str) -> None:
+    """Through fire, which makes Python values of what it is given."""
+    from fire.parser import DefaultParseValue
+
+    value = DefaultParseValue(path_value(name))
+    assert isinstance(value, str)
+    assert Path(value) == Path(name)
+    assert value[0] not in "$@%-"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["trian"], 2, "commands are train, predict"),
+        (["train"], 2, "FOLDER is missing"),
+        (["train", "a", "b"], 1, "one FOLDER is needed, given: a b"),
+        (["predict", "nowhere"], 1, "nowhere: no such file or folder"),
+        (["predict", "."], 1, "unet-paper train FOLDER"),
+        (["predict", ".", "--weights", "u37"], 1, "releases are em, hela or u373"),
+        (["train", ".", "--config_file", "mine.yaml"], 1, "mine.yaml: no such config file"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_what_cannot_be_is_said_in_a_line(
+    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--max_epoch", "3"], "did you mean max_epochs"), (["--fold", "99"], "fold=99")],
+)
+def test_the_configs_own_refusal_is_the_last_line(
+    words: list[str], said: str, here: Path, own_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(own_folder), *typed(TINY), *words]) == 1
+    assert said in capfd.readouterr().err.splitlines()[-1]
+    assert not (here / "runs" / "cells" / "model.pt").exists()
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_request: Request) -> int:
+        raise KeyError("oops")
+
+    monkeypatch.setitem(COMMANDS, "demo", broken)
+    with pytest.raises(KeyError):
+        main(["demo"])
+
+
+def test_the_newest_run_is_taken_but_not_the_phantom_s(make_run: Callable[..., Path]) -> None:
+    from unet_paper.app.predict import newest_weights
+
+    make_run("old", 100)
+    make_run("new", 200)
+    make_run("phantom_cells", 300)
+    assert newest_weights() == Path("runs/new/model.pt")
+
+
+@pytest.fixture
+def make_run(here: Path) -> Callable[..., Path]:
+    def make(name: str, time: int) -> Path:
+        file = here / "runs" / name / "model.pt"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"")
+        os.utime(file, (time, time))
+        return file
+
+    return make
+
+
+def test_demo_trains_on_the_phantom_and_predicts_it() -> None:
+    from unet_paper.app.demo import demonstration
+
+    training, prediction = demonstration({"max_epochs": "1", "device": "cpu"})
+    assert isinstance(training, BundleCommand)
+    assert training.settings["max_epochs"] == "1"
+    assert prediction.settings["ckpt_path"] == training.settings["output_dir"] + "/model.pt"
+    assert prediction.settings["device"] == "cpu"

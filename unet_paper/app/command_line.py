@@ -1,0 +1,145 @@
+"""The command ``unet-paper``: one short command for each thing one does.
+
+Each prints the command of MONAI that it stands for, and runs it. Every setting of the configs can be given, as in
+``unet-paper train cells --max_epochs 40``; a misspelt one is refused by the configs themselves.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unet_paper.app import demo, help_text, predict, train
+from unet_paper.app.bundle_command import BundleCommand, config_path
+from unet_paper.app.help_text import Topic
+
+_SPELLED = {"true": "True", "false": "False"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was typed after the name of a command.
+
+    Attributes:
+        places: what is no setting: files and folders.
+        settings: of the configs, by name, as typed.
+        overlays: config files of one's own, from ``--config_file``.
+    """
+
+    places: Sequence[Path]
+    settings: dict[str, str]
+    overlays: Sequence[Path]
+
+    @classmethod
+    def parsed(cls, words: Sequence[str]) -> "Request":
+        """Places, and ``--name value`` or ``--name=value``; ``--name`` alone is ``True``."""
+        places, settings, overlays, rest = [], {}, [], list(words)
+        while rest:
+            word = rest.pop(0)
+            if not word.startswith("--"):
+                places.append(Path(word).expanduser())
+                continue
+            name, given, value = word[2:].partition("=")
+            if not given:
+                value = rest.pop(0) if rest and not rest[0].startswith("--") else "True"
+            if name in ("config_file", "config-file"):
+                overlays.append(config_path(Path(value)))
+            else:
+                settings[name.replace("-", "_")] = _SPELLED.get(value, value)
+        return cls(places, settings, overlays)
+
+    def place(self, what: str) -> Path:
+        """The one file or folder that was typed.
+
+        Raises:
+            ValueError: none or several.
+            FileNotFoundError: no such file or folder.
+        """
+        if len(self.places) != 1:
+            given = " ".join(map(str, self.places)) or "none"
+            raise ValueError(f"one {what} is needed, given: {given}")
+        (place,) = self.places
+        if not place.exists() and "#" not in place.name:
+            raise FileNotFoundError(f"{place}: no such file or folder")
+        return place
+
+
+def _train(request: Request) -> int:
+    return _run(train.training(request.place("FOLDER"), request.settings, request.overlays))
+
+
+def _evaluate(request: Request) -> int:
+    return _run(train.evaluation(request.place("FOLDER"), request.settings, request.overlays))
+
+
+def _predict(request: Request) -> int:
+    return _run(predict.prediction(request.place("IMAGES"), request.settings, request.overlays))
+
+
+def _demo(request: Request) -> int:
+    return _run(*demo.demonstration(request.settings, request.overlays))
+
+
+COMMANDS: dict[str, Callable[[Request], int]] = {
+    "train": _train,
+    "predict": _predict,
+    "evaluate": _evaluate,
+    "demo": _demo,
+}
+# those that read their own words; each module has main(words) and is loaded when it is called for
+MODULES = {"score": "unet_paper.app.score"}
+
+
+def _run(*commands: BundleCommand) -> int:
+    for command in commands:
+        print(command.line(), flush=True)
+        command.run()
+    return 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run what was typed.
+
+    Args:
+        words: after ``unet-paper``; those of this process where None.
+
+    Returns:
+        Exit code: 0, 1 for an error that was said in one line, 2 for words that make no command.
+    """
+    words = sys.argv[1:] if words is None else list(words)
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(help_text.overview())
+        return 0 if words else 2
+    name, *rest = words
+    topic = help_text.TOPICS.get(name)
+    if topic is None:
+        print(f"unet-paper: no command {name!r}; commands are {', '.join(help_text.TOPICS)}", file=sys.stderr)
+        return 2
+    if name in MODULES:
+        return int(importlib.import_module(MODULES[name]).main(rest))
+    if any(word in ("--help", "-h") for word in rest):
+        print(help_text.of_command(name))
+        return 0
+    return _perform(name, topic, rest)
+
+
+def _perform(name: str, topic: Topic, rest: Sequence[str]) -> int:
+    try:
+        request = Request.parsed(rest)
+        if topic.place and not request.places:
+            print(
+                f"unet-paper {name} {topic.place}: {topic.place} is missing; unet-paper {name} --help", file=sys.stderr
+            )
+            return 2
+        return COMMANDS[name](request)
+    except (ValueError, OSError, RuntimeError) as error:
+        inner: BaseException = error
+        if "monai" in sys.modules:  # which wraps what went wrong
+            from unet_paper.running.settings import cause
+
+            inner = cause(error)
+        if not isinstance(inner, ValueError | OSError | RuntimeError):
+            raise  # a fault of the program: whoever mends it needs to know where
+        print(f"unet-paper {name}: {inner}", file=sys.stderr)
+        return 1

@@ -1,0 +1,95 @@
+"""``unet-paper predict``: by which weights, and where to."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from unet_paper.app.bundle_command import BundleCommand, config_path, path_value
+from unet_paper.running.bundle_folder import bundle_folder
+
+WEIGHTS = "model.pt"
+
+
+def prediction(images: Path, settings: Mapping[str, str], overlays: Sequence[Path] = ()) -> BundleCommand:
+    """The command that predicts a folder of images or one file, into ``runs/predictions/NAME`` if not told otherwise.
+
+    Args:
+        images: the folder or the file.
+        settings: of the configs, as typed, and ``weights``: a file, the folder of a run, or a release's name. Without
+            it those of the newest run in ``runs``, said in one line.
+        overlays: config files of one's own.
+
+    Raises:
+        FileNotFoundError: no such weights, or none at all.
+    """
+    given = dict(settings)
+    weights = given.pop("weights", None)
+    configs: list[str | Path] = ["inference"]
+    own = {"dataset_dir": path_value(images), "output_dir": path_value(output_folder(images))}
+    if weights is None and "ckpt_path" not in given:
+        own["ckpt_path"] = path_value(newest_weights())
+    elif weights in releases():
+        configs += releases()[str(weights)]
+    elif weights is not None:
+        own["ckpt_path"] = path_value(weights_file(weights))
+    return BundleCommand("run", [*configs, *overlays], {**own, **given})
+
+
+def output_folder(images: Path) -> Path:
+    """Where the predictions of a folder or file go.
+
+    >>> str(output_folder(Path("data/well3.tif"))), str(output_folder(Path("data/plate/")))
+    ('runs/predictions/well3', 'runs/predictions/plate')
+    """
+    return Path("runs") / "predictions" / (images.resolve().name.split(".")[0] or "images")
+
+
+def releases() -> dict[str, list[str | Path]]:
+    """Names of the releases that lie in the bundle, long and short, and their overlays on ``inference.yaml``."""
+    listed = bundle_folder() / "releases.yaml"
+    known: dict[str, list[str | Path]] = {}
+    for name, release in (yaml.safe_load(listed.read_text("utf-8")) if listed.is_file() else {}).items():
+        overlays = [config.removesuffix(".yaml") for config in release["inference"]]
+        known[name] = known[name.removeprefix("unet_").removesuffix("_segmentation")] = overlays
+    return known
+
+
+def weights_file(weights: str) -> Path:
+    """The file that ``--weights`` names.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    path = Path(weights).expanduser()
+    path = path / WEIGHTS if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--weights {weights}: no such file, no run's folder with a {WEIGHTS}, and no release; "
+            f"releases are {_short_names()}"
+        )
+    return path
+
+
+def newest_weights() -> Path:
+    """Weights of the newest run in ``runs``, but for those of the phantom; says which.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    phantom = Path(yaml.safe_load(config_path("train").read_text("utf-8"))["output_dir"])
+    found = [path for path in Path("runs").glob(f"*/{WEIGHTS}") if path.parent != phantom]
+    if not found:
+        raise FileNotFoundError(
+            f"no weights: no runs/*/{WEIGHTS} here; train first (unet-paper train FOLDER), or name a file, a run's "
+            f"folder or a release, --weights {_short_names()}"
+        )
+    newest = max(found, key=lambda path: path.stat().st_mtime)
+    others = f" of {len(found)} here" if len(found) > 1 else ""
+    print(f"weights: {newest}, the newest run{others}; others with --weights FILE")
+    return newest
+
+
+def _short_names() -> str:
+    names = [name for name in releases() if not name.startswith("unet_")]
+    return ", ".join(names[:-1]) + f" or {names[-1]}" if len(names) > 1 else "".join(names)

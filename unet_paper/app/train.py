@@ -1,0 +1,35 @@
+"""``unet-paper train`` and ``evaluate``: which configs a folder of images and masks is trained and scored with."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from unet_paper.app.bundle_command import BundleCommand, path_value
+
+CONFIGS = ("train", "data_folder", "best_folder")
+
+
+def training(folder: Path, settings: Mapping[str, str], overlays: Sequence[Path] = ()) -> BundleCommand:
+    """The command that trains on a folder, into ``runs/FOLDER`` if not told otherwise.
+
+    Args:
+        folder: with images and masks.
+        settings: of the configs, as typed; they come first.
+        overlays: config files of one's own.
+    """
+    own = {"dataset_dir": path_value(folder), "output_dir": path_value(run_folder(folder))}
+    return BundleCommand("training", [*CONFIGS, *overlays], {**own, **settings})
+
+
+def evaluation(folder: Path, settings: Mapping[str, str], overlays: Sequence[Path] = ()) -> BundleCommand:
+    """The command that scores what ``training`` of the same folder made, on the images held out there."""
+    command = training(folder, settings, overlays)
+    return BundleCommand("evaluating", [*command.configs, "evaluate"], command.settings)
+
+
+def run_folder(folder: Path) -> Path:
+    """Where the run of a data set goes.
+
+    >>> str(run_folder(Path("data/nuclei/")))
+    'runs/nuclei'
+    """
+    return Path("runs") / (folder.resolve().name or "folder")
