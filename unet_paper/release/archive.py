@@ -129,7 +129,8 @@ def release_facts(
         settings: further settings of the training.
     """
     shape = checkpoint.architecture(checkpoint.read_weights(weights))
-    config = _merged(Path(bundle), ["train.yaml", *release.train], {**shape, **release.training, **(settings or {})})
+    told = {**shape, **release.training, "facts#training#images": None, **(settings or {})}
+    config = _merged(Path(bundle), ["train.yaml", *release.train], told)
     found: facts.Facts = ConfigParser(config).get_parsed_content("facts")
     # those that are installed now say nothing of a training of then
     record = {name: value for name, value in found.training.items() if name != "versions"}

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from unet_paper.network import FACTS
-from unet_paper.running import damage
+from unet_paper.running import damage, resuming
 from unet_paper.running.placement import placed
 
 if TYPE_CHECKING:
@@ -291,17 +291,24 @@ class Checkpoints:
         if not last.is_file():
             logger.info("resume: no %s yet, starting from the beginning", last)
             return
-        load_weights(self.network, last, setting="resume")
         content = _content(last, None, "resume")
-        self.optimizer.load_state_dict(content["optimizer"])
-        if self.lr_scheduler is not None:
-            self.lr_scheduler.load_state_dict(content["lr_scheduler"])
+        before = None if self.facts is None else self.facts.of(read_weights_and_facts(last, setting="resume")[1])
+        changed = resuming.compare(before, self.facts, str(last))
+        load_weights(self.network, last, setting="resume")
+        changed |= resuming.restore(content, self.optimizer, self.lr_scheduler, str(last))
+        if not self.read_only:
+            resuming.say(changed, str(last))
         if self.evaluator is not None:
             self.evaluator.state.best_metric = content["best_metric"]
             self.evaluator.state.best_metric_epoch = content["best_metric_epoch"]
         engine.state.epoch = content["epoch"]
         engine.state.iteration = content["iteration"]
         logger.info("resume: %s, epoch %d, step %d", last, content["epoch"], content["iteration"])
+        if engine.state.max_epochs is not None and content["epoch"] >= engine.state.max_epochs:
+            logger.warning(
+                "resume: all %d epochs are done, nothing is left to train; give more with --max_epochs",
+                engine.state.max_epochs,
+            )
 
     def _save(self, engine: Engine) -> None:
         if self.read_only:
@@ -317,6 +324,7 @@ class Checkpoints:
             {
                 "network": weights,
                 "optimizer": self.optimizer.state_dict(),
+                "identity": resuming.identity(self.optimizer, self.lr_scheduler),
                 "lr_scheduler": {} if self.lr_scheduler is None else self.lr_scheduler.state_dict(),
                 "epoch": engine.state.epoch,
                 "iteration": engine.state.iteration,

@@ -11,8 +11,10 @@ there (``$@facts['grey_mean']``); what is given explicitly comes first, and ``sa
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
+import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -128,6 +130,14 @@ class Facts:
         if missing:
             raise ValueError(f"facts without {missing[0]}")
         return cls(**{name: value for name, value in found.items() if name in known})
+
+    @classmethod
+    def of(cls, text: str | None) -> Self | None:
+        """Facts from JSON where there is any that this version understands."""
+        try:
+            return None if text is None else cls.from_json(text)
+        except (ValueError, TypeError):
+            return None
 
     def to_tensor(self) -> Tensor:
         """The entry of a state dict: bytes of JSON, uint8, of any length."""
@@ -285,6 +295,20 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "unknown"
     return found
+
+
+def images(training: Sequence[Mapping[str, str]], validation: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Numbers of images, and a checksum of the names of those that are held out: the same wherever the folder lies.
+
+    Args:
+        training: cases, see ``data.datasets``.
+        validation: cases.
+    """
+    folders = {os.path.dirname(os.path.abspath(case["image"])) for case in (*training, *validation)}
+    root = os.path.commonpath(folders) if folders else ""
+    names = sorted(os.path.relpath(os.path.abspath(case["image"]), root) for case in validation)
+    checksum = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return {"training": len(training), "validation": len(validation), "held_out": checksum[:16]}
 
 
 def folder_name(path: str | Path) -> str:

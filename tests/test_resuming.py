@@ -1,0 +1,141 @@
+"""Resuming with a config that has changed: what can be applied is applied and said, the rest refused naming both."""
+
+import csv
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY
+from torch.optim.lr_scheduler import ConstantLR, PolynomialLR
+
+from unet_paper.running import resuming
+from unet_paper.running.settings import cause
+
+Run = Callable[..., None]
+
+
+def rates(folder: Path) -> list[float]:
+    with (folder / "metrics.csv").open() as file:
+        return [float(row["learning_rate"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def begun(run_bundle: Run, cells_folder: str, tmp_path: Path) -> dict[str, Any]:
+    """Settings of a run of one epoch that lies in its folder."""
+    settings = {**TINY, "steps_per_epoch": 2, "dataset_dir": cells_folder, "output_dir": str(tmp_path / "run")}
+    run_bundle("training", "train", **{**settings, "max_epochs": 1})
+    return settings
+
+
+def test_what_can_be_applied_is_applied_and_said(
+    begun: dict[str, Any], run_bundle: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rate falls to zero with the schedule of two epochs of a run that had one, at another height."""
+    changed = {"learning_rate": 0.0005, "max_epochs": 2, "flip": True, "batch_size": 2, "optimizer#weight_decay": 0.01}
+    with caplog.at_level(logging.INFO):
+        run_bundle("training", "train", **{**begun, **changed}, resume=True)
+    (line,) = (record.getMessage() for record in caplog.records if "changed since" in record.getMessage())
+    for part in (
+        "learning_rate 0.002 -> 0.0005",
+        "max_epochs 1 -> 2",
+        "flip False -> True",
+        "batch_size 1 -> 2",
+        "weight_decay 0 -> 0.01",
+        "total_iters 2 -> 4",
+    ):
+        assert part in line
+    assert rates(tmp_path / "run") == pytest.approx([0.0, 0.0], abs=1e-12)
+    group = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["optimizer"]["param_groups"][0]
+    assert (group["initial_lr"], group["weight_decay"]) == (0.0005, 0.01)
+
+
+def test_more_epochs_of_a_decaying_schedule_go_on_as_if_they_had_always_been_there(
+    begun: dict[str, Any], run_bundle: Run, tmp_path: Path
+) -> None:
+    run_bundle("training", "train", **{**begun, "max_epochs": 4, "val_interval": 4}, resume=True)
+    # of 8 steps the 4th, 6th and 8th are done: base rate times (1 - done / 8) ** 0.9
+    expected = [0.002 * (1 - done / 8) ** 0.9 for done in (4, 6, 8)]
+    assert rates(tmp_path / "run")[1:] == pytest.approx(expected, rel=1e-6)
+
+
+def test_nothing_is_said_where_nothing_has_changed(
+    begun: dict[str, Any], run_bundle: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_bundle("training", "train", **{**begun, "max_epochs": 1}, resume=True)
+    assert "changed since" not in caplog.text
+    assert "all 1 epochs are done" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": "@learning_rate"}},
+            "optimiser Adam, the config has SGD",
+        ),
+        ({"fold": 1}, "fold 0 there and 1 here"),
+        ({"folds": 4}, "folds 2 there and 4 here"),
+        ({"features": [4, 8, 12]}, r"(16, 8, 3, 3) there and (12, 8, 3, 3)"),
+        ({"preset": "phseg_v5"}, "--preset 'paper'"),
+        ({"out_channels": 3}, "(2, 4, 1, 1) there and (3, 4, 1, 1)"),
+    ],
+)
+def test_what_cannot_be_applied_is_refused_naming_both(
+    changed: dict[str, Any], message: str, begun: dict[str, Any], run_bundle: Run, tmp_path: Path
+) -> None:
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    with pytest.raises((RuntimeError, ValueError)) as info:
+        run_bundle("training", "train", **{**begun, "max_epochs": 2, **changed}, resume=True)
+    assert message in str(cause(info.value))
+    assert "resume=" in str(cause(info.value))
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+def _training(schedule: Any = PolynomialLR, rate: float = 0.1, **arguments: Any) -> tuple[Any, Any]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=rate, momentum=0.9)
+    return optimizer, schedule(optimizer, **arguments)
+
+
+def _content(steps: int) -> dict[str, Any]:
+    optimizer, schedule = _training(total_iters=10)
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
+    return {
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": schedule.state_dict(),
+        "identity": resuming.identity(optimizer, schedule),
+    }
+
+
+def test_another_schedule_holds_as_if_it_had_been_there_from_the_first_step() -> None:
+    optimizer, schedule = _training(ConstantLR, factor=0.5, total_iters=6)
+    changed = resuming.restore(_content(4), optimizer, schedule, "last.pt")
+    assert changed["lr_scheduler"] == ("PolynomialLR", "ConstantLR")
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    for _ in range(2):
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_an_unchanged_config_restores_the_state_to_the_last_bit() -> None:
+    content = _content(7)
+    optimizer, schedule = _training(total_iters=10)
+    assert resuming.restore(content, optimizer, schedule, "last.pt") == {}
+    assert optimizer.state_dict() == content["optimizer"]
+    assert schedule.state_dict() == content["lr_scheduler"]
+
+
+def test_checkpoints_from_before_identities_were_written_are_understood() -> None:
+    content = _content(3)
+    del content["identity"]
+    optimizer, schedule = _training(rate=0.05, total_iters=10)
+    changed = resuming.restore(content, optimizer, schedule, "last.pt")
+    assert changed["lr"] == (0.1, 0.05)
+    adam = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
+    with pytest.raises(ValueError, match="optimiser SGD, the config has Adam"):
+        resuming.restore(content, adam, None, "last.pt")
