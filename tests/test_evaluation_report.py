@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import re
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -165,6 +166,7 @@ def test_tables_hold_ours_beside_the_published_and_say_what_is_missing(made: Mad
     assert f"{em['scores']['V_rand']:.4f}" in table_1
     assert "| U-Net, the paper | 0.000353 | 0.0382 | 0.0611 | - | - | - |" in table_1
     assert "| second human | 0.000005 | 0.0021 | 0.001 | - | - | - |" in table_1
+    assert "| best known (mutex watershed) | - | - | - | - | - | - |" in table_1
     assert f"| {cells['scores']['SEG']:.4f} | no checkpoint given |" in table_2
     assert "| U-Net, the paper | 0.9203 | 0.7756 |" in table_2
     assert "| DIC-C2DH-HeLa | no checkpoint given |" in table_2
@@ -213,10 +215,60 @@ def test_several_checkpoints_are_those_of_the_folds(tables: ModuleType, monkeypa
     ]
 
 
+def test_rows_of_lost_checkpoints_stay_and_say_which_metrics_scored_them(tables: ModuleType) -> None:
+    def row(fold: int, rules: int, sha256: str, v_rand: float) -> Any:
+        scores = {**dict.fromkeys(tables.EM_SCORES, 0.25), "V_rand": v_rand}
+        return tables.Scored(f"6 held-out images, fold {fold} of 4", "best, features [8, 16]", sha256, scores, rules)
+
+    of_cells = tables.Scored("2 held-out images, fold 1 of 4", "best, features [8]", "c" * 64, {"SEG": 0.5}, 1)
+    of_cells = of_cells._replace(scores=dict.fromkeys(tables.DATA_SETS["dic_hela"].scores, 0.5))
+    before = tables.markdown({"isbi2012": [row(0, 2, "a" * 64, 0.9), row(1, 1, "b" * 64, 0.8)], "dic_hela": [of_cells]})
+    # a table of the time without the column
+    old = before.replace(" | 1 (earlier metric code) |", " |").replace(" | 2 |", " |")
+    now = {"isbi2012": [row(0, 2, "d" * 64, 0.95)]}
+    for text in (before, old):
+        kept = tables.kept(text, now)
+        expected = {"isbi2012": row(1, 1, "b" * 12, 0.8), "dic_hela": of_cells._replace(sha256="c" * 12)}
+        assert {name: kept[name][0]._replace(listed="") for name in kept} == expected
+    after = tables.markdown({"isbi2012": [*now["isbi2012"], *kept["isbi2012"]], "dic_hela": kept["dic_hela"]})
+    assert f"| {(0.95 + 0.8) / 2:.4f} ± {0.15 / 2**0.5:.4f}* |" in after
+    assert "| `dddddddddddd` | " in after
+    assert "aaaaaaaaaaaa" not in after
+    assert "V_rand 0.8000, V_info 0.2500, rand_error 0.2500 | 1 (earlier metric code) |" in after
+    assert "0.5000, OP_CSB 0.5000, IoU 0.5000 | 1 |" in after
+    assert "checkpoints are gone" in after
+    assert "checkpoints are gone" not in tables.markdown(now)
+    with pytest.raises(ValueError, match=r"holds the scores V_rand, not those of ISBI 2012"):
+        tables.kept("**Ours**\n| ISBI 2012 | fold 7 | best | `abc` | V_rand 0.5 |\n", now)
+
+
+def test_releases_get_the_scores_of_their_weights(tables: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    weights = tmp_path / "models" / "model.pt"
+    checkpoint.save({"w": torch.zeros(1)}, weights)
+    text = (ROOT / "bundle" / "releases.yaml").read_text()
+    (tmp_path / "releases.yaml").write_text(text)
+    scores = {**dict.fromkeys(tables.EM_SCORES, 0.12345), "warping_error": 0.000123456}
+    ours = {"isbi2012": [tables.Scored("", "", checkpoint.sha256(weights), scores, 2)]}
+    tables.write_releases(ours, tmp_path)
+    changed = (tmp_path / "releases.yaml").read_text()
+    (line,) = set(changed.splitlines()) - set(text.splitlines())
+    assert line == (
+        "    eval_metrics: {V_rand: 0.1235, V_info: 0.1235, rand_error_cells: 0.1235, warping_error: 0.000123, "
+        "pixel_error: 0.1235}"
+    ).replace("0.1235", f"{0.12345:.4f}")
+    assert len(changed.splitlines()) == len(text.splitlines())
+    (tmp_path / "releases.yaml").write_text(re.sub("    eval_metrics.*", "", text))
+    with pytest.raises(ValueError, match="unet_em_segmentation has no line of its own for eval_metrics"):
+        tables.write_releases(ours, tmp_path)
+
+
 def test_spread_is_the_sample_standard_deviation(tables: ModuleType) -> None:
-    folds = [{"scores": {"SEG": value}} for value in (0.5, 0.7, 0.9)]
+    folds = [tables.Scored("", "", "", {"SEG": value}, 1) for value in (0.5, 0.7, 0.9)]
     assert tables.mean_and_spread(folds, "SEG") == "0.7000 ± 0.2000"
     assert tables.mean_and_spread(folds[:1], "SEG") == "0.5000"
+    small = [tables.Scored("", "", "", {"SEG": value}, 1) for value in (0.001, 0.002, 0.003)]
+    assert tables.mean_and_spread(small, "SEG") == "0.002000 ± 0.001000"
 
 
 def test_scoring_what_was_trained_on_is_recorded(tmp_path: Path) -> None:

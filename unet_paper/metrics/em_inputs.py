@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 Statistics = NDArray[np.float64]
 """One row per threshold; statistics of several slices add up element by element."""
 
+RULES = 2
+"""Version of the rules of these scores, raised when a score of any images changes; 1 averaged F-scores over slices."""
+
 # The challenge adds 0.1 again and again in double precision, so its ninth value is 0.7999999999999999. That decides
 # for probabilities stored in steps of 0.1.
 V_THRESHOLDS: tuple[float, ...] = tuple(accumulate(repeat(0.1, 10), initial=0.0))

@@ -18,6 +18,7 @@ from scipy import ndimage
 from unet_paper.data.annotation import Annotation
 from unet_paper.instances import PRESETS, Settings
 from unet_paper.metrics.ctc import ctc_seg_objects
+from unet_paper.metrics.em_inputs import RULES
 from unet_paper.metrics.warping_error import TopologicalError, topological_errors
 from unet_paper.running import checkpoint, figures, logbook
 from unet_paper.running.placement import placed
@@ -281,6 +282,7 @@ def _conventions(metric: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"class": type(metric).__name__}
     if hasattr(metric, "thresholds"):
         found |= {"thresholds": list(metric.thresholds), "connectivity": 4, "best_threshold_of": "all cases together"}
+        found["rules"] = RULES
     if hasattr(metric, "field_of_interest"):
         found |= {"field_of_interest": metric.field_of_interest, "objects": "label ids"}
     return found
