@@ -5,8 +5,9 @@
 A study is a YAML file: the configs and settings that all variants share, the folds to hold out, and the variants, each
 a choice, its value and the settings that differ. A variant with ``of`` trains nothing: it scores the networks of
 another one with other settings. What has been scored is not done again, so that an interrupted study goes on when it is
-started again. Written to ``--output_dir/STUDY``: a run of each variant and fold, and results.csv; with ``--doc`` also
-the table, between the lines ``<!-- STUDY:begin -->`` and ``<!-- STUDY:end -->`` of that file.
+started again; what earlier rules of the metrics scored is scored anew. Written to ``--output_dir/STUDY``: a run of each
+variant and fold, and results.csv; with ``--doc`` also the table, between the lines ``<!-- STUDY:begin -->`` and
+``<!-- STUDY:end -->`` of that file.
 """
 
 import argparse
@@ -20,8 +21,9 @@ from typing import Any
 
 import monai.bundle
 import yaml
-from reproduce_tables import CONFIGS
+from reproduce_tables import CONFIGS, EM_SCORES
 
+from unet_paper.metrics.em_inputs import RULES
 from unet_paper.running import logbook
 from unet_paper.running.tables import markdown_table, replace_block
 
@@ -69,7 +71,7 @@ def score(study: Mapping[str, Any], name: str, fold: int, data: Path, folder: Pa
     run = folder / trained / f"fold_{fold}"
     report = run / "evaluation" if trained == name else folder / name / f"fold_{fold}"
     summary = report / "summary.json"
-    if not summary.is_file():
+    if not (summary.is_file() and scored_by_rules_of_now(json.loads(summary.read_text()))):
         shared = {"dataset_dir": str(data / study["data"]), "fold": fold, "output_dir": str(run), **study["settings"]}
         configs = [str(CONFIGS / f"{config}.yaml") for config in study["configs"]]
         logger.info("%s, fold %d", name, fold)
@@ -82,6 +84,11 @@ def score(study: Mapping[str, Any], name: str, fold: int, data: Path, folder: Pa
         monai.bundle.run("evaluating", config_file=[*configs, overlay(settings, folder / f"{name}.yaml")])
     found: dict[str, float] = json.loads(summary.read_text())["scores"]
     return found
+
+
+def scored_by_rules_of_now(summary: Mapping[str, Any]) -> bool:
+    """Whether an evaluation's summary holds scores of ISBI 2012 by the present rules, or none of them."""
+    return all(metric.get("rules") == RULES for metric in summary["metrics"].values() if "thresholds" in metric)
 
 
 def overlay(settings: Mapping[str, Any], path: Path) -> str:
@@ -105,7 +112,8 @@ def table(study: Mapping[str, Any], results: Mapping[str, Sequence[Mapping[str, 
         body.append([str(variant["choice"]), str(variant["value"]), *cells])
     settings = ", ".join(f"`{name}: {value}`" for name, value in study["settings"].items())
     head = [f"**{study['title']}**", "", f"Configs {', '.join(study['configs'])}; {settings}.", ""]
-    folds = f"Scored on fold {', '.join(map(str, study['folds']))}, held out."
+    rules = f"; metric rules {RULES}" if set(EM_SCORES) & set(study["scores"]) else ""
+    folds = f"Scored on fold {', '.join(map(str, study['folds']))}, held out{rules}."
     return "\n".join([*head, *markdown_table(["choice", "value", *study["scores"]], body), "", folds]) + "\n"
 
 

@@ -1,6 +1,7 @@
 """Studies of settings on a small phantom: what is trained, what is scored, what the table says."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -70,6 +71,15 @@ def test_study_trains_once_and_goes_on_where_it_stopped(
     assert table[3].startswith("| averaging | flips |")
     values = [float(row.split(",")[rows[0].split(",").index("V_rand")]) for row in rows[1:3]]
     assert f"{sum(values) / 2:.4f} ± " in table[2]
+    assert "held out; metric rules 2." in doc.read_text()
+    # scored by an earlier version of the metrics: only that is done again
+    (summary,) = (tmp_path / "out" / "study").glob("averaging_flips/fold_1/summary.json")
+    found = json.loads(summary.read_text())
+    found["metrics"]["V_rand"].pop("rules")
+    summary.write_text(json.dumps({**found, "scores": {"V_rand": -1, "pixel_error": -1}}))
+    compare.main(arguments)
+    assert runs[6:] == ["evaluating"]
+    assert (tmp_path / "out" / "study" / "results.csv").read_text().splitlines() == rows
 
 
 @pytest.mark.parametrize(
