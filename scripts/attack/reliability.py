@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 COLUMNS = ("attack", "tried", "refused", "survived", "lost")
@@ -38,4 +39,5 @@ def page(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] 
     ]
     if before is not None:
         lines += ["", "## The same attacks on an earlier version", "", *table(before), "", *losses(before)]
-    return "\n".join(lines) + "\n"
+    notes = Path(__file__).with_name("reliability_notes.md").read_text(encoding="utf-8")
+    return "\n".join(lines) + "\n\n" + notes

@@ -11,7 +11,7 @@ from typing import Any
 from attacking import Arena, Attack, Outcome, Trial
 
 # each enters its attacks into ATTACKS
-MODULES = ("archives", "servers")
+MODULES = ("archives", "damage", "kills", "servers", "stops")
 
 
 def load() -> None:

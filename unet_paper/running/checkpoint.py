@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,16 +12,17 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from unet_paper.network import FACTS
-from unet_paper.running import damage, resuming
+from unet_paper.running import damage, engines, resuming, run_folder
 from unet_paper.running.placement import placed
+from unet_paper.running.signals import PROCESS, Interrupted
 
 if TYPE_CHECKING:
     from unet_paper.running.facts import Facts
 
 logger = logging.getLogger(__name__)
 
-BEST = "model.pt"
-LAST = "last.pt"
+BEST = run_folder.BEST
+LAST = run_folder.LAST
 # where checkpoints of this and of other programs keep the network's state dict
 _NESTED = ("network", "model", "state_dict", "model_state_dict", "net", "weights", "params", "ema")
 # what DistributedDataParallel and DataParallel, torch.compile and torch.optim.swa_utils put before every name
@@ -245,8 +247,11 @@ class WeightsLoader:
 class Checkpoints:
     """Handler of a trainer that keeps ``model.pt`` (best by the validation's key metric) and ``last.pt``, and resumes.
 
-    Attach it after the ValidationHandler. ``model.pt`` is a flat state dict of the network; ``last.pt`` also holds
-    optimiser, schedule, epoch and best metric.
+    Attach it after the ValidationHandler and whatever a checkpoint is to hold of other handlers
+    (``engines.resumable``). ``model.pt`` is a flat state dict of the network; ``last.pt`` also holds optimiser,
+    schedule, best metric and how far training has come: the epochs that are closed, validated, and the steps. It is
+    written after every epoch, every so many minutes, and when a signal ends the run. State of a run that has diverged
+    is never written.
 
     Args:
         folder: where the two files lie.
@@ -257,6 +262,7 @@ class Checkpoints:
         resume: go on from ``last.pt`` if it is there.
         read_only: load but never write (for all processes but one).
         facts: how the network is trained and to be used; part of either file.
+        minutes: write ``last.pt`` within an epoch when the last time was so long ago; > 0.
     """
 
     def __init__(
@@ -269,7 +275,10 @@ class Checkpoints:
         resume: bool = False,
         read_only: bool = False,
         facts: "Facts | None" = None,
+        minutes: float = 10.0,
     ) -> None:
+        if not minutes > 0:
+            raise ValueError(f"checkpoint_minutes={minutes}: must be more than 0; .inf writes after epochs alone")
         self.folder = Path(folder)
         self.facts = facts
         self.network = network
@@ -278,11 +287,21 @@ class Checkpoints:
         self.evaluator: Any = evaluator
         self.resume = resume
         self.read_only = read_only
+        self.minutes = minutes
+        self._written_at = time.monotonic()
+        self._first_loss: float | None = None
+        # all steps of the epoch are done, but it is not validated and on disk
+        self._open = False
 
     def attach(self, engine: Engine) -> None:
-        """Resume at the start of the trainer ``engine``, save after each of its epochs."""
+        """Resume at the start of the trainer ``engine``, save after each of its epochs and where it is due."""
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda _: PROCESS.stop_if_asked())
 
     def _start(self, engine: Engine) -> None:
         last = self.folder / LAST
@@ -301,38 +320,127 @@ class Checkpoints:
         if self.evaluator is not None:
             self.evaluator.state.best_metric = content["best_metric"]
             self.evaluator.state.best_metric_epoch = content["best_metric_epoch"]
-        engine.state.epoch = content["epoch"]
-        engine.state.iteration = content["iteration"]
-        logger.info("resume: %s, epoch %d, step %d", last, content["epoch"], content["iteration"])
         if engine.state.max_epochs is not None and content["epoch"] >= engine.state.max_epochs:
             logger.warning(
                 "resume: all %d epochs are done, nothing is left to train; give more with --max_epochs",
                 engine.state.max_epochs,
             )
+        self._resume_position(engine, content, last)
 
-    def _save(self, engine: Engine) -> None:
+    def _resume_position(self, engine: Any, content: Mapping[str, Any], last: Path) -> None:
+        """Epoch, step and the state of other handlers; closes an epoch of which the validation alone was missing."""
+        length = engine.state.epoch_length
+        saved_length = content.get("epoch_length", length)
+        # an older checkpoint was written after epochs alone
+        done = content["iteration"] - content["epoch"] * saved_length if "epoch_length" in content else 0
+        if done and length != saved_length:
+            raise ValueError(
+                f"steps_per_epoch={length}: {last} is of a run that was stopped within an epoch of {saved_length} "
+                f"steps; go on with --steps_per_epoch {saved_length}"
+            )
+        engine.state.epoch = content["epoch"]
+        engine.state.iteration = content["epoch"] * length + done
+        self._first_loss = content.get("first_loss")
+        states = content.get("handlers", {})
+        for name, handler in engines.resumable(engine).items():
+            if name in states:
+                handler.load_state_dict(states[name])
+        logger.info("resume: %s, epoch %d, step %d", last, engine.state.epoch, engine.state.iteration)
+        if done == length:
+            engine.state.epoch += 1
+            self._open = True
+            engine.fire_event(Events.EPOCH_COMPLETED)
+
+    def _begin_epoch(self, _engine: Engine) -> None:
+        PROCESS.stop_if_asked()
+        PROCESS.deferred = True
+
+    def _end_step(self, engine: Any) -> None:
+        if self._first_loss is None:
+            self._first_loss = _loss(engine)
+        self._open = engine.state.iteration == engine.state.epoch * engine.state.epoch_length
+        due = int(not self.read_only and time.monotonic() - self._written_at > 60 * self.minutes)
+        signal, due = divmod(engines.agree(2 * PROCESS.received + due), 2)
+        if not (signal or due or self._open):
+            return
+        engines.refuse_diverged(engine, _bare(self.network), self._first_loss)
+        if signal or due:
+            self._write_last(engine, engine.state.epoch - 1)
+        if signal:
+            self._open = False
+            raise Interrupted(signal)
+        if self._open:
+            PROCESS.deferred = False
+            PROCESS.stop_if_asked()
+
+    def _end_epoch(self, engine: Any) -> None:
+        state = None if self.evaluator is None else self.evaluator.state
+        if not self.read_only:
+            self._keep_folder(engine)
+            if state is None or state.best_metric_epoch == engine.state.epoch:
+                save(self._weights(), self.folder / BEST)
+        self._write_last(engine, engine.state.epoch)
+        self._open = False
+
+    def _fail(self, engine: Any, error: BaseException) -> None:
+        """Whatever ends a validation, the epoch before it is not lost."""
+        if self._open and not isinstance(error, FloatingPointError):
+            self._open = False
+            try:
+                self._write_last(engine, engine.state.epoch - 1)
+            except OSError:
+                logger.exception("the steps of epoch %d are lost", engine.state.epoch)
+        raise error
+
+    def _write_last(self, engine: Any, closed: int) -> None:
+        """Write ``last.pt``, all processes together if a step of an epoch has been done that is not closed."""
+        length = engine.state.epoch_length
+        within = 0 < engine.state.iteration - closed * length < length
+        handlers = {
+            name: handler.state_dict()
+            for name, handler in engines.resumable(engine).items()
+            if within or name != "seeded_epochs"
+        }
+        self._written_at = time.monotonic()
         if self.read_only:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        weights = _bare(self.network).state_dict()
-        if self.facts is not None:
-            weights[FACTS] = self.facts.to_tensor()
+        self._keep_folder(engine)
         state = None if self.evaluator is None else self.evaluator.state
-        if state is None or state.best_metric_epoch == engine.state.epoch:
-            save(weights, self.folder / BEST)
         save(
             {
-                "network": weights,
+                "network": self._weights(),
                 "optimizer": self.optimizer.state_dict(),
                 "identity": resuming.identity(self.optimizer, self.lr_scheduler),
                 "lr_scheduler": {} if self.lr_scheduler is None else self.lr_scheduler.state_dict(),
-                "epoch": engine.state.epoch,
+                "epoch": closed,
                 "iteration": engine.state.iteration,
+                "epoch_length": length,
+                "first_loss": self._first_loss,
+                "handlers": handlers,
                 "best_metric": -1.0 if state is None else float(state.best_metric),
                 "best_metric_epoch": -1 if state is None else int(state.best_metric_epoch),
             },
             self.folder / LAST,
         )
+
+    def _weights(self) -> dict[str, Tensor]:
+        weights = dict(_bare(self.network).state_dict())
+        if self.facts is not None:
+            weights[FACTS] = self.facts.to_tensor()
+        return weights
+
+    def _keep_folder(self, engine: Any) -> None:
+        if run_folder.keep_run_folder(self.folder):
+            return
+        state = None if self.evaluator is None else self.evaluator.state
+        if state is not None and state.best_metric_epoch != engine.state.epoch:
+            # the best network is gone with the folder: that of the next validation is the best there is
+            state.best_metric, state.best_metric_epoch = -1, -1
+
+
+def _loss(engine: Any) -> float:
+    output = engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
+    return float(output["loss"].detach()) if isinstance(output, dict) and "loss" in output else 0.0
 
 
 def _bare(network: nn.Module) -> nn.Module:

@@ -1,10 +1,11 @@
 """What Ignite and MONAI's engines need to know about weights, sizes, seeds and processes."""
 
 import ctypes
+import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
 PixelLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Weights of a network that learns stay below 100, and its loss far below a thousand times what it was at first.
+LARGEST_WEIGHT = 1e6
+DIVERGED = 1000.0
 _ARRAYS = ("image", "label", "weight", "instances", "markers")
 
 
@@ -84,6 +88,35 @@ def process_rank() -> int:
 def is_secondary() -> bool:
     """Whether another process writes the files and prints the progress."""
     return process_rank() > 0
+
+
+def process_count() -> int:
+    """How many processes train together; 1 where there is no process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@functools.cache
+def _control_group() -> Any:
+    """Group of all processes for a few bytes of the hosts' own: NCCL would make them wait for their GPUs."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
+def agree(value: int) -> int:
+    """The largest ``value`` that any process has called this with; all must call it."""
+    if process_count() == 1:
+        return value
+    largest = torch.tensor(value)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_control_group())
+    return int(largest)
+
+
+def gather(value: Any) -> list[Any]:
+    """The ``value`` of every process, by rank; all must call it."""
+    if process_count() == 1:
+        return [value]
+    values: list[Any] = [None] * process_count()
+    dist.all_gather_object(values, value, group=_control_group())
+    return values
 
 
 def parallel(network: nn.Module) -> nn.Module:
@@ -171,11 +204,20 @@ class EvaluationStep:
         return engine.state.output
 
 
+def resumable(engine: Any) -> dict[str, Any]:
+    """Handlers of an engine, by name, with a ``state_dict`` that a checkpoint holds and ``load_state_dict``."""
+    if not hasattr(engine.state, "resumable"):
+        engine.state.resumable = {}
+    found: dict[str, Any] = engine.state.resumable
+    return found
+
+
 class SeededEpochs:
     """Gives every epoch a random state of its own, drawn from ``seed``, epoch and process.
 
     Weights, sampler, augmentation and dropout of an epoch thus depend on nothing that came before it but the weights
-    and the optimiser, and a run that was interrupted and resumed equals one that was not.
+    and the optimiser, and a run that was interrupted and resumed equals one that was not. Within an epoch, the images
+    of the steps that are done are gone through again, and the random state of the last one comes from the checkpoint.
 
     Args:
         seed: seed of the run, >= 0.
@@ -187,10 +229,31 @@ class SeededEpochs:
             raise ValueError(f"seed={seed}: must be 0 or more")
         self.seed = seed
         self.loader = loader
+        self._random: list[dict[str, Tensor]] = []
 
     def attach(self, engine: Engine) -> None:
         """Seed at the start of each epoch of ``engine``."""
+        resumable(engine)["seeded_epochs"] = self
         engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Random states of all processes, each of which must call this."""
+        own = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            own["cuda"] = torch.cuda.get_rng_state(select_device())
+        return {"random": gather(own)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the states of ``state_dict`` for the rest of the epoch in which it was called."""
+        self._random = state["random"]
+        if len(self._random) != process_count():
+            logger.warning(
+                "%d processes go on with an epoch that %d have begun: its last steps see other images than they would "
+                "have seen",
+                process_count(),
+                len(self._random),
+            )
+            self._random = []
 
     def __call__(self, engine: Engine) -> None:
         # Distinct for all runs shorter than 10,000 epochs on fewer than 100 processes.
@@ -199,6 +262,39 @@ class SeededEpochs:
         transform = getattr(self.loader.dataset, "transform", None)
         if transform is not None:
             transform.set_random_state(seed=seed)
+        done = engine.state.iteration - (engine.state.epoch - 1) * (engine.state.epoch_length or 0)
+        if done > 0 and engine.state.epoch_length:
+            logger.info("going through the images of %d steps of epoch %d again", done, engine.state.epoch)
+            engine.state.dataloader = _RestOfEpoch(self.loader, done, self._restore)
+
+    def _restore(self) -> None:
+        if not self._random:
+            return
+        own = self._random[process_rank()]
+        torch.set_rng_state(own["cpu"])
+        if "cuda" in own and torch.cuda.is_available():
+            torch.cuda.set_rng_state(own["cuda"], select_device())
+
+
+class _RestOfEpoch:
+    """A loader whose first pass leaves out the batches that a resumed epoch has had.
+
+    They are drawn and augmented all the same: sampler, augmentation and workers then stand where they stood.
+    """
+
+    def __init__(self, loader: DataLoader[Any], done: int, restore: Callable[[], None]) -> None:
+        self.loader = loader
+        self.done = done
+        self.restore = restore
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)
+        if self.done:
+            for _ in range(self.done):
+                next(batches)
+            self.restore()
+            self.done = 0
+        yield from batches
 
 
 class LossWatch:
@@ -220,18 +316,35 @@ class LossWatch:
         self.history: list[tuple[int, float]] = []
         self._sum: Tensor | None = None
         self._steps = 0
+        self._first_step = 0
 
     def attach(self, engine: Engine) -> None:
         """Follow the loss of the trainer ``engine``; its ``state.loss_history`` holds (step, mean loss)."""
         engine.state.loss_history = self.history
+        resumable(engine)["loss_watch"] = self
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._read)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._read)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Losses of the epoch so far."""
+        total = None if self._sum is None else self._sum.cpu()
+        history = [[step, loss] for step, loss in self.history if step > self._first_step]
+        return {"history": history, "sum": total, "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the losses of ``state_dict``."""
+        self.history[:] = [(int(step), float(loss)) for step, loss in state["history"]]
+        self._sum, self._steps = state["sum"], state["steps"]
+
+    def _begin(self, engine: Any) -> None:
+        self._first_step = (engine.state.epoch - 1) * (engine.state.epoch_length or 0)
+
     def _add(self, engine: Engine) -> None:
         output: Any = engine.state.output
         loss = (output[0] if isinstance(output, list) else output)["loss"].detach().float()
-        self._sum = loss if self._sum is None else self._sum + loss
+        self._sum = loss if self._sum is None else self._sum.to(loss.device) + loss
         self._steps += 1
 
     def _read(self, engine: Engine) -> None:
@@ -240,11 +353,45 @@ class LossWatch:
         loss = float(self._sum / self._steps)
         self._sum, self._steps = None, 0
         if not torch.isfinite(torch.tensor(loss)):
-            raise FloatingPointError(
-                f"training loss is {loss} at step {engine.state.iteration}: training has diverged; the last good "
-                "checkpoint is kept. Lower learning_rate and go on from it with --resume true"
-            )
+            raise FloatingPointError(f"training loss is {loss} at step {engine.state.iteration}: training has diverged")
         self.history.append((engine.state.iteration, loss))
+
+
+def refuse_diverged(engine: Any, network: nn.Module, first_loss: float) -> None:
+    """Make sure that the weights which the last step has made are worth keeping, by the forward pass of another step.
+
+    Call it after a step of the trainer ``engine``, which is not changed by it.
+
+    Args:
+        engine: a trainer with ``TrainingStep``.
+        network: its network, not compiled and not parallel.
+        first_loss: loss of the run's first step.
+
+    Raises:
+        FloatingPointError: if a weight or what the optimiser keeps is not finite or very large, or if the loss on the
+            step's own images has become infinite, NaN, or ``DIVERGED`` times what it was.
+    """
+    step = engine.state.iteration
+    largest = float(torch.stack([value.detach().abs().amax() for value in network.parameters()]).amax())
+    kept = [value for entry in engine.optimizer.state.values() for value in entry.values() if isinstance(value, Tensor)]
+    sound = all(bool(torch.isfinite(value).all()) for value in kept)
+    if not largest <= LARGEST_WEIGHT or not sound:
+        what = f"a weight is {largest:.3g}" if sound else "what the optimiser keeps is not finite"
+        raise FloatingPointError(f"{what} after step {step}: training has diverged")
+    output = engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
+    if not isinstance(output, dict) or not {"image", "label", "weight"} <= output.keys():
+        return
+    training = network.training
+    with torch.no_grad():
+        network.eval()
+        pred = engine.inferer(output["image"], network)
+        loss = float(engine.loss_function(pred.float(), output["label"], output["weight"]))
+        network.train(training)
+    if not loss <= DIVERGED * max(first_loss, 1.0):
+        raise FloatingPointError(
+            f"training loss is {loss:.4g} after step {step} and was {first_loss:.4g} at the beginning: training has "
+            "diverged"
+        )
 
 
 class TrainingProgress(ProgressBar):

@@ -18,7 +18,9 @@ looked for up the interpreter's stack. What does without the stack was tried on 
 
 import difflib
 import inspect
+import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from types import FrameType, TracebackType
@@ -196,6 +198,10 @@ def cause(error: BaseException) -> BaseException:
 
 
 def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt) and "monai.bundle" in sys.orig_argv:
+        # while a run works its end is orderly (interruption.run); before it, there is nothing that could be lost
+        print("\nstopped by Ctrl-C before the run had begun", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)
     sys.__excepthook__(kind, error, traceback)
     inner = cause(error)
     print(f"\n{type(inner).__name__}: {inner}", file=sys.stderr)

@@ -1,0 +1,129 @@
+"""The signals that end a run, and when: at once, or after the training step in progress.
+
+SLURM and other schedulers send SIGTERM, SIGUSR1 or what one asks them for, a closed terminal sends SIGHUP, Ctrl-C
+SIGINT.
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from monai.data.utils import worker_init_fn
+
+logger = logging.getLogger(__name__)
+
+# Windows has no SIGHUP and SIGUSR1, but SIGBREAK: Ctrl-Break, or its window was closed.
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK") if hasattr(signal, name)
+)
+# torchrun and timeout send again what a terminal has sent already; a person takes longer for a second Ctrl-C.
+AGAIN = 1.0
+
+
+class Interrupted(SystemExit):
+    """The end of a run that a signal asked for; ends the program with 128 + the signal's number, without a traceback.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}"
+
+
+class Signals:
+    """The signals that this process has received while it listens.
+
+    Attributes:
+        received: number of the first one; 0 is none.
+        deferred: a training step is in progress, which must be finished first.
+        speaks: the process says so when it has received one.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.deferred = False
+        self.speaks = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals in the block, if this is the main thread, which alone can.
+
+        Signals that the process was told to ignore, SIGHUP by ``nohup``, stay ignored.
+        """
+        self.received, self.deferred = 0, False
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        taken = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        watcher = threading.Thread(target=self._watch, args=(ours,), name="signals", daemon=True)
+        watcher.start()
+        for number in taken:
+            signal.signal(number, self._receive)
+        try:
+            yield
+        finally:
+            for number in taken:
+                signal.signal(number, before[number])
+            signal.set_wakeup_fd(wakeup)
+            theirs.close()
+            watcher.join()
+            ours.close()
+
+    def stop_if_asked(self) -> None:
+        """Raise if a signal has been received.
+
+        Raises:
+            Interrupted: with the number of the signal.
+        """
+        if self.received:
+            raise Interrupted(self.received)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        first = not self.received
+        self.received = self.received or number
+        if first and not self.deferred:
+            raise Interrupted(number)
+
+    def _watch(self, socket_: socket.socket) -> None:
+        """In a thread of its own: Python itself tells of a signal only after the operation in progress, maybe long."""
+        interrupted_at = 0.0
+        said = False
+        while received := socket_.recv(1):
+            number = received[0]
+            if number == signal.SIGINT:
+                if interrupted_at and time.monotonic() - interrupted_at > AGAIN:
+                    os._exit(128 + number)
+                interrupted_at = interrupted_at or time.monotonic()
+            if not said and number in SIGNALS and self.speaks:
+                said = True
+                what = "stopping after this training step" if self.deferred else "stopping"
+                again = ", again ends it at once" if number == signal.SIGINT else ""
+                logger.warning("%s: %s%s", signal.Signals(number).name, what, again)
+
+
+PROCESS = Signals()
+
+
+def start_worker(worker_id: int) -> None:
+    """``worker_init_fn`` of a DataLoader: seeds as MONAI's does, and leaves signals to the process that trains.
+
+    A terminal and SLURM signal all processes of a job, but the step in progress still needs its workers.
+    """
+    worker_init_fn(worker_id)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
