@@ -30,7 +30,7 @@ from PIL import Image
 
 from unet_paper.data import phantom
 from unet_paper.data.datasets import images
-from unet_paper.data.reader import EXTENSIONS, PageReader
+from unet_paper.data.reader import EXTENSIONS, PageReader, split_page
 from unet_paper.release import archive, contents
 from unet_paper.running import checkpoint
 
@@ -114,7 +114,8 @@ def prepare_images(given: Path | None, release: str, folder: Path) -> Path:
     if given is None:
         return _phantom(folder / "phantom" / release, release)
     if given.is_dir():
-        stacks = sorted({case["image"].split("#")[0] for case in images(given) if "#" in case["image"]})
+        addresses = [split_page(case["image"]) for case in images(given)]
+        stacks = sorted({str(file) for file, page in addresses if page is not None})
         if stacks:
             print(f"MONAI Label shows no stacks: it will refuse {', '.join(stacks)}; give one of them as --images")
         return given.resolve()

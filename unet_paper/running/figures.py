@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from unet_paper.data.reader import extension, split_page
 from unet_paper.running.placement import placed
 
 Array = NDArray[Any]
@@ -166,6 +167,6 @@ def case_name(image: Any) -> str:
         image: MetaTensor with ``filename_or_obj`` in its meta data.
     """
     source = str(getattr(image, "meta", {}).get("filename_or_obj", "image"))
-    path, _, page = source.partition("#")
-    stem = f"{Path(path).parent.name}_{Path(path).name.split('.')[0]}".strip("_")
-    return f"{stem}_{int(page):03d}" if page else stem
+    path, page = split_page(source)
+    stem = f"{path.parent.name}_{path.name.removesuffix(extension(path))}".strip("_")
+    return stem if page is None else f"{stem}_{page:03d}"

@@ -33,6 +33,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.workflows import ConfigWorkflow
 from monai.utils import ensure_tuple
 
+from unet_paper.running import given_paths
 from unet_paper.running.bundle_folder import bundle_folder
 
 # How the errors begin in which MONAI wraps what really happened.
@@ -70,7 +71,7 @@ def refuse_unknown_settings() -> None:
     """Raise if the config being run was given a setting that nothing in it uses; call it from ``initialize``.
 
     Truth values in any spelling and numbers such as 1e-4, which MONAI's command line and YAML 1.1 leave text, are taken
-    for what they are.
+    for what they are; so are paths, see ``given_paths``.
 
     Raises:
         ValueError: naming the unused setting, its value and the names that come close to it; or a setting given as
@@ -97,6 +98,9 @@ def refuse_unknown_settings() -> None:
                 f"'{name}: null' into a YAML file of your own and add it to --config_file"
             )
     _take_what_is_meant(parser)
+    for name, path in given_paths.as_given(parser.get(), sys.argv[1:]).items():
+        # anything that MONAI resolves gets "::" for "#" again
+        parser.ref_resolver.resolved_content[name] = path
 
 
 def _take_what_is_meant(parser: ConfigParser) -> None:
