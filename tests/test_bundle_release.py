@@ -168,7 +168,7 @@ for kind in ("inference", "training", "train"):
     network = mb.load(name, bundle_dir="bundles", workflow_type=kind, args_file=str(args), device="cpu")
     weights = torch.load(f"bundles/{name}/models/model.pt", weights_only=True)
     state = network.state_dict()
-    assert state.keys() == weights.keys()
+    assert {*state.keys(), "facts"} == weights.keys()
     assert all(torch.equal(state[key], weights[key].float()) for key in state), kind
 root = Path("bundles", name).resolve()
 assert Path(sys.modules["unet_paper"].__file__) == root / "unet_paper" / "__init__.py"

@@ -157,12 +157,12 @@ def test_images_of_a_list_may_have_different_sizes() -> None:
 
 @pytest.mark.parametrize("factory", [CTCSeg, CTCDet])
 def test_nothing_to_be_scored(factory: Factory) -> None:
-    """Images without any object say nothing, and a set of nothing but such images scores 0."""
+    """Images without any object say nothing, and a set of nothing but such images has no score."""
     empty = torch.zeros((1, 1, 4, 4), dtype=torch.int32)
     full = torch.ones_like(empty)
     metric = factory()
     metric(empty, empty)
-    assert metric.aggregate() == 0.0
+    assert metric.aggregate().isnan()
     assert metric.per_image().isnan().all()
     metric(full, full)
     assert metric.aggregate() == 1.0

@@ -93,7 +93,8 @@ class ImageRowsMetric(CumulativeIterationMetric):
     def aggregate(self) -> Tensor:
         """The score of all images since the last reset, on all processes: a float64 tensor without dimensions.
 
-        It is 0.0 if no image has anything to be scored, as SEG and DET of images without an object.
+        It is NaN if no image has anything to be scored, as SEG and DET of images without an object: the score is not
+        defined, and no network is better than another.
 
         Raises:
             ValueError: if there was no image at all.
@@ -101,7 +102,7 @@ class ImageRowsMetric(CumulativeIterationMetric):
         rows = self._rows()
         if not len(rows):
             raise ValueError(f"{type(self).__name__} was given no image: call it on a batch before aggregate()")
-        return rows.new_tensor(np.nan_to_num(self.score(rows.numpy())))
+        return rows.new_tensor(self.score(rows.numpy()))
 
     def per_image(self) -> Tensor:
         """The score of every image alone, shape (N,), float64: process by process, in the order of the calls.

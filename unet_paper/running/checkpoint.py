@@ -75,8 +75,9 @@ def read_weights_and_facts(
     path: str | Path, expected_sha256: str | None = None, setting: str = "ckpt_path"
 ) -> tuple[dict[str, Tensor], str | None]:
     """``read_weights``, and the JSON of how they were trained (see ``facts``); None if the file tells nothing."""
-    state = _state_dict(_content(path, expected_sha256, setting), f"{setting}={path}")
-    entry = state.pop(FACTS, None)
+    content = _content(path, expected_sha256, setting)
+    state = _state_dict(content, f"{setting}={path}")
+    entry = state.pop(FACTS, content.get(FACTS))
     text = None if entry is None else bytes(entry.round().to(torch.uint8).numpy()).decode(errors="replace")
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}, text
 
@@ -378,7 +379,7 @@ class Checkpoints:
         if not self.read_only:
             self._keep_folder(engine)
             if state is None or state.best_metric_epoch == engine.state.epoch:
-                save(self._weights(), self.folder / BEST)
+                save({**_bare(self.network).state_dict(), **self._told()}, self.folder / BEST)
         self._write_last(engine, engine.state.epoch)
         self._open = False
 
@@ -408,7 +409,8 @@ class Checkpoints:
         state = None if self.evaluator is None else self.evaluator.state
         save(
             {
-                "network": self._weights(),
+                "network": _bare(self.network).state_dict(),
+                **self._told(),
                 "optimizer": self.optimizer.state_dict(),
                 "identity": resuming.identity(self.optimizer, self.lr_scheduler),
                 "lr_scheduler": {} if self.lr_scheduler is None else self.lr_scheduler.state_dict(),
@@ -423,11 +425,8 @@ class Checkpoints:
             self.folder / LAST,
         )
 
-    def _weights(self) -> dict[str, Tensor]:
-        weights = dict(_bare(self.network).state_dict())
-        if self.facts is not None:
-            weights[FACTS] = self.facts.to_tensor()
-        return weights
+    def _told(self) -> dict[str, Tensor]:
+        return {} if self.facts is None else {FACTS: self.facts.to_tensor()}
 
     def _keep_folder(self, engine: Any) -> None:
         if run_folder.keep_run_folder(self.folder):

@@ -1,10 +1,14 @@
 """What Ignite and MONAI's engines need to know about weights, sizes, seeds and processes."""
 
+import atexit
 import ctypes
 import functools
+import gc
 import logging
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
@@ -72,11 +76,14 @@ def start_processes() -> None:
     if cuda:
         torch.cuda.set_device(select_device())
     dist.init_process_group(backend="nccl" if cuda else "gloo")
+    # also after an error: threads of a process group that outlive the interpreter end it with "terminate called"
+    atexit.register(stop_processes)
 
 
 def stop_processes() -> None:
     """Leave the process group, if this process is in one."""
     if dist.is_initialized():
+        gc.collect()  # what refers to the group, as DistributedDataParallel does, goes before it
         dist.destroy_process_group()
 
 
@@ -395,14 +402,52 @@ def refuse_diverged(engine: Any, network: nn.Module, first_loss: float) -> None:
 
 
 class TrainingProgress(ProgressBar):
-    """Progress bar of a trainer that shows the mean loss of ``LossWatch``; silent where no one looks at a terminal."""
+    """Progress of a trainer with the mean loss of ``LossWatch``: a bar on a terminal, lines in the log elsewhere.
 
-    def __init__(self) -> None:
+    Args:
+        seconds: between two lines of the log; the first comes sooner.
+    """
+
+    def __init__(self, seconds: float = 30.0) -> None:
         super().__init__(persist=False, mininterval=0.5, desc="training", disable=None)
+        self.seconds = seconds
+        self._begun = self._said = time.monotonic()
+        self._first = 0
 
     def attach(self, engine: Engine) -> None:
         """Show the steps of each epoch of ``engine``."""
         super().attach(engine, output_transform=lambda _: self._loss(engine))
+        if not sys.stderr.isatty():
+            engine.add_event_handler(Events.STARTED, self._start)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._say)
+
+    def _start(self, engine: Any) -> None:
+        images = len(getattr(engine.state.dataloader, "dataset", ()))
+        logger.info(
+            "training on %d images: %d epochs of %d steps", images, engine.state.max_epochs, engine.state.epoch_length
+        )
+        self._begun = time.monotonic()
+        self._said = self._begun - 2 * self.seconds / 3
+
+    def _say(self, engine: Any) -> None:
+        now, state = time.monotonic(), engine.state
+        self._first = self._first or state.iteration - 1
+        if now - self._said < self.seconds:
+            return
+        self._said = now
+        total = state.max_epochs * state.epoch_length
+        pace = (now - self._begun) / (state.iteration - self._first)
+        loss = "".join(f", {name} {value:.4g}" for name, value in self._loss(engine).items())
+        logger.info(
+            "epoch %d of %d, step %d of %d%s; %.2f s a step, about %d min to go",
+            state.epoch,
+            state.max_epochs,
+            state.iteration,
+            total,
+            loss,
+            pace,
+            math.ceil((total - state.iteration) * pace / 60),
+        )
 
     @staticmethod
     def _loss(engine: Engine) -> dict[str, float]:

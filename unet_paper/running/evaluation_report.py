@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -240,7 +241,8 @@ class EvaluationReport:
         logbook.write_table(rows, self.folder / "cases.csv")
         scores = {name: float(value) for name, value in engine.state.metrics.items()}
         summary = {
-            "scores": scores,
+            # JSON knows no NaN: a score that is not defined is null
+            "scores": {name: value if math.isfinite(value) else None for name, value in scores.items()},
             "cases": len(rows),
             "checkpoint": {"path": str(self.ckpt_path), "sha256": checkpoint.sha256(self.ckpt_path)},
             "split": self._split(),
