@@ -181,12 +181,13 @@ class InstancesFromAnnotationd(MapTransform):
         background = annotation == self.background_value
         known = annotation[~ignored]
         if known.size and annotation.size >= _PIXELS_TO_JUDGE and not background.any() and self.background_value >= 0:
-            values = np.unique(known)
+            values, counts = np.unique(known, return_counts=True)
             if len(values) > 1:
+                commonest = values[counts.argmax()]
                 raise ValueError(
                     f"{source} holds the values {_some(values)}, and no pixel is background "
-                    f"({self.background_value}): say --background_value {values[0]} if that is the background, as in "
-                    "masks of ilastik, or --background_value -1 if there is none"
+                    f"({self.background_value}): say --background_value {commonest} if that is the background, as 1 "
+                    "in masks of ilastik, or --background_value -1 if there is none"
                 )
             self._notices.warn(
                 "one cell all over",

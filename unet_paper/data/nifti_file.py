@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_paper.data.page import Layout, Page, naming, refuse_impossible_claim
+from unet_paper.data.page import Layout, NotTaken, Page, naming, refuse_impossible_claim
 
 _UNITS = {"meter": "m", "mm": "mm", "micron": "micron"}
 
@@ -24,7 +24,7 @@ def layout(file: Path) -> Layout:
         image = nibabel.load(file)
         width, height, planes, times = _axes(image.shape)
         if image.get_data_dtype().names:
-            raise ValueError(f"colour pixels {image.get_data_dtype().names}, expected one number a pixel")
+            raise NotTaken(f"colour pixels {image.get_data_dtype().names}, expected one number a pixel")
         zooms = [float(z) for z in image.header.get_zooms()]
         unit = _UNITS.get(image.header.get_xyzt_units()[0], "")
         affine = np.asarray(image.affine, dtype=np.float64)
@@ -71,13 +71,13 @@ def _volume(file: Path, _size: int, _changed: int) -> tuple[NDArray[Any], NDArra
                 pass
         image = type(image).from_bytes(raw)
     if image.get_data_dtype().names:
-        raise ValueError(f"colour pixels {image.get_data_dtype().names}, expected one number a pixel")
+        raise NotTaken(f"colour pixels {image.get_data_dtype().names}, expected one number a pixel")
     return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
 
 
 def _axes(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """X, Y, Z and T of a shape."""
     if len(shape) < 2 or any(n != 1 for n in shape[4:]):
-        raise ValueError(f"shape {shape}, expected planes: (X, Y), (X, Y, Z) or (X, Y, Z, T)")
+        raise NotTaken(f"shape {shape}, expected planes: (X, Y), (X, Y, Z) or (X, Y, Z, T)")
     width, height, planes, times = (*shape[:4], 1, 1)[:4]
     return width, height, planes, times

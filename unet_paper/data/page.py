@@ -18,6 +18,10 @@ Array = NDArray[Any]
 _CLAIM, _RATIO = 2**28, 4096
 
 
+class NotTaken(ValueError):
+    """A file is whole, but not of a kind that is taken."""
+
+
 @dataclass(frozen=True)
 class Page:
     """One decoded plane.
@@ -87,6 +91,8 @@ def naming(file: Path) -> Iterator[None]:
         yield
         if complaints.said:
             raise ValueError(complaints.said[0])
+    except NotTaken as error:
+        raise ValueError(f"{file}: {error}") from error
     except Exception as error:
         raise ValueError(
             f"{file}: cannot be read: {_plain(error)}; truncated, damaged or of another format than its name says? "

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from unet_paper.data import photometric
-from unet_paper.data.page import Layout, Page, naming, refuse_impossible_claim
+from unet_paper.data.page import Layout, NotTaken, Page, naming, refuse_impossible_claim
 
 _ORIENTATION = 274
 _ALPHA = ("LA", "PA", "La", "RGBA", "RGBa")
@@ -50,11 +50,11 @@ def read(file: Path) -> Page:
             image.verify()
         with _open(file) as image:
             if image.mode not in _MODES:
-                raise ValueError(f"colours as {image.mode}; save it as grey or RGB")
+                raise NotTaken(f"colours as {image.mode}; save it as grey or RGB")
             alpha = image.mode in _ALPHA
             palette = _palette(image) if image.mode == "P" else None
             if "transparency" in image.info and palette is None and not alpha:
-                raise ValueError("one of its grey values or colours is transparent; save it without transparency")
+                raise NotTaken("one of its grey values or colours is transparent; save it without transparency")
             pixels = _sixteen_bits(file) if _has_sixteen_bit_colours(file) else np.asarray(image)
             pixels = photometric.upright(pixels, _orientation(image, file))
             lossy = "JPEG" if image.format in ("JPEG", "MPO") else ""
@@ -74,7 +74,7 @@ def _open(file: Path) -> Any:
         refuse_impossible_claim(file, (image.height, image.width), len(image.getbands()))
         # a JPEG may hold a second picture (MPO), a preview of the first
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"{image.n_frames} pictures in one file; save each as a file, or as a TIFF stack")
+            raise NotTaken(f"{image.n_frames} pictures in one file; save each as a file, or as a TIFF stack")
     except BaseException:
         image.close()
         raise

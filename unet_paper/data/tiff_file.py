@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from unet_paper.data import photometric
-from unet_paper.data.page import Layout, Page, naming, refuse_impossible_claim
+from unet_paper.data.page import Layout, NotTaken, Page, naming, refuse_impossible_claim
 
 _ORIENTATION, _COLOUR_MAP, _MAX_SAMPLE, _SMAX_SAMPLE = 274, 320, 281, 341
 # Codecs that change pixel values: old and new JPEG.
@@ -91,7 +91,7 @@ def read(file: Path, number: int) -> Page:
         refuse_impossible_claim(file, _shape(first), first.dtype.itemsize)
         arrays = [_decode(tiff, plane) for plane in chosen]
         if len({array.shape for array in arrays}) > 1 or (len(arrays) > 1 and arrays[0].ndim > 2):
-            raise ValueError("channels of different sizes or colours")
+            raise NotTaken("channels of different sizes or colours")
         pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
         palette = first.tags[_COLOUR_MAP].value.T if first.photometric.name == "PALETTE" else None
         return Page(
@@ -168,7 +168,7 @@ def _planes(tiff: Any, directories: list[Any]) -> _Planes:
             pages.sort(key=lambda page: page[0].page.index)
         axes, sizes = "I", (len(pages),)
     if len({len(page) for page in pages}) > 1:
-        raise ValueError("pages with different numbers of channels")
+        raise NotTaken("pages with different numbers of channels")
     return _Planes(pages, axes if len(pages) > 1 else "", sizes if len(pages) > 1 else (), ", ".join(left_out))
 
 
@@ -186,7 +186,7 @@ def _of_series(tiff: Any, series: Any, directories: list[Any]) -> tuple[list[lis
     keyframe = series.keyframe
     own = set(keyframe.axes)
     if not own <= set("YXS") or not {"Y", "X"} <= own:
-        raise ValueError(f"pages with axes {keyframe.axes}, expected one plane a page")
+        raise NotTaken(f"pages with axes {keyframe.axes}, expected one plane a page")
     leading = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if axis not in own]
     count = int(np.prod([size for _, size in leading], dtype=int))
     described = (tiff.imagej_metadata or {}).get("images", 1) if series.kind == "imagej" else 1
@@ -221,7 +221,7 @@ def _plane_list(tiff: Any, series: Any, count: int, directories: list[Any]) -> l
 def _shape(page: Any) -> tuple[int, ...]:
     sizes = dict(zip(page.axes, page.shape, strict=True))
     if not set(sizes) <= set("YXS"):
-        raise ValueError(f"pages with axes {page.axes}, expected one plane a page")
+        raise NotTaken(f"pages with axes {page.axes}, expected one plane a page")
     return (sizes["Y"], sizes["X"], sizes["S"]) if "S" in sizes else (sizes["Y"], sizes["X"])
 
 
@@ -240,7 +240,7 @@ def _decode(tiff: Any, plane: _Plane) -> NDArray[Any]:
 def _refuse_other_colours(page: Any) -> None:
     space = getattr(page.photometric, "name", str(page.photometric))
     if space not in _SPACES or (space == "YCBCR" and int(page.compression) not in _JPEG):
-        raise ValueError(f"colours as {space}; save it as grey or RGB")
+        raise NotTaken(f"colours as {space}; save it as grey or RGB")
 
 
 def _orientation(page: Any) -> int:
