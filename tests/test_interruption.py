@@ -79,7 +79,7 @@ def whole(cells_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 @pytest.mark.parametrize(
     ("number", "at", "workers"),
-    [(signal.SIGTERM, 2, 0), (signal.SIGUSR1, 4, 0), (signal.SIGHUP, 5, 0), (signal.SIGINT, 7, 2)],
+    [(signal.SIGTERM, 2, 0), (signal.SIGUSR1, 4, 0), (signal.SIGINT, 7, 2)],
 )
 def test_a_signal_ends_the_step_and_the_resumed_run_equals_one_never_stopped(
     number: int,

@@ -110,7 +110,7 @@ def _read_all(
     reader.close()
 
 
-@attack("damaged checkpoints", short=True)
+@attack("damaged checkpoints", short=False)
 def damaged_checkpoints(arena: Arena) -> Iterator[Trial]:
     """``model.pt`` and ``last.pt`` of a run, damaged: refused naming the file, or the same weights."""
     from training_runs import Runs
@@ -123,7 +123,7 @@ def damaged_checkpoints(arena: Arena) -> Iterator[Trial]:
         )
 
 
-@attack("damaged images", short=True)
+@attack("damaged images", short=False)
 def damaged_images(arena: Arena) -> Iterator[Trial]:
     """Images, damaged. Those whose format has checksums: refused naming the file, or the same pixels."""
     import nibabel as nib

@@ -13,7 +13,7 @@ from attacking import Arena, Outcome, Trial, attack
 from training_runs import Runs, difference, kill, last_line, state, trial, unloadable
 
 
-@attack("kills at random moments", short=True)
+@attack("kills at random moments", short=False)
 def kills_at_random(arena: Arena) -> Iterator[Trial]:
     """Each run is killed, once or several times, then resumed to its end."""
     chance = random.Random(arena.seed)
@@ -33,7 +33,7 @@ def kills_at_random(arena: Arena) -> Iterator[Trial]:
 def kills_at_every_write(arena: Arena) -> Iterator[Trial]:
     """A run dies before its n-th opening, renaming or removing of a file in its folder, for every n there is."""
     runs = Runs(arena)
-    number, stride = 1, 23 if arena.short else 1
+    number, stride = 1, 20 if arena.short else 1
     while True:
         folder = runs.folder()
         if runs.finish(runs.start(folder, kill_at=number)) == 0:
@@ -42,7 +42,7 @@ def kills_at_every_write(arena: Arena) -> Iterator[Trial]:
         number += stride
 
 
-@attack("full disk", short=True)
+@attack("full disk", short=False)
 def full_disk(arena: Arena) -> Iterator[Trial]:
     """A run on a disk too small for it; then there is room, and it is resumed."""
     runs = Runs(arena)
@@ -86,7 +86,7 @@ def small_disk(folder: Path, size: int) -> Iterator[object]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@attack("folder that vanishes", short=True)
+@attack("folder that vanishes", short=False)
 def folder_that_vanishes(arena: Arena) -> Iterator[Trial]:
     """The run's folder is moved away after a step: the run goes on into a new one, or ends and says so."""
     runs = Runs(arena)
@@ -104,7 +104,7 @@ def folder_that_vanishes(arena: Arena) -> Iterator[Trial]:
         yield trial(f"after step {step}", wrong)
 
 
-@attack("damaged metrics.csv", short=True)
+@attack("damaged metrics.csv", short=False)
 def damaged_table(arena: Arena) -> Iterator[Trial]:
     """The table of a run that is to go on is damaged or gone; its rows must not be lost."""
     runs = Runs(arena)
@@ -131,7 +131,7 @@ def damaged_table(arena: Arena) -> Iterator[Trial]:
         yield trial(what, runs.go_on(folder))
 
 
-@attack("poisoned steps", short=True)
+@attack("poisoned steps", short=False)
 def poisoned_steps(arena: Arena) -> Iterator[Trial]:
     """A step multiplies every weight by 1e30: no file may hold that, and the advice given must work."""
     runs = Runs(arena)

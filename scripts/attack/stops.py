@@ -13,7 +13,7 @@ from attacking import Arena, Outcome, Trial, attack
 from training_runs import SETTINGS, Runs, difference, kill, last_line, state, trial, wait_for
 
 
-@attack("signals", short=True)
+@attack("signals", short=False)
 def signals(arena: Arena) -> Iterator[Trial]:
     """Each ends the step in progress, is answered with 128 + its number, and no step is lost."""
     runs = Runs(arena)
