@@ -73,7 +73,6 @@ def _commanded(arena: Arena, runs: Runs, folder: Path, processes: int, number: s
     if advised is None:
         return f"does not say how to go on: {last_line(log)}"
     again = [*shlex.split(advised[1]), "--steps_per_epoch", "400", "--max_epochs", "1"]
-    again[:1] = [sys.executable, "-m", "torch.distributed.run"] if again[0] == "torchrun" else again[:1]
     went_on = subprocess.run(again, stdout=subprocess.PIPE, check=False, timeout=300, **started)  # type: ignore[call-overload]
     if went_on.returncode:
         return f"the command that it printed fails: {last_line(went_on.stdout)}"

@@ -55,7 +55,7 @@ class Launcher:
         self._ended: dict[int, int] = {}
         threading.Thread(target=self._listen, daemon=True).start()
         self._send({"run": self.request(arena.package, self.folder / "first")})
-        if not self._answers.get(timeout=SECONDS).get("ready"):
+        if not self._answers.get(timeout=4 * SECONDS).get("ready"):
             raise RuntimeError("a run that nobody disturbs fails")
 
     def request(self, package: Path, folder: Path) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def command(settings: Mapping[str, str]) -> str:
     if processes is not None:
         words = words[words.index("monai.bundle") - 1 :]
         nodes = ["--standalone"] if processes == os.environ.get("WORLD_SIZE") else ["..."]
-        words = ["torchrun", *nodes, f"--nproc_per_node={processes}", *words]
+        words = [sys.orig_argv[0], "-m", "torch.distributed.run", *nodes, f"--nproc_per_node={processes}", *words]
     kept: list[str] = []
     skip = False
     for word in words:
