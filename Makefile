@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 # Not two benchmarks at a time, whatever -j says.
 .NOTPARALLEL:
-.PHONY: attack benchmark help label label-test package train test lint clean
+.PHONY: attack benchmark help label label-test large-test package train test lint clean
 
 help:
 	@echo "make train   set up, then train on the phantom (CPU: minutes) and say where the pictures are"
@@ -12,6 +12,7 @@ help:
 	@echo "make label   set up MONAI Label, then serve a release: correct its predictions, train on the corrections"
 	@echo "make package     build the releases' archives and their registry into dist"
 	@echo "make label-test   the same, driven by a test"
+	@echo "make large-test   images in blocks by workers that are killed on the way"
 	@echo "make attack      attack the package on the loopback (minutes): what was tried, refused, survived and lost"
 	@echo "make benchmark    set up the peers, measure everything (20 minutes, on a quiet machine), write bundle/docs/performance.md"
 
@@ -33,6 +34,10 @@ label: .venv/ready
 # Not among the tests of `make test`: installs MONAI Label and trains, some minutes.
 label-test: .venv/ready
 	$(BIN)/python -m pytest -m label tests/label
+
+# Not among the tests of `make test`: each worker takes seconds to start.
+large-test: .venv/ready
+	$(BIN)/python -m pytest -m large tests/large
 
 # ATTACK="--package CHECKOUT --only 'hostile archives'", see scripts/attack/__main__.py
 attack: .venv/ready

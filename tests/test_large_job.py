@@ -1,19 +1,24 @@
 """Runs in blocks, from a store to a store: equal to the whole, interrupted, refused."""
 
 import csv
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import zarr
+from conftest import CONFIGS
+from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from unet_paper.inferer import OverlapTileInferer
-from unet_paper.instances import PRESETS, label_instances
+from unet_paper.instances import DEFAULTS, PRESETS, label_instances
+from unet_paper.large import tasks
 from unet_paper.large.job import LargePrediction
 from unet_paper.magnification import MagnifiedInferer
 from unet_paper.measurements import cell_table
@@ -83,7 +88,7 @@ Job = Callable[..., LargePrediction]
 
 @pytest.fixture
 def job(weights: Path, tmp_path: Path) -> Job:
-    def make(dataset_dir: Path, **settings: Any) -> LargePrediction:
+    def make(dataset_dir: str | Path, **settings: Any) -> LargePrediction:
         given = {
             "output_dir": tmp_path / "out",
             "ckpt_path": weights,
@@ -121,3 +126,330 @@ def test_blocks_equal_the_whole_with_a_network(job: Job, weights: Path, tmp_path
     table = cell_table(expected, pixels, probability, pixel_size=(0.25, 0.5))
     assert table_of(tmp_path / "out") == {name: values.astype(float).tolist() for name, values in table.items()}
     assert not (tmp_path / "out" / "image_work").exists()
+
+
+CELLS: dict[str, Any] = {"min_size": 4, "fill_holes": True, "regrow": 1}
+
+
+@pytest.fixture(scope="module")
+def threshold(weights: Path) -> float:
+    """Where this untrained network has cells."""
+    return float(np.median(whole_probability(picture((100, 130)), weights)))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return write_store(tmp_path / "image.zarr", picture((100, 130)))
+
+
+def expected_cells(pixels: NDArray[np.uint8], weights: Path, threshold: float) -> NDArray[np.int32]:
+    settings = {**DEFAULTS, **CELLS, "threshold": threshold}
+    return label_instances(whole_probability(pixels, weights), **settings)  # type: ignore[arg-type]
+
+
+class TestInterrupted:
+    def test_a_killed_run_goes_on_and_does_nothing_twice(
+        self, job: Job, weights: Path, small: Path, tmp_path: Path, threshold: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done: list[tuple[str, int]] = []
+        finish = tasks.DiskWorkspace.finish
+
+        def dying(self: tasks.DiskWorkspace, stage: str, index: int, facts: Any) -> None:
+            if len(done) % 7 == 5:
+                done.append(("killed", 0))
+                raise KeyboardInterrupt
+            finish(self, stage, index, facts)
+            done.append((stage, index))
+
+        monkeypatch.setattr(tasks.DiskWorkspace, "finish", dying)
+        cells = {**CELLS, "threshold": threshold}
+        for _ in range(20):
+            try:
+                job(small, cells=cells).run()
+                break
+            except KeyboardInterrupt:
+                assert not (tmp_path / "out" / "image_cells.zarr").exists()
+        kept = [task for task in done if task[0] != "killed"]
+        assert len(kept) == len(set(kept))
+        assert done.count(("killed", 0)) >= 3
+        found = cells_of(tmp_path / "out")
+        np.testing.assert_array_equal(found, expected_cells(picture((100, 130)), weights, threshold))
+
+    def test_another_plan_in_the_same_folder_is_refused(self, job: Job, small: Path, tmp_path: Path) -> None:
+        job(small, part="1/2").run()
+        with pytest.raises(
+            ValueError, match=r"another plan, block is 64 there and 32 now; choose another with --output_dir"
+        ):
+            job(small, block=32).run()
+        job(small).run()
+        with pytest.raises(ValueError, match="the result of another plan, cells differ; choose"):
+            job(small, cells={"min_size": 9}).run()
+        before = (tmp_path / "out" / "image_cells.csv").read_bytes()
+        job(small).run()  # finished: nothing is done again
+        assert (tmp_path / "out" / "image_cells.csv").read_bytes() == before
+
+    def test_an_image_that_changed_meanwhile_is_refused(self, job: Job, tmp_path: Path) -> None:
+        path = tmp_path / "image.tif"
+        tifffile.imwrite(path, picture((100, 130)))
+        job(path, part="1/2").run()
+        tifffile.imwrite(path, picture((100, 130), seed=1), description="another")
+        with pytest.raises(ValueError, match=r"another plan, image.headers"):
+            job(path).run()
+
+    def test_parts_of_a_job_array_and_a_last_run_make_the_whole(
+        self, job: Job, weights: Path, small: Path, tmp_path: Path, threshold: float
+    ) -> None:
+        cells = {**CELLS, "threshold": threshold}
+        for part in ("2/3", "1/3", "3/3"):
+            assert job(small, cells=cells, part=part).run() is None
+            assert not (tmp_path / "out" / "image_cells.zarr").exists()
+        job(small, cells=cells).run()
+        found = cells_of(tmp_path / "out")
+        np.testing.assert_array_equal(found, expected_cells(picture((100, 130)), weights, threshold))
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        "written",
+        [
+            {"tile": (64, 64), "compression": "zlib", "bigtiff": True},
+            {"rowsperstrip": 16, "compression": "zlib"},
+            {},
+        ],
+        ids=["tiles", "strips", "mapped"],
+    )
+    def test_tiff_gives_what_the_same_pixels_in_a_store_give(
+        self, job: Job, weights: Path, tmp_path: Path, threshold: float, written: dict[str, Any]
+    ) -> None:
+        pixels = picture((100, 130))
+        path = tmp_path / "image.tif"
+        tifffile.imwrite(path, pixels, resolution=(20_000, 40_000), resolutionunit="CENTIMETER", **written)
+        cells = {**CELLS, "threshold": threshold}
+        summary = job(path, cells=cells, labels="tiff", probability=None, table="parquet").run()
+        expected = expected_cells(pixels, weights, threshold)
+        with tifffile.TiffFile(tmp_path / "out" / "image_cells.tif") as tiff:
+            assert tiff.is_bigtiff
+            assert tiff.pages[0].is_tiled
+            np.testing.assert_array_equal(tiff.asarray(), expected)
+        assert summary is not None
+        assert summary["plan"]["pixel_size"] == [0.25, 0.5]
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(tmp_path / "out" / "image_cells.parquet").to_pydict()
+        probability = whole_probability(pixels, weights)
+        for name, values in cell_table(expected, pixels, probability, pixel_size=(0.25, 0.5)).items():
+            np.testing.assert_array_equal(table[name], values)
+
+    @pytest.mark.parametrize("version", ["0.4", "0.5"])
+    def test_every_plane_is_a_case_and_levels_halve(
+        self, job: Job, weights: Path, tmp_path: Path, threshold: float, version: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("unet_paper.large.label_store.SMALLEST_LEVEL", 40)
+        pixels = picture((1, 2, 2, 71, 98))
+        store = write_store(tmp_path / "image.ome.zarr", pixels, "tczyx", version)
+        cells = {**CELLS, "threshold": threshold}
+        labels: Any = f"ome-zarr-{version}"
+        summary = job(store, channel=1, cells=cells, labels=labels, probability="float16").run()
+        assert summary is not None
+        assert summary["planes"] == 2
+        out = zarr.open_group(tmp_path / "out" / "image_cells.zarr", mode="r")
+        assert out["labels/cells/2"].shape == (1, 2, 18, 25)
+        for z in range(2):
+            expected = expected_cells(pixels[0, 1, z], weights, threshold)
+            np.testing.assert_array_equal(out["labels/cells/0"][0, z], expected)
+            np.testing.assert_array_equal(out["labels/cells/2"][0, z], expected[::4, ::4])
+            probability = whole_probability(pixels[0, 1, z], weights)
+            np.testing.assert_array_equal(out["0"][0, z], probability.astype(np.float16))
+            even = np.pad(probability.astype(np.float16).astype(np.float32), [(0, 1), (0, 0)], mode="edge")
+            mean = even.reshape(36, 2, 49, 2).mean(axis=(1, 3))
+            np.testing.assert_allclose(out["1"][0, z], mean, atol=1e-3)
+            assert len(table_of(tmp_path / "out", f"image_t0_z{z}")["id"]) == expected.max()
+        attributes = dict(out["labels/cells"].attrs)
+        metadata = attributes.get("ome", attributes)
+        scales = [level["coordinateTransformations"][0]["scale"] for level in metadata["multiscales"][0]["datasets"]]
+        assert scales == [[1, 1, 0.25 * k, 0.5 * k] for k in (1, 2, 4)]
+        labels_attributes = dict(out["labels"].attrs)
+        assert labels_attributes.get("ome", labels_attributes)["labels"] == ["cells"]
+
+    def test_the_bundle_runs_it(
+        self, weights: Path, small: Path, tmp_path: Path, run_bundle: Callable[..., None]
+    ) -> None:
+        out = tmp_path / "out"
+        run_bundle(
+            "run",
+            "inference_large",
+            dataset_dir=str(small),
+            output_dir=str(out),
+            ckpt_path=str(weights),
+            features=NETWORK["features"],
+            device="cpu",
+            block=64,
+            grey_mean=MEAN,
+            grey_std=STD,
+            cells_preset="phantom",
+        )
+        assert sorted(path.name for path in out.iterdir()) == [
+            "image_cells.csv",
+            "image_cells.zarr",
+            "image_summary.json",
+        ]
+
+    def test_what_it_shares_with_inference_is_the_same(self) -> None:
+        large, usual = (
+            ConfigParser.load_config_file(str(CONFIGS / f"{name}.yaml")) for name in ("inference_large", "inference")
+        )
+        shared = (large.keys() & usual.keys()) - {
+            "imports",
+            "dataset_dir",
+            "output_dir",
+            "network",
+            "initialize",
+            "run",
+        }
+        assert {
+            "ckpt_path",
+            "ckpt_sha256",
+            "features",
+            "grey_mean",
+            "grey_std",
+            "cells_preset",
+            "magnification",
+        } <= shared
+        for name in shared:
+            assert large[name] == usual[name], name
+
+
+class TestBadInput:
+    def test_a_store_without_metadata(self, job: Job, tmp_path: Path) -> None:
+        zarr.open_group(tmp_path / "empty.zarr", mode="w")
+        with pytest.raises(ValueError, match=r"empty.zarr: no OME-Zarr metadata \(multiscales\)"):
+            job(tmp_path / "empty.zarr").run()
+        zarr.create_array(tmp_path / "bare.zarr", shape=(9, 9), dtype="uint8")
+        with pytest.raises(ValueError, match=r"bare.zarr: a bare Zarr array"):
+            job(tmp_path / "bare.zarr").run()
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(ValueError, match="folder: no Zarr group can be read"):
+            job(tmp_path / "folder").run()
+        with pytest.raises(FileNotFoundError, match=r"none.zarr: no such file"):
+            job(tmp_path / "none.zarr").run()
+
+    def test_a_plate_and_another_version(self, job: Job, small: Path, tmp_path: Path) -> None:
+        zarr.open_group(tmp_path / "plate.zarr", mode="w").attrs["ome"] = {"version": "0.5", "plate": {}}
+        with pytest.raises(ValueError, match=r"holds many images \(plate\); give the image of one field"):
+            job(tmp_path / "plate.zarr").run()
+        root = zarr.open_group(small, mode="r+")
+        root.attrs["ome"] = {**root.attrs["ome"], "version": "0.6"}
+        with pytest.raises(ValueError, match=r"OME-Zarr version 0.6; read are 0.4, 0.5"):
+            job(small).run()
+
+    def test_levels_that_are_not_of_one_image(self, job: Job, small: Path) -> None:
+        root = zarr.open_group(small, mode="r+")
+        metadata = dict(root.attrs["ome"])
+        metadata["multiscales"][0]["datasets"].append({"path": "1"})
+        root.attrs["ome"] = metadata
+        with pytest.raises(ValueError, match="name a level '1' that is not there"):
+            job(small).run()
+        root.create_array("1", shape=(50, 140), dtype="uint8")
+        with pytest.raises(ValueError, match=r"levels of shapes \(100, 130\), \(50, 140\): not versions of one image"):
+            job(small).run()
+
+    def test_missing_chunks_are_filled_and_said_or_refused(
+        self, job: Job, small: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (small / "0" / "c" / "0" / "1").unlink()
+        with pytest.raises(ValueError, match="1 of 6 chunks are missing; copy the store again"):
+            job(small, missing_chunks="refuse").run()
+        with caplog.at_level(logging.WARNING):
+            job(small).run()
+        assert "1 of 6 chunks are missing, taken for the fill value 0" in caplog.text
+
+    def test_urls_are_read_through_fsspec(self, job: Job, tmp_path: Path, small: Path) -> None:
+        import fsspec
+
+        for file in small.rglob("*"):
+            if file.is_file():
+                fsspec.filesystem("memory").pipe(f"/store/{file.relative_to(tmp_path)}", file.read_bytes())
+        from_folder = job(small).run()
+        from_url = job("memory://store/image.zarr", output_dir=tmp_path / "from_url").run()
+        assert from_folder is not None
+        assert from_url is not None
+        assert from_url["cells"] == from_folder["cells"]
+        np.testing.assert_array_equal(cells_of(tmp_path / "from_url"), cells_of(tmp_path / "out"))
+        with pytest.raises(ConnectionError, match=r"dataset_dir=memory://none/there.zarr: no Zarr group can be read"):
+            job("memory://none/there.zarr").run()
+
+    def test_no_space_left(self, job: Job, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+        with pytest.raises(OSError, match=r"out: 0.0 GB may be needed and 0.0 GB are free; choose a larger disk"):
+            job(small).run()
+
+    def test_a_scheduler_that_does_not_answer(self, job: Job, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("unet_paper.large.runners._TIMEOUT", 0.5)
+        with pytest.raises(ConnectionError, match=r"dask=tcp://127.0.0.1:9: no scheduler answers there"):
+            job(small, dask="tcp://127.0.0.1:9").run()
+
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            ({"software": {"unet_paper": "0.0.0", "torch": torch.__version__}}, "version of unet_paper"),
+            ({"weights": {"path": "weights.pt", "sha256": "ab"}}, "sha256 of the weights is no such file"),
+            ({"engine": {"device": "cpu", "processor": "AVX4096", "threads": 1}}, "processor is"),
+        ],
+    )
+    def test_a_worker_that_would_compute_otherwise(
+        self, job: Job, small: Path, tmp_path: Path, changed: dict[str, Any], said: str
+    ) -> None:
+        job(small, part="1/9").run()
+        work = tmp_path / "out" / "image_work"
+        plan = tasks.read_plan(work)
+        type(plan)(**{**plan.content, **changed}).write(work)
+        with pytest.raises(RuntimeError, match=f"would compute otherwise than planned: {said}"):
+            tasks.check_worker(str(work))
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"symmetries": "all"}, "symmetries='all': averaging turns the whole image"),
+            ({"block": 30}, "block=30: must be a multiple of the pooling factor, 4 px"),
+            ({"labels": "png"}, "labels='png': must be one of"),
+            ({"labels": "tiff"}, "probability='uint8': goes into an OME-Zarr"),
+            ({"part": "4/3"}, "part='4/3': i/n"),
+            ({"workers": 0}, "workers=0: must be at least 1"),
+            ({"missing_chunks": "zero"}, "missing_chunks='zero': must be one of fill, refuse"),
+            ({"channel": 1}, "channel=1: the image has 1, numbered from 0"),
+            ({"channel": [0, 0]}, r"channel=\[0, 0\]: the network takes 1 channels, these are 2"),
+            ({"channel": "dapi"}, "channel='dapi': the image has 1, numbered from 0"),
+            ({"cells": {"field_of_interest": 50}}, "field_of_interest=50: leaves nothing"),
+        ],
+    )
+    def test_settings_out_of_range(self, job: Job, small: Path, wrong: dict[str, Any], said: str) -> None:
+        with pytest.raises(ValueError, match=said):
+            job(small, **wrong).run()
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"photometric": "miniswhite"}, "has 0 as white"),
+            ({"extratags": [(274, 3, 1, 6, True)]}, "has an orientation tag"),
+        ],
+    )
+    def test_tiff_that_must_be_turned(self, job: Job, tmp_path: Path, options: dict[str, Any], said: str) -> None:
+        tifffile.imwrite(tmp_path / "a.tif", picture((30, 40)), **options)
+        with pytest.raises(ValueError, match=f"a.tif: {said}, which inference.yaml understands"):
+            job(tmp_path / "a.tif").run()
+
+    def test_tiff_in_one_compressed_piece(self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("unet_paper.large.image_store.LARGEST_CHUNK", 1000)
+        tifffile.imwrite(tmp_path / "a.tif", picture((30, 40)), compression="zlib", rowsperstrip=30)
+        with pytest.raises(ValueError, match=r"compressed in pieces of \(30, 40\) px"):
+            job(tmp_path / "a.tif").run()
+
+
+def test_workers_of_a_dask_scheduler(job: Job, weights: Path, small: Path, tmp_path: Path, threshold: float) -> None:
+    distributed = pytest.importorskip("dask.distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        job(small, cells={**CELLS, "threshold": threshold}, dask=cluster.scheduler_address).run()
+    found = cells_of(tmp_path / "out")
+    np.testing.assert_array_equal(found, expected_cells(picture((100, 130)), weights, threshold))

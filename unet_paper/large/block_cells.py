@@ -246,16 +246,14 @@ class BlockCells:
             labels = regrown(labels, self.settings["regrow"])
         own = labels[box.within(around)]
         self._write("grown", box, own)
-        ids, compact = np.unique(own, return_inverse=True)
-        compact = compact.reshape(own.shape) + (ids[0] != 0)  # 0 stays the background
-        ids = ids[ids > 0]
+        ids, compact = _counted(own)
         boxes = [_in_image(found, box) for found in ndimage.find_objects(compact)]
         frame = self.settings["field_of_interest"]
         top, left, bottom, right = self.grid.image
         interest = Box(top + frame, left + frame, bottom - frame, right - frame).meet(box)
         inside = compact[interest.within(box)] if min(interest.shape) > 0 else np.empty(0, np.int64)
         return {
-            "ids": ids.astype(np.int64),
+            "ids": ids,
             "areas": np.bincount(compact.ravel(), minlength=len(ids) + 1)[1:],
             "boxes": np.array(boxes, np.int64).reshape(-1, 4),
             "first": _first_columns(compact, boxes, box),
@@ -392,6 +390,18 @@ def _fits(count: int) -> None:
 
 def _offsets(counts: list[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+
+
+def _counted(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Labels > 0, each once, and the image with them numbered 1 .. n; without sorting pixels."""
+    lowest = int(labels.min(where=labels > 0, initial=np.iinfo(np.int32).max))
+    span = max(int(labels.max()) - lowest + 1, 0)
+    place = np.where(labels > 0, labels - (lowest - 1), 0)
+    present = np.zeros(span + 1, bool)
+    present[place.ravel()] = True
+    present[0] = False
+    numbers = np.where(present, np.cumsum(present), 0).astype(np.int32)
+    return np.flatnonzero(present).astype(np.int64) + (lowest - 1), numbers[place]
 
 
 def _sides(facts: Mapping[str, NDArray[Any]]) -> Sides:

@@ -65,6 +65,7 @@ class ImageStore:
         axes: of the array, out of "t", "c", "z", "y", "x".
         pixel_size: height and width of a pixel in micrometres, None where unknown.
         full_scale: grey value that is white, where the file states another one than its dtype.
+        channel_names: where the metadata name them.
         identity: what tells this image from others: address, shape, dtype, and a hash of its headers.
     """
 
@@ -73,6 +74,7 @@ class ImageStore:
     axes: str
     pixel_size: tuple[float, float] | None = None
     full_scale: float | None = None
+    channel_names: tuple[str, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -94,6 +96,24 @@ class ImageStore:
         """Index of every plane along ``plane_axes``."""
         sizes = [self.array.shape[self.axes.index(axis)] for axis in self.plane_axes]
         return list(itertools.product(*map(range, sizes)))
+
+    def numbers(self, channel: int | str | Sequence[int] | None) -> list[int]:
+        """Numbers of the channels that a number, a name, numbers or None (all) stand for.
+
+        Raises:
+            ValueError: naming the channels that there are.
+        """
+        known = range(self.channels)
+        if channel is None:
+            return list(known)
+        if isinstance(channel, str):
+            found = [number for number, name in enumerate(self.channel_names) if name == channel]
+        else:
+            found = [channel] if isinstance(channel, int) else list(channel)
+        if not found or not set(found) <= set(known):
+            names = f", named {', '.join(self.channel_names)}" if self.channel_names else ""
+            raise ValueError(f"channel={channel!r}: the image has {self.channels}, numbered from 0{names}")
+        return found
 
     def read(self, plane: Sequence[int], box: Box, channels: Sequence[int] | None = None) -> NDArray[Any]:
         """Grey values as stored, shape (C, h, w).
@@ -140,7 +160,7 @@ def open_image(address: str | Path, missing_chunks: MissingChunks = "fill") -> I
 
 def _open_zarr(address: str, missing_chunks: MissingChunks) -> ImageStore:
     try:
-        node = zarr.open(address, mode="r")
+        node: Any = zarr.open(address, mode="r")
     except Exception as error:
         kind: type[Exception] = ConnectionError if "://" in address else ValueError
         raise kind(
@@ -184,7 +204,8 @@ def _open_zarr(address: str, missing_chunks: MissingChunks) -> ImageStore:
         "dtype": str(array.dtype),
         "headers": _hash([attributes, array.metadata.to_dict()]),
     }
-    return ImageStore(address, array, axes, _pixel_size(multiscale, axes), identity=identity)
+    names = tuple(str(channel.get("label", "")) for channel in metadata.get("omero", {}).get("channels", ()))
+    return ImageStore(address, array, axes, _pixel_size(multiscale, axes), channel_names=names, identity=identity)
 
 
 def _full_resolution(address: str, node: Any, multiscale: Mapping[str, Any], axes: str) -> Any:
@@ -252,39 +273,51 @@ def _open_tiff(path: Path) -> ImageStore:
     if path.suffix.lower() not in TIFF:
         raise ValueError(f"dataset_dir={path}: read in blocks are OME-Zarr folders and TIFF files ({' '.join(TIFF)})")
     try:
-        tiff = tifffile.TiffFile(path)
-        series = max(tiff.series, key=lambda one: one.size)
-        page = series.keyframe
-    except Exception as error:
+        with tifffile.TiffFile(path) as tiff:
+            series = max(tiff.series, key=lambda one: one.size)
+            page, number = series.keyframe, tiff.series.index(series)
+            shape, given = series.get_shape(False), series.get_axes(False)
+            mapped = series.dataoffset is not None and not page.is_tiled and page.compression == 1
+            description = tiff.pages[0].description
+            _refuse_unusual(path, page)
+    except (OSError, tifffile.TiffFileError, IndexError) as error:
         raise ValueError(
             f"dataset_dir={path}: cannot be read as TIFF: {error}; truncated or damaged? Copy it again"
         ) from error
-    _refuse_unusual(path, page)
-    axes = series.get_axes(False).lower().replace("s", "c").replace("q", "z").replace("i", "z")
+    axes = given.lower().replace("s", "c").replace("q", "z").replace("i", "z")
     if len(set(axes)) != len(axes) or not set(axes) <= set("tczyx"):
-        raise ValueError(
-            f"dataset_dir={path}: axes {series.get_axes(False)}, expected Y, X and T, C, Z where there are any"
-        )
-    if series.dataoffset is not None and not page.is_tiled and page.compression == 1:
-        array: Any = tifffile.memmap(path, series=tiff.series.index(series), mode="r").reshape(series.get_shape(False))
+        raise ValueError(f"dataset_dir={path}: axes {given}, expected Y, X and T, C, Z where there are any")
+    if mapped:
+        array: Any = tifffile.memmap(path, series=number, mode="r").reshape(shape)
     else:
         _refuse_large_chunks(path, page)
-        array = zarr.open_array(series.aszarr(level=0, squeeze=False), mode="r")
+        array = _TiffPixels(path, number, shape, page.dtype)
     status = path.stat()
     identity = {
         "address": str(path),
-        "shape": list(array.shape),
-        "dtype": str(array.dtype),
-        "headers": _hash([status.st_size, status.st_mtime_ns, tiff.pages[0].description]),
+        "shape": list(shape),
+        "dtype": str(page.dtype),
+        "headers": _hash([status.st_size, status.st_mtime_ns, description]),
     }
     known = layout(path)
-    factor = _UNITS.get(known.unit) if known.pixel_size else None
-    pixel_size = (
-        None
-        if factor is None or known.pixel_size is None
-        else (known.pixel_size[0] * factor, known.pixel_size[1] * factor)
-    )
-    return ImageStore(str(path), array, axes, pixel_size, _full_scale(page), identity)
+    factor = _UNITS.get(known.unit)
+    pixel_size = None
+    if known.pixel_size is not None and factor is not None:
+        pixel_size = (known.pixel_size[0] * factor, known.pixel_size[1] * factor)
+    return ImageStore(str(path), array, axes, pixel_size, _full_scale(page), identity=identity)
+
+
+class _TiffPixels:
+    """The largest level of a series, decoded where it is asked for; the file is open no longer than that."""
+
+    def __init__(self, path: Path, series: int, shape: tuple[int, ...], dtype: Any) -> None:
+        self.shape, self.dtype = shape, dtype
+        self._path, self._series = path, series
+
+    def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
+        with tifffile.TiffFile(self._path) as tiff:
+            store = tiff.series[self._series].aszarr(level=0, squeeze=False)
+            return np.asarray(zarr.open_array(store, mode="r")[index])
 
 
 def _refuse_unusual(path: Path, page: Any) -> None:

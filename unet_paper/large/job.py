@@ -16,7 +16,7 @@ import zarr
 
 from unet_paper import geometry
 from unet_paper.inferer import USUAL_OUTPUT
-from unet_paper.instances import DEFAULTS, PRESETS, Settings, check_settings
+from unet_paper.instances import DEFAULTS, Settings, check_settings
 from unet_paper.large import label_store
 from unet_paper.large.image_store import ImageStore, MissingChunks, open_image
 from unet_paper.large.plan import PLAN, Plan, processor, software
@@ -49,9 +49,8 @@ class LargePrediction:
         grey_std: and divided by this.
         grey_minimum: grey value that becomes 0.
         grey_maximum: grey value that becomes 1; None for the full scale of the image.
-        channels: numbers of the channels that the network sees; None for all.
-        cells_preset: name in :data:`unet_paper.instances.PRESETS`.
-        cells: single settings of :func:`unet_paper.instances.label_instances`, before the preset.
+        channel: number, name or numbers of the channels that the network sees; None for all.
+        cells: settings of :func:`unet_paper.instances.label_instances`.
         magnification: of the image before prediction.
         symmetries: ``"none"``; anything else is refused.
         tile_size: of the network's input in px; None for the smallest that predicts 388 px.
@@ -82,14 +81,13 @@ class LargePrediction:
         output_dir: str | Path,
         ckpt_path: str | Path,
         network: Mapping[str, Any],
-        grey_mean: float,
-        grey_std: float,
+        grey_mean: float | Sequence[float],
+        grey_std: float | Sequence[float],
         ckpt_sha256: str | None = None,
         grey_minimum: float = 0.0,
         grey_maximum: float | None = None,
-        channels: Sequence[int] | None = None,
-        cells_preset: str | None = None,
-        cells: Mapping[str, Any] | None = None,
+        channel: int | str | Sequence[int] | None = None,
+        cells: Mapping[str, Any] = DEFAULTS,
         magnification: float = 1.0,
         symmetries: str = "none",
         tile_size: int | None = None,
@@ -116,8 +114,6 @@ class LargePrediction:
             )
         if block < factor or block % factor:
             raise ValueError(f"block={block}: must be a multiple of the pooling factor, {factor} px")
-        if cells_preset is not None and cells_preset not in PRESETS:
-            raise ValueError(f"cells_preset={cells_preset!r}: choose one of {sorted(PRESETS)} or None")
         for name, value, allowed in (
             ("labels", labels, get_args(label_store.LabelFormat)),
             ("probability", probability, (*get_args(label_store.ProbabilityType), None)),
@@ -133,12 +129,12 @@ class LargePrediction:
             raise ValueError(
                 f"probability={probability!r}: goes into an OME-Zarr; set probability: null with labels: tiff"
             )
-        settings = Settings(**{**(DEFAULTS if cells_preset is None else PRESETS[cells_preset]), **(cells or {})})  # type: ignore[typeddict-item]
+        settings = Settings(**{**DEFAULTS, **cells})  # type: ignore[typeddict-item]
         check_settings(settings)
         self.part = _part(part)
         self.dataset_dir, self.output_dir, self.ckpt_path = str(dataset_dir), Path(output_dir), str(ckpt_path)
         self.ckpt_sha256 = ckpt_sha256
-        self.channels = channels
+        self.channel = channel
         self.missing_chunks: MissingChunks = missing_chunks
         self.workers, self.dask = workers, dask
         own = threads or (torch.get_num_threads() if workers == 1 else max(1, (os.cpu_count() or 1) // workers))
@@ -171,18 +167,19 @@ class LargePrediction:
         """
         # the weights are read once, so that a wrong file is refused before work
         checkpoint.read_weights(self.ckpt_path, self.ckpt_sha256)
-        channels = list(range(image.channels) if self.channels is None else self.channels)
+        channels = image.numbers(self.channel)
         wanted = self._settings["network"]["in_channels"]
-        if len(channels) != wanted or not set(channels) <= set(range(image.channels)):
+        if len(channels) != wanted:
             raise ValueError(
-                f"channels={channels}: the network takes {wanted}, and the image has {image.channels}, numbered from 0"
+                f"channel={self.channel!r}: the network takes {wanted} channels, these are {len(channels)}; "
+                "choose with --channel NUMBER"
             )
         return Plan(
             image=image.identity,
             channels=channels,
             weights={"path": str(Path(self.ckpt_path).resolve()), "sha256": checkpoint.sha256(self.ckpt_path)},
             pixel_size=None if image.pixel_size is None else list(image.pixel_size),
-            channel_names=[str(channel) for channel in channels],
+            channel_names=[image.channel_names[number] if image.channel_names else str(number) for number in channels],
             **self._settings,
         )
 
