@@ -206,7 +206,7 @@ def test_the_command_to_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     said = interruption.command({"resume": "True"})
     assert said.startswith(
-        "torchrun --standalone --nproc_per_node=2 -m monai.bundle run training --output_dir 'my run'"
+        "python -m torch.distributed.run --standalone --nproc_per_node=2 -m monai.bundle run training --output_dir"
     )
 
 
