@@ -118,7 +118,11 @@ def build(
 
 
 def release_facts(
-    bundle: str | Path, release: Release, weights: str | Path, settings: Mapping[str, Any] | None = None
+    bundle: str | Path,
+    release: Release,
+    weights: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    dataset_dir: str | Path | None = None,
 ) -> facts.Facts:
     """Facts of weights that were trained as a release says: by its overlays, and with its settings of training.
 
@@ -127,11 +131,22 @@ def release_facts(
         release: one of ``releases(bundle)``.
         weights: checkpoint; its shapes tell the network's.
         settings: further settings of the training.
+        dataset_dir: the data that the weights were trained on; the post-processing is then chosen on the images that
+            were held out.
     """
     shape = checkpoint.architecture(checkpoint.read_weights(weights))
-    told = {**shape, **release.training, "facts#training#images": None, **(settings or {})}
-    config = _merged(Path(bundle), ["train.yaml", *release.train], told)
-    found: facts.Facts = ConfigParser(config).get_parsed_content("facts")
+    told = {**shape, **release.training, **(settings or {})}
+    if dataset_dir is None:
+        told |= {"facts#training#images": None}
+    else:
+        told |= {"dataset_dir": str(dataset_dir), "choose_cells": True, "validate#handlers": ["@validate#cells_choice"]}
+    parser = ConfigParser(_merged(Path(bundle), ["train.yaml", *release.train], told))
+    found: facts.Facts = parser.get_parsed_content("facts")
+    if dataset_dir is not None:
+        checkpoint.load_weights(parser.get_parsed_content("network"), weights)
+        evaluator = parser.get_parsed_content("validate#evaluator")
+        evaluator.run(1)
+        found = parser.get_parsed_content("validate#cells_choice").applied(found)
     # those that are installed now say nothing of a training of then
     record = {name: value for name, value in found.training.items() if name != "versions"}
     return dataclasses.replace(found, training=record)

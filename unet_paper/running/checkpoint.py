@@ -17,6 +17,7 @@ from unet_paper.running.placement import placed
 from unet_paper.running.signals import PROCESS, Interrupted
 
 if TYPE_CHECKING:
+    from unet_paper.running.cells_choice import CellsChoice
     from unet_paper.running.facts import Facts
 
 logger = logging.getLogger(__name__)
@@ -263,6 +264,7 @@ class Checkpoints:
         resume: go on from ``last.pt`` if it is there.
         read_only: load but never write (for all processes but one).
         facts: how the network is trained and to be used; part of either file.
+        choice: of the post-processing, which goes into the facts; None: as they are.
         minutes: write ``last.pt`` within an epoch when the last time was so long ago; > 0.
     """
 
@@ -276,12 +278,14 @@ class Checkpoints:
         resume: bool = False,
         read_only: bool = False,
         facts: "Facts | None" = None,
+        choice: "CellsChoice | None" = None,
         minutes: float = 10.0,
     ) -> None:
         if not minutes > 0:
             raise ValueError(f"checkpoint_minutes={minutes}: must be more than 0; .inf writes after epochs alone")
         self.folder = Path(folder)
         self.facts = facts
+        self.choice = choice
         self.network = network
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -426,7 +430,9 @@ class Checkpoints:
         )
 
     def _told(self) -> dict[str, Tensor]:
-        return {} if self.facts is None else {FACTS: self.facts.to_tensor()}
+        if self.facts is None:
+            return {}
+        return {FACTS: (self.facts if self.choice is None else self.choice.applied(self.facts)).to_tensor()}
 
     def _keep_folder(self, engine: Any) -> None:
         if run_folder.keep_run_folder(self.folder):

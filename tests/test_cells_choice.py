@@ -1,0 +1,80 @@
+"""Post-processing chosen on validation images: by hand-made maps, and recorded with the weights of a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from numpy.typing import NDArray
+
+from unet_paper.instances import PRESETS
+from unet_paper.metrics.monai_metrics import CTCSeg, VRand
+from unet_paper.running import facts
+from unet_paper.running.cells_choice import CellsChoice
+
+Run = Callable[..., None]
+
+
+def validated(metric: Any, probability: NDArray[Any], reference: NDArray[Any], preset: str = "folder") -> CellsChoice:
+    """A choice after one validation of one image."""
+    choice = CellsChoice({"score": metric}, PRESETS[preset])
+    pred = torch.from_numpy(np.stack([1 - probability, probability]).astype(np.float32))
+    output = [{"pred": pred, "instances": torch.from_numpy(reference[None])}]
+    choice._keep(SimpleNamespace(state=SimpleNamespace(output=output)))
+    choice.choose()
+    return choice
+
+
+def two_cells(between: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Two cells of 6 x 6 px with a gap of one column of this probability between them; the rest of a cell is 0.95."""
+    probability, reference = np.full((8, 15), 0.02), np.zeros((8, 15), np.int32)
+    for number, columns in ((1, slice(1, 7)), (2, slice(8, 14))):
+        probability[1:7, columns], reference[1:7, columns] = 0.95, number
+    probability[1:7, 7] = between
+    return probability, reference
+
+
+@pytest.mark.parametrize("metric", [CTCSeg(), VRand()])
+@pytest.mark.parametrize(("between", "expected"), [(0.2, 0.5), (0.55, 0.6), (0.75, 0.8)])
+def test_the_lowest_threshold_that_parts_the_cells_is_chosen(metric: Any, between: float, expected: float) -> None:
+    choice = validated(metric, *two_cells(between), "isbi2012")
+    assert choice.chosen is not None
+    assert choice.chosen["threshold"] == expected
+    assert choice.record["value"] == pytest.approx(1.0)
+    assert (choice.record["value_as_given"] < 1) == (expected != 0.5)
+    assert choice.record["images"] == 1
+
+
+def test_the_smallest_cell_is_half_of_the_smallest_annotated() -> None:
+    choice = validated(CTCSeg(), *two_cells(0.1))
+    assert choice.chosen is not None
+    assert choice.chosen["min_size"] == 18
+
+
+def test_thresholds_stay_below_those_that_split() -> None:
+    choice = CellsChoice({"SEG": CTCSeg()}, PRESETS["dic_hela_split"])
+    assert max(choice.thresholds) < 0.6
+
+
+def test_an_undefined_score_chooses_nothing() -> None:
+    probability, reference = two_cells(0.1)
+    choice = validated(CTCSeg(), probability, np.zeros_like(reference))
+    assert choice.chosen is None
+
+
+def test_a_run_records_what_it_chose_and_prediction_takes_it(
+    run_bundle: Run, cells_folder: str, tmp_path: Path
+) -> None:
+    settings = {**TINY, "dataset_dir": cells_folder, "output_dir": str(tmp_path / "run"), "max_epochs": 1}
+    run_bundle("training", "train", **settings, choose_cells=True)
+    told = facts.read(tmp_path / "run" / "model.pt")
+    record = told.trained_with("cells_choice")
+    assert record["score"] == "SEG"
+    assert record["images"] == 2
+    assert record["value"] >= record["value_as_given"]
+    assert told["cells"]["min_size"] >= PRESETS["phantom"]["min_size"]
+    assert facts.cells(told["cells_preset"], told) == told["cells"]

@@ -1,0 +1,125 @@
+"""Threshold and smallest cell of the post-processing, chosen on the validation images of a run by its own key score.
+
+The paper says nothing of how a map becomes cells. What is chosen here is chosen on held-out images of the training set,
+never on test images, and recorded with the weights.
+"""
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from ignite.engine import Engine, Events
+from numpy.typing import NDArray
+
+from unet_paper.instances import Settings, label_instances
+from unet_paper.running import engines
+from unet_paper.running.facts import Facts
+
+logger = logging.getLogger(__name__)
+
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+class CellsChoice:
+    """Handler of a validation's evaluator that chooses the post-processing whenever a network is the best so far.
+
+    A score that sweeps thresholds itself, as V_rand of probabilities, is taken at each threshold alone; one of cells,
+    as SEG, of the cells at each threshold. Of equal scores the threshold nearest to the given one is chosen. Then the
+    smallest cell becomes half of the smallest one annotated, if that loses nothing of the score.
+
+    Args:
+        metric: the key metric, an ``IgniteMetricHandler`` around a metric of ``metrics.monai_metrics``, in a mapping of
+            one name, as the evaluator has it; higher is better.
+        cells: post-processing to start from.
+        thresholds: candidates; those at or above the first split threshold are left out.
+    """
+
+    def __init__(self, metric: dict[str, Any], cells: Settings, thresholds: Sequence[float] = THRESHOLDS) -> None:
+        ((self.name, handler),) = metric.items()
+        self.metric: Any = getattr(handler, "metric_fn", handler)
+        self.cells = cells
+        highest = min(cells["split_thresholds"], default=1.0)
+        self.thresholds = sorted({*(t for t in thresholds if t < highest), cells["threshold"]})
+        self.chosen: Settings | None = None
+        self.record: dict[str, Any] = {}
+        self._cases: list[tuple[NDArray[np.float16], NDArray[Any]]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Follow the evaluator ``engine``."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._cases.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
+        engine.add_event_handler(Events.COMPLETED, self._choose)
+
+    def applied(self, facts: Facts) -> Facts:
+        """Facts with the post-processing that was chosen, and how it was chosen for the record."""
+        if self.chosen is None:
+            return facts
+        return dataclasses.replace(facts, cells=self.chosen, training={**facts.training, "cells_choice": self.record})
+
+    def _keep(self, engine: Any) -> None:
+        for output in engine.state.output:
+            probability = output["pred"][1].detach().cpu().numpy().astype(np.float16)
+            self._cases.append((probability, output["instances"][0].cpu().numpy()))
+
+    def _choose(self, engine: Any) -> None:
+        if engine.state.best_metric_epoch == engine.state.epoch:
+            self.choose()
+        self._cases.clear()
+
+    def choose(self) -> None:
+        """Choose on the cases of the last validation; all processes must call it."""
+        candidates = [cast(Settings, {**self.cells, "threshold": threshold}) for threshold in self.thresholds]
+        scores = self._scores(candidates)
+        given = self.cells["threshold"]
+        if not np.isfinite(scores).all():
+            return
+        order = sorted(range(len(scores)), key=lambda i: (-scores[i], abs(self.thresholds[i] - given)))
+        best, score = candidates[order[0]], scores[order[0]]
+        smallest = self._smallest_annotated() // 2
+        if smallest > best["min_size"] and not hasattr(self.metric, "thresholds"):
+            larger = cast(Settings, {**best, "min_size": smallest})
+            (without,) = self._scores([larger])
+            best = larger if without >= score else best
+        self.chosen = best
+        self.record = {
+            "score": self.name,
+            "images": sum(engines.gather(len(self._cases))),
+            "value": score,
+            "value_as_given": scores[self.thresholds.index(given)],
+        }
+        logger.info(
+            "post-processing of %d validation images: threshold %g, smallest cell %d px, %s %.4f (%.4f at %g)",
+            self.record["images"],
+            best["threshold"],
+            best["min_size"],
+            self.name,
+            score,
+            self.record["value_as_given"],
+            given,
+        )
+
+    def _scores(self, candidates: Sequence[Settings]) -> list[float]:
+        rows = [[self._row(candidate, *case) for case in self._cases] for candidate in candidates]
+        merged = engines.gather(rows)
+        scores = []
+        for number in range(len(candidates)):
+            of_all = [row for process in merged for row in process[number]]
+            scores.append(float(self.metric.score(np.stack(of_all))) if of_all else float("nan"))
+        return scores
+
+    def _row(self, settings: Settings, probability: NDArray[np.float16], reference: NDArray[Any]) -> NDArray[Any]:
+        if hasattr(self.metric, "thresholds"):
+            alone = copy.copy(self.metric)
+            alone.thresholds = (settings["threshold"],)
+            of_cell = probability.astype(np.float32)
+            return np.asarray(alone.row(np.stack([1 - of_cell, of_cell]), reference))
+        cells = label_instances(probability.astype(np.float32), **settings)
+        return np.asarray(self.metric.row(cells[None], reference))
+
+    def _smallest_annotated(self) -> int:
+        sizes = [np.bincount(reference[reference > 0].ravel()) for _, reference in self._cases]
+        found = min((int(size[size > 0].min()) for size in sizes if size.any()), default=0)
+        return min((size for size in engines.gather(found) if size), default=0)
