@@ -41,7 +41,7 @@ def _moments(batch: int, channels: int, height: int, width: int, features: Seque
         height, width = 2 * height, 2 * width
         # phseg_v5 keeps all channels in its last up-convolution; counted for either preset
         upsampled = batch * height * width * incoming
-        yield sum(skips) + 2 * upsampled + batch * height * width * outgoing
+        yield sum(skips) + 2 * upsampled + 2 * batch * height * width * outgoing  # cropped skip, and both side by side
         skips.pop()
         yield from convolve(incoming + outgoing, outgoing, sum(skips) + upsampled)
         height, width = height - 4, width - 4
