@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from monai.data.meta_tensor import MetaTensor
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from unet_paper import geometry
 from unet_paper.activation_memory import activation_bytes
+from unet_paper.network import UNet
 from unet_paper.row_streaming import RowStream, streaming_bytes
 
 Strategy = Literal["tiles", "whole", "rows"]
@@ -114,6 +115,7 @@ class OverlapTileInferer(Inferer):
             strip that fits is used. Counts neither the images, nor the weights, nor the result.
         batch_size: tiles per call of the network; with ``"rows"`` images per stream.
         symmetries: ``"none"``, ``"flips"`` (4), ``"rotations"`` (4 quarter turns) or ``"all"`` (8).
+        engine: given the network, returns what computes in its place, such as the same network in OpenVINO.
         progress: show a progress bar when work takes longer than two seconds.
 
     Raises:
@@ -129,6 +131,7 @@ class OverlapTileInferer(Inferer):
         memory_budget: int | None = None,
         batch_size: int = 1,
         symmetries: Symmetries = "none",
+        engine: Callable[[object], object] | None = None,
         progress: bool = False,
     ) -> None:
         super().__init__()
@@ -143,6 +146,8 @@ class OverlapTileInferer(Inferer):
             raise ValueError(f"tile_size={tile_size}, memory_budget={memory_budget}: give one, not both")
         if strategy == "whole" and (tile_size is not None or memory_budget is not None):
             raise ValueError("strategy='whole': takes neither tile_size nor memory_budget")
+        if strategy == "rows" and engine is not None:
+            raise ValueError("strategy='rows': calls the layers one by one in PyTorch, and takes no engine")
         if tile_size is not None and strategy == "tiles":
             geometry.output_size(tile_size, levels)
         if tile_size is not None and tile_size < 1:
@@ -153,6 +158,7 @@ class OverlapTileInferer(Inferer):
         self.memory_budget = memory_budget
         self.batch_size = batch_size
         self.symmetries = symmetries
+        self.engine = engine
         self.progress = progress
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -173,7 +179,9 @@ class OverlapTileInferer(Inferer):
                 memory budget that no tile fits.
             TypeError: ``"rows"`` with another network, or with further arguments; a result that is no tensor.
         """
-        module = _unwrapped(network)
+        if self.engine is not None:
+            network = cast(Callable[..., Tensor], self.engine(network))
+        module = unwrapped(network)
         _check(inputs, module, self.levels)
         if self.strategy == "rows" and (args or kwargs):
             raise TypeError("args, kwargs: strategy='rows' calls the network's layers, which take no further arguments")
@@ -260,7 +268,7 @@ class OverlapTileInferer(Inferer):
         if self.strategy == "whole":
             return largest
         if self.memory_budget is None:
-            return self.tile_size or geometry.input_size(USUAL_OUTPUT, self.levels)
+            return self.tile_size or geometry.input_size(getattr(module, "usual_output", USUAL_OUTPUT), self.levels)
         factor = geometry.pooling_factor(self.levels)
         smallest = min(largest, geometry.input_size(factor, self.levels))
 
@@ -308,7 +316,12 @@ def _check(inputs: Tensor, module: object, levels: int) -> None:
         raise ValueError(f"levels={levels}: the network has {own} levels; give the inferer levels={own}")
 
 
-def _unwrapped(network: object) -> object:
+def fastest_strategy(network: object) -> Strategy:
+    """Rows where the network's layers are known one by one, else tiles."""
+    return "rows" if isinstance(unwrapped(network), UNet) else "tiles"
+
+
+def unwrapped(network: object) -> object:
     """The module itself: DistributedDataParallel and torch.compile hide its attributes behind their own."""
     if isinstance(network, DistributedDataParallel):
         network = network.module

@@ -19,6 +19,7 @@ from unet_paper.running.signals import PROCESS, Interrupted
 if TYPE_CHECKING:
     from unet_paper.running.cells_choice import CellsChoice
     from unet_paper.running.facts import Facts
+    from unet_paper.running.machine import Choices
 
 logger = logging.getLogger(__name__)
 
@@ -266,6 +267,7 @@ class Checkpoints:
         facts: how the network is trained and to be used; part of either file.
         choice: of the post-processing, which goes into the facts; None: as they are.
         minutes: write ``last.pt`` within an epoch when the last time was so long ago; > 0.
+        machine: what the run computes with; part of ``last.pt``, for a run that goes on from it.
     """
 
     def __init__(
@@ -280,6 +282,7 @@ class Checkpoints:
         facts: "Facts | None" = None,
         choice: "CellsChoice | None" = None,
         minutes: float = 10.0,
+        machine: "Choices | None" = None,
     ) -> None:
         if not minutes > 0:
             raise ValueError(f"checkpoint_minutes={minutes}: must be more than 0; .inf writes after epochs alone")
@@ -297,6 +300,7 @@ class Checkpoints:
         self._first_loss: float | None = None
         # all steps of the epoch are done, but it is not validated and on disk
         self._open = False
+        self.machine = machine
 
     def attach(self, engine: Engine) -> None:
         """Resume at the start of the trainer ``engine``, save after each of its epochs and where it is due."""
@@ -425,6 +429,7 @@ class Checkpoints:
                 "handlers": handlers,
                 "best_metric": -1.0 if state is None else float(state.best_metric),
                 "best_metric_epoch": -1 if state is None else int(state.best_metric_epoch),
+                "machine": {} if self.machine is None else self.machine.record(),
             },
             self.folder / LAST,
         )
