@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attacking import Arena, Outcome, Trial, attack
 
-SECONDS = 60
+SECONDS = 120
 
 
 class Reader:
@@ -32,7 +32,7 @@ class Reader:
                 stderr=subprocess.DEVNULL,
                 text=True,
             )
-            if not self._answer(3 * SECONDS).get("ready"):
+            if not self._answer(8 * SECONDS).get("ready"):
                 raise RuntimeError(f"{self.kind}s cannot be read at all")
         assert self._process.stdin is not None
         self._process.stdin.write(f"{path}\n")

@@ -32,6 +32,7 @@ def run(entry: Attack, package: Path, *, short: bool, seed: int) -> dict[str, An
                     print(f"LOST  {entry.name}: {trial.what}: {trial.detail}", file=sys.stderr, flush=True)
         except Exception as error:
             trials.append(Trial("the attack itself", Outcome.LOST, f"broke down: {type(error).__name__}: {error}"))
+            print(f"LOST  {entry.name}: {trials[-1].detail}", file=sys.stderr, flush=True)
     row = summary(entry.name, trials, seconds=time.monotonic() - start)
     print(f"{entry.name}: {row['tried']} tried in {row['seconds']:.0f} s", file=sys.stderr, flush=True)
     return row
