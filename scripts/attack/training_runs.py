@@ -232,12 +232,19 @@ def difference(folder: Path, whole: Path) -> str:
     return ""
 
 
-def table(folder: Path) -> list[list[str]]:
-    """Cells of ``metrics.csv``, without those of the clock."""
+def table(folder: Path) -> list[list[Any]]:
+    """Cells of ``metrics.csv`` as numbers where they are, without those of the clock."""
     lines = (folder / "metrics.csv").read_text(errors="replace").splitlines()
     rows = [line.split(",") for line in lines]
     clock = rows[0].index("seconds") if rows and "seconds" in rows[0] else -1
-    return [[cell for column, cell in enumerate(row) if column != clock] for row in rows]
+    return [[_number(cell) for column, cell in enumerate(row) if column != clock] for row in rows]
+
+
+def _number(cell: str) -> Any:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
 
 
 def same(one: Any, other: Any) -> bool:
