@@ -35,20 +35,30 @@ class CellsChoice:
             one name, as the evaluator has it; higher is better.
         cells: post-processing to start from.
         thresholds: candidates; those at or above the first split threshold are left out.
+        active: False chooses nothing.
     """
 
-    def __init__(self, metric: dict[str, Any], cells: Settings, thresholds: Sequence[float] = THRESHOLDS) -> None:
+    def __init__(
+        self,
+        metric: dict[str, Any],
+        cells: Settings,
+        thresholds: Sequence[float] = THRESHOLDS,
+        active: bool = True,
+    ) -> None:
         ((self.name, handler),) = metric.items()
         self.metric: Any = getattr(handler, "metric_fn", handler)
         self.cells = cells
         highest = min(cells["split_thresholds"], default=1.0)
         self.thresholds = sorted({*(t for t in thresholds if t < highest), cells["threshold"]})
+        self.active = active
         self.chosen: Settings | None = None
         self.record: dict[str, Any] = {}
         self._cases: list[tuple[NDArray[np.float16], NDArray[Any]]] = []
 
     def attach(self, engine: Engine) -> None:
         """Follow the evaluator ``engine``."""
+        if not self.active:
+            return
         engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._cases.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
         engine.add_event_handler(Events.COMPLETED, self._choose)
