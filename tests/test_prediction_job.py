@@ -19,6 +19,7 @@ from unet_paper.data.datasets import images as list_images
 from unet_paper.data.page import Layout
 from unet_paper.data.reader import layout
 from unet_paper.data.written_by_us import is_output, read_mark
+from unet_paper.magnification import MagnifiedInferer
 from unet_paper.network import UNet
 from unet_paper.running import checkpoint, label_files
 from unet_paper.running.label_files import NiftiVolume, TiffStack
@@ -62,7 +63,8 @@ def images(tmp_path: Path) -> Path:
 
 def outputs(folder: Path) -> dict[str, int]:
     """Files and when they were changed."""
-    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != "predictions.json"}
+    shown = (path for path in folder.iterdir() if path.name != "predictions.json" and not path.name.startswith("."))
+    return {path.name: path.stat().st_mtime_ns for path in shown}
 
 
 def whole(*names: str) -> set[str]:
@@ -94,16 +96,16 @@ def test_a_broken_file_costs_no_other(predict: Predict, images: Path, tmp_path: 
 def test_an_image_whose_prediction_fails_costs_no_other(
     predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = UNet.forward
+    infer = MagnifiedInferer.__call__
     calls: list[int] = []
 
-    def second(self: UNet, x: torch.Tensor) -> torch.Tensor:
+    def second(self: MagnifiedInferer, *arguments: Any, **keywords: Any) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 2:
             raise MemoryError("no memory for the second image")
-        return forward(self, x)
+        return infer(self, *arguments, **keywords)
 
-    monkeypatch.setattr(UNet, "forward", second)
+    monkeypatch.setattr(MagnifiedInferer, "__call__", second)
     with pytest.raises(RuntimeError) as info:
         predict()
     assert str(cause(info.value)).endswith("b.png: no memory for the second image")
@@ -153,7 +155,7 @@ def test_files_of_the_user_are_never_overwritten(predict: Predict, images: Path,
     assert isinstance(cause(info.value), FileExistsError)
     assert f"{images / 'b_cells.tif'}: not written by this program" in str(cause(info.value))
     np.testing.assert_array_equal(tifffile.imread(images / "b_cells.tif"), drawn)
-    assert len(list(images.iterdir())) == 4
+    assert set(outputs(images)) == {"a.png", "b.png", "c.png", "b_cells.tif"}
 
 
 def test_own_predictions_beside_the_images_are_no_images(predict: Predict, images: Path) -> None:
