@@ -19,7 +19,7 @@ from scipy.stats import entropy
 
 from unet_paper.metrics.em_inputs import THRESHOLDS, V_THRESHOLDS
 from unet_paper.metrics.em_kernels import components as numbered_components
-from unet_paper.metrics.em_kernels import regrow
+from unet_paper.metrics.em_kernels import joint_sums, regrow
 from unet_paper.metrics.pixel_error import (
     pixel_error,
     pixel_error_from_statistics,
@@ -448,6 +448,17 @@ def test_one_threshold_is_chosen_for_the_whole_stack() -> None:
         assert score(probability, label) == pytest.approx(max(means[score]), abs=1e-12)
     slices = [1 - pixel_error(p, t) for p, t in zip(probability, label, strict=True)]
     assert np.mean(slices) > max(pixels)  # no threshold is the best of every slice, and a mean is not pooled
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.int32, SHAPES, elements=st.integers(0, 4)), st.permutations(range(1, 5)), st.booleans())
+def test_the_order_of_segments_does_not_matter(segments: NDArray[np.int32], names: list[int], restricted: bool) -> None:
+    renamed = np.array([0, *names], np.int32)
+    np.testing.assert_array_equal(regrow(renamed[segments]), renamed[regrow(segments)] if segments.any() else 1)
+    cells = np.roll(segments, 1)
+    sums = joint_sums(segments, cells, restricted)
+    np.testing.assert_allclose(joint_sums(renamed[segments], cells, restricted), sums, rtol=1e-12)
+    np.testing.assert_allclose(joint_sums(segments, renamed[cells], restricted), sums, rtol=1e-12)
 
 
 def test_v_statistics_holds_both_scores() -> None:

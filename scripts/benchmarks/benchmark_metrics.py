@@ -24,11 +24,11 @@ from skimage.metrics import adapted_rand_error, variation_of_information
 from skimage.segmentation import watershed
 
 from unet_paper.metrics.ctc import LabelImage, ctc_seg
-from unet_paper.metrics.em_kernels import relax
 from unet_paper.metrics.pixel_error import pixel_error
 from unet_paper.metrics.rand_error import rand_error
 from unet_paper.metrics.v_rand import v_info, v_rand
 from unet_paper.metrics.warping_error import warping_error
+from unet_paper.metrics.warping_kernels import relax
 
 THRESHOLD = 0.5
 # what Fiji's Trainable Segmentation plugin took for 30 x 512 x 512 at one threshold, as measured elsewhere

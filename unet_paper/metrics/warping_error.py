@@ -103,7 +103,7 @@ def warping_error_statistics(
     Raises:
         ValueError: as in :func:`warping_error`.
     """
-    from unet_paper.metrics.em_kernels import classify, count_clusters, relax  # compiles: not on import of the package
+    from unet_paper.metrics.warping_kernels import classify, count_clusters, relax  # compiles: not on import
 
     checked = check_thresholds(thresholds)
     statistics = np.zeros((len(checked), 5))
@@ -165,7 +165,7 @@ def topological_errors(
     >>> topological_errors([[1, 1, 1, 1, 1]], [[1, 1, 0, 1, 1]]).errors
     array([[0, 0, 1, 0, 0]], dtype=uint8)
     """
-    from unet_paper.metrics.em_kernels import classify, count_clusters, relax  # compiles: not on import of the package
+    from unet_paper.metrics.warping_kernels import classify, count_clusters, relax  # compiles: not on import
 
     (checked,) = check_thresholds((threshold,))
     shape = np.shape(label)
