@@ -11,7 +11,7 @@ bundle's evaluate.yaml, for instance --symmetries all, --folds 5 or --device cud
 
 ``--readme FILE`` replaces the tables in a file; with ``--keep`` its rows of folds that are not evaluated now, because
 their checkpoints are gone, stay: they count in the means, and those that an earlier version of the metrics scored are
-marked. ``--releases`` writes the scores of released weights into bundle/releases.yaml.
+marked; so does its comparison of precisions where none is made now. ``--releases`` writes the scores of released weights into bundle/releases.yaml.
 """
 
 import argparse
@@ -113,6 +113,7 @@ PUBLISHED = (
     Published("second best of 2015", 2, _cells(0.83, 0.46), f"{PAPER}, Table 2"),
     Published("best since (CALT-US)", 2, _cells(0.931, 0.887), "Cell Tracking Challenge, celltrackingchallenge.net"),
 )
+_EARLIER = " (of an earlier run, with the metrics and the weights of then)"
 LOWER_IS_BETTER = ("warping_error", "rand_error_cells", "pixel_error", "rand_error")
 
 
@@ -215,6 +216,15 @@ def kept(text: str, evaluated: Mapping[str, Sequence[Scored]]) -> dict[str, list
     return found
 
 
+def kept_comparison(text: str) -> str:
+    """The comparison of precisions that stands in a text, saying that it is of an earlier run; empty without one."""
+    title, _, rest = text.partition("**The same checkpoint of fold 0 in ")[2].partition("**\n")
+    if not rest:
+        return ""
+    table = rest.strip().partition("\n\n")[0]
+    return f"**The same checkpoint of fold 0 in {title.removesuffix(_EARLIER)}{_EARLIER}**\n\n{table}"
+
+
 def rows(ours: Mapping[str, Sequence[Scored]]) -> list[dict[str, Any]]:
     """Every score of ours, by fold, and of others, one row each; a data set without a summary has a row that says so.
 
@@ -262,12 +272,14 @@ def split(summary: Mapping[str, Any]) -> str:
 def markdown(
     ours: Mapping[str, Sequence[Scored]],
     compared: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
+    earlier_comparison: str = "",
 ) -> str:
     """Both tables, where ours come from, and the sources of the others.
 
     Args:
         ours: rows of ours, by data set.
         compared: two summaries of the first checkpoint, in one precision and in another, by data set.
+        earlier_comparison: what ``kept_comparison`` found, for a run that compares nothing.
     """
     em = DATA_SETS["isbi2012"]
     lines = ["**Table 1** (ISBI 2012 EM; errors: lower is better)", ""]
@@ -295,6 +307,7 @@ def markdown(
             "of the challenge's classes, not equal. They count in the means that have a star.",
         ]
     lines += _comparison(compared) if compared else []
+    lines += ["", earlier_comparison] if earlier_comparison and not compared else []
     sources = dict.fromkeys(f"{entry.who}: {entry.source}" for entry in PUBLISHED)
     lines += [
         "",
@@ -469,7 +482,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in DATA_SETS
         if name in evaluated or name in remaining
     }
-    text = markdown(ours, compared)
+    text = markdown(ours, compared, kept_comparison(given.readme.read_text()) if given.keep else "")
     given.output_dir.mkdir(parents=True, exist_ok=True)
     (given.output_dir / "results.md").write_text(text)
     logbook.write_table(rows(ours), given.output_dir / "results.csv")
