@@ -11,7 +11,8 @@ bundle's evaluate.yaml, for instance --symmetries all, --folds 5 or --device cud
 
 ``--readme FILE`` replaces the tables in a file; with ``--keep`` its rows of folds that are not evaluated now, because
 their checkpoints are gone, stay: they count in the means, and those that an earlier version of the metrics scored are
-marked; so does its comparison of precisions where none is made now. ``--releases`` writes the scores of released weights into bundle/releases.yaml.
+marked. Its comparison of precisions stays too where none is made now. ``--releases`` writes the scores of released
+weights into bundle/releases.yaml.
 """
 
 import argparse
