@@ -272,3 +272,30 @@ def test_weights_that_know_nothing_need_the_settings(
         run_bundle("run", "inference", **settings, **told, ckpt_path=str(path), output_dir=str(tmp_path / name))
     found, expected = (tifffile.imread(next((tmp_path / name).glob("*_cells.tif"))) for name in ("b", "c"))
     assert np.array_equal(found, expected)
+
+
+def test_grey_values_of_own_images_are_measured_and_recorded(
+    run_bundle: Run, cells_folder: str, tmp_path: Path
+) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / "own" / kind).mkdir(parents=True)
+    for number, mask in enumerate(sorted((Path(cells_folder) / "01_GT" / "SEG").glob("*.tif"))):
+        image = tifffile.imread(Path(cells_folder) / "01" / mask.name.replace("man_seg", "t"))
+        tifffile.imwrite(tmp_path / "own" / "images" / f"{number}.tif", image)
+        tifffile.imwrite(tmp_path / "own" / "masks" / f"{number}.tif", tifffile.imread(mask))
+    settings = {**TINY, "max_epochs": 1, "steps_per_epoch": 1, "dataset_dir": str(tmp_path / "own")}
+    run_bundle("training", "train", "data_folder", **settings, output_dir=str(tmp_path / "run"))
+    told = facts.read(tmp_path / "run" / "model.pt")
+    half = [tifffile.imread(file) / 255 for file in sorted((tmp_path / "own" / "images").glob("*.tif"))][2:]
+    assert told["grey_mean"] == pytest.approx(np.mean(half), abs=1e-6)
+    assert told["grey_std"] == pytest.approx(np.std(half), abs=1e-6)
+
+
+def test_another_number_of_classes_is_refused_before_anything_is_trained(
+    run_bundle: Run, cells_folder: str, tmp_path: Path
+) -> None:
+    settings = {**TINY, "dataset_dir": cells_folder, "output_dir": str(tmp_path / "run"), "out_channels": 3}
+    with pytest.raises(RuntimeError) as info:
+        run_bundle("training", "train", **settings)
+    assert "out_channels=3: training knows two classes" in str(cause(info.value))
+    assert not (tmp_path / "run" / "last.pt").exists()

@@ -80,7 +80,6 @@ def test_nothing_is_said_where_nothing_has_changed(
         ({"folds": 4}, "folds 2 there and 4 here"),
         ({"features": [4, 8, 12]}, r"(16, 8, 3, 3) there and (12, 8, 3, 3)"),
         ({"preset": "phseg_v5"}, "--preset 'paper'"),
-        ({"out_channels": 3}, "(2, 4, 1, 1) there and (3, 4, 1, 1)"),
     ],
 )
 def test_what_cannot_be_applied_is_refused_naming_both(

@@ -322,3 +322,18 @@ class TestTransforms:
     def test_refuses_wrong_arguments(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=list(wrong)[-1]):
             WeightMapd("label", **wrong)
+
+
+def test_a_limit_of_the_balance_keeps_the_mean_of_the_weights() -> None:
+    """By hand: 4 of 400 px are cell, balanced 50 and 0.505...; with at most 4, (400 - 16) / 396 of the background."""
+    instances = np.zeros((20, 20), np.int32)
+    instances[3:5, 3:5] = 1
+    assert class_balance(instances) == pytest.approx((400 / 792, 50.0))
+    background, cell = class_balance(instances, largest=4)
+    assert (background, cell) == pytest.approx((384 / 396, 4.0))
+    assert weight_map(instances, w0=0, largest_class_weight=4).mean() == pytest.approx(1.0)
+    # rare background is limited in the same way, and a balance within the limit stays
+    assert class_balance(1 - instances, largest=4) == pytest.approx((4.0, 384 / 396))
+    assert class_balance(instances, largest=60) == class_balance(instances)
+    with pytest.raises(ValueError, match=r"largest_class_weight=0.5"):
+        weight_map(instances, largest_class_weight=0.5)

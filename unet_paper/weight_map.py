@@ -73,7 +73,7 @@ def separation_border(instances: NDArray[np.integer], method: Border = "dilation
     return np.where(cut & (labels > 0), np.int32(0), labels)
 
 
-def class_balance(instances: NDArray[np.integer]) -> tuple[float, float]:
+def class_balance(instances: NDArray[np.integer], largest: float | None = None) -> tuple[float, float]:
     """Class weights that balance the class frequencies, the two values of w_c in Eq. 2.
 
     The paper states no normalisation. Here n pixels of which n_k are of class k give w_k = n / (K n_k), K being the
@@ -83,19 +83,30 @@ def class_balance(instances: NDArray[np.integer]) -> tuple[float, float]:
     Args:
         instances: label image, any shape (a stack gives one balance for all of it); 0 is background, -1 unknown,
             > 0 a cell.
+        largest: weight that the rarer class gets at most, >= 1, not in the paper; the other's is then what keeps the
+            mean 1. Where cells are a hundredth of an image, they weigh 50, and outlines move outwards. None: no limit.
 
     Returns:
         Weight of the background and weight of the cells.
 
+    Raises:
+        ValueError: for ``largest`` below 1.
+
     Examples:
+        >>> class_balance(np.array([[0, 0, 0, 7]]), largest=1.5)
+        (0.8333333333333334, 1.5)
         >>> class_balance(np.array([[0, 0, 0, 7]]))
         (0.6666666666666666, 2.0)
     """
     background, cell = int(np.count_nonzero(instances == 0)), int(np.count_nonzero(instances > 0))
+    if largest is not None and not largest >= 1:
+        raise ValueError(f"largest_class_weight={largest}: at least 1, at which the classes are not balanced")
     if background == 0 or cell == 0:
         return 1.0, 1.0
-    known = background + cell
-    return known / (2 * background), known / (2 * cell)
+    known, rare = background + cell, min(background, cell)
+    weight = min(known / (2 * rare), math.inf if largest is None else largest)
+    other = (known - weight * rare) / (known - rare)
+    return (other, weight) if cell == rare else (weight, other)
 
 
 def weight_map(
@@ -104,6 +115,7 @@ def weight_map(
     w0: float = 10.0,
     sigma: float = 5.0,
     class_weights: tuple[float, float] | None = None,
+    largest_class_weight: float | None = None,
 ) -> NDArray[np.float32]:
     r"""Weight map of Ronneberger et al. (2015), Eq. 2.
 
@@ -122,6 +134,7 @@ def weight_map(
         w0: height of the border term.
         sigma: width of the border term in px; the paper uses about 5.
         class_weights: w_c of background and cells; None balances this image's classes by :func:`class_balance`.
+        largest_class_weight: limit of the balance, see there; None: none, as the paper.
 
     Returns:
         Weights, shape (H, W).
@@ -135,7 +148,7 @@ def weight_map(
     """
     _check_border_term(w0, sigma)
     labels = label_image(instances)
-    background, cell = class_balance(labels) if class_weights is None else class_weights
+    background, cell = class_balance(labels, largest_class_weight) if class_weights is None else class_weights
     _check_class_weights((background, cell))
     limit = largest_square(labels, _reach(w0, sigma))
     squares = two_nearest_squares(labels, limit)
@@ -195,6 +208,7 @@ class WeightMap(Transform):
         w0: height of the border term; None takes the preset's.
         sigma: width of the border term in px; None takes the preset's.
         class_weights: preset ``"paper"`` only: w_c of background and cells; None balances each image.
+        largest_class_weight: limit of that balance, see :func:`class_balance`.
 
     Raises:
         ValueError: for an unknown preset or border, a parameter out of range, or class_weights with ``"falk2019"``.
@@ -208,6 +222,7 @@ class WeightMap(Transform):
         w0: float | None = None,
         sigma: float | None = None,
         class_weights: tuple[float, float] | None = None,
+        largest_class_weight: float | None = None,
     ) -> None:
         if preset not in BORDER_TERM:
             raise ValueError(f"preset={preset!r}: choose one of {sorted(BORDER_TERM)}")
@@ -221,6 +236,8 @@ class WeightMap(Transform):
         self.w0 = preset_w0 if w0 is None else w0
         self.sigma = preset_sigma if sigma is None else sigma
         self.class_weights = class_weights
+        self.largest_class_weight = largest_class_weight
+        class_balance(np.zeros((1, 1), np.int32), largest_class_weight)
         _check_border_term(self.w0, self.sigma)
         if class_weights is not None:
             _check_class_weights(class_weights)
@@ -248,7 +265,13 @@ class WeightMap(Transform):
             ids = separation_border(ids, self.border)
         label = convert_to_dst_type((ids > 0)[None], instances, dtype=torch.uint8)[0]
         if self.preset == "paper":
-            weights = weight_map(ids, w0=self.w0, sigma=self.sigma, class_weights=self.class_weights)
+            weights = weight_map(
+                ids,
+                w0=self.w0,
+                sigma=self.sigma,
+                class_weights=self.class_weights,
+                largest_class_weight=self.largest_class_weight,
+            )
         else:
             weights = weight_map_falk2019(ids, w0=self.w0, sigma=self.sigma)
         weight = convert_to_dst_type(weights[None], instances, dtype=torch.float32)[0]
@@ -270,6 +293,7 @@ class WeightMapd(MapTransform):
         w0: see there.
         sigma: see there.
         class_weights: see there.
+        largest_class_weight: see there.
         allow_missing_keys: pass over items that lack the key.
 
     Raises:
@@ -287,6 +311,7 @@ class WeightMapd(MapTransform):
         w0: float | None = None,
         sigma: float | None = None,
         class_weights: tuple[float, float] | None = None,
+        largest_class_weight: float | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -295,7 +320,14 @@ class WeightMapd(MapTransform):
         for name, others in (("weight_key", self.weight_keys), ("instances_key", self.instances_keys)):
             if len(others) != len(self.keys):
                 raise ValueError(f"{name}={others}: one for each of keys={self.keys} is needed")
-        self.weight_map = WeightMap(preset=preset, border=border, w0=w0, sigma=sigma, class_weights=class_weights)
+        self.weight_map = WeightMap(
+            preset=preset,
+            border=border,
+            w0=w0,
+            sigma=sigma,
+            class_weights=class_weights,
+            largest_class_weight=largest_class_weight,
+        )
 
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """Item with label, weight and instances, see the class."""

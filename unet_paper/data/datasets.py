@@ -275,17 +275,19 @@ def grey_statistics(
     grey_minimum: float = 0.0,
     grey_maximum: float | None = None,
     channel: int | str | None = None,
+    channels: int = 1,
 ) -> tuple[float, float]:
-    """Mean and standard deviation of all grey values of a data set, in [0, 1].
+    """Mean and standard deviation of all grey values of a data set, in [0, 1], in one pass over its images.
 
     Args:
         cases: what one of the functions above returned.
         grey_minimum: grey value that is black, as the setting of training and inference.
         grey_maximum: grey value that is white, or None for the full scale of the files.
         channel: to take from images with several.
+        channels: of an image that the network takes.
 
     Raises:
-        ValueError: no cases; images that ``unet_paper.data.reader`` refuses.
+        ValueError: no cases; images that ``unet_paper.data.reader`` refuses; images of one grey value alone.
     """
     if not cases:
         raise ValueError("cases=[]: no images to take the mean of")
@@ -293,7 +295,7 @@ def grey_statistics(
         [
             LoadImaged("image", reader=PageReader(channel)),
             EnsureChannelFirstd("image"),
-            CheckImaged("image"),
+            CheckImaged("image", channels=channels),
             ScaleToUnitRanged("image", minimum=grey_minimum, maximum=grey_maximum),
         ]
     )
@@ -304,7 +306,11 @@ def grey_statistics(
         total += float(image.sum())
         squares += float((image**2).sum())
     mean = total / pixels
-    return mean, float(max(squares / pixels - mean**2, 0.0) ** 0.5)
+    std = float(max(squares / pixels - mean**2, 0.0) ** 0.5)
+    if std < 1e-6:  # far below a step of 16 bits
+        raise ValueError(f"{cases[0]['image']} and all others hold one grey value, {mean:g}: nothing to learn from")
+    logger.info("grey values of %d images: mean %.4f, standard deviation %.4f", len(cases), mean, std)
+    return mean, std
 
 
 def _given(path: str | Path) -> Path:

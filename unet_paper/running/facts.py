@@ -275,6 +275,20 @@ def merged(facts: Mapping[str, Any], used: Mapping[str, Any]) -> dict[str, Any]:
     return {**facts, **_plain(used)}
 
 
+def two_classes(out_channels: int) -> int:
+    """The number of classes of a run; annotation, weight map and scores know background and cell.
+
+    Raises:
+        ValueError: for another number, before a run trains for nothing.
+    """
+    if out_channels != 2:
+        raise ValueError(
+            f"out_channels={out_channels}: training knows two classes, background and cell; for several kinds of cells "
+            "train a network for each, with the masks of that kind"
+        )
+    return out_channels
+
+
 def default_classes(out_channels: int) -> list[str]:
     """Names of classes that nobody named.
 
