@@ -4,6 +4,7 @@ The steps are those of MONAI Label 0.8.5 (``tasks/infer/bundle.py``, ``transform
 ``tasks/train/bundle.py``); ``make label-test`` runs the real server.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +22,39 @@ from PIL import Image
 from unet_paper.data import phantom
 from unet_paper.data.reader import PageReader, extension
 from unet_paper.inferer import OverlapTileInferer
-from unet_paper.network import UNet
-from unet_paper.running import checkpoint
+from unet_paper.instances import PRESETS
+from unet_paper.network import FACTS, UNet
+from unet_paper.release import served_training
+from unet_paper.running import checkpoint, facts
 
 FEATURES = TINY["features"]
 HEIGHT, WIDTH = 50, 71
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bundle as MONAI Label finds it: one flat file each for inference and for training, and weights."""
     root = tmp_path / "bundle"
     (root / "configs").mkdir(parents=True)
     (root / "models").mkdir()
-    training = ["train", "data_folder", "best_folder", "monai_label"]
+    monkeypatch.setattr(served_training, "is_served", lambda: True)
+    training = ["train", "data_folder", "best_folder"]
     for name, files in (("inference", ["inference"]), ("train", training)):
         parser = ConfigParser()
         parser.read_config([str(CONFIGS / f"{file}.yaml") for file in files])
         parser["features"] = FEATURES
-        if name == "train":
-            parser.update({"tile_size": 92, "steps_per_epoch": 2})
-        ConfigParser.export_config_file(parser.get(), str(root / "configs" / f"{name}.json"), fmt="json", indent=1)
+        config = parser.get()
+        if name == "inference":
+            config["ckpt_sha256"] = None  # as in an archive that MONAI Label serves
+        else:
+            differences = ConfigParser.load_config_file(str(CONFIGS / "monai_label.yaml"))
+            config = served_training.also_served(config, differences | {"tile_size": 92, "steps_per_epoch": 2})
+        ConfigParser.export_config_file(config, str(root / "configs" / f"{name}.json"), fmt="json", indent=1)
     torch.manual_seed(3)
     weights = {name: value.half() for name, value in UNet(features=FEATURES).state_dict().items()}
+    known = {"in_channels": 1, "out_channels": 2, "features": FEATURES, "preset": "paper", "dropout": 0.0}
+    prediction = {"grey_mean": 0.5, "grey_std": 0.17, "cells_preset": "isbi2012", "magnification": 1.0}
+    weights[FACTS] = facts.Facts(**known, **prediction, cells=PRESETS["isbi2012"]).to_tensor()
     checkpoint.save(weights, root / "models" / "model.pt")
     return root
 
@@ -170,7 +181,9 @@ def drawn(tmp_path: Path) -> list[dict[str, str]]:
     return cases
 
 
-def train(bundle: Path, cases: list[dict[str, str]], validation: list[dict[str, str]], epochs: int) -> None:
+def train(
+    bundle: Path, cases: list[dict[str, str]], validation: list[dict[str, str]], epochs: int, run_id: str = "run"
+) -> None:
     """As MONAI Label trains: our handlers with its loader of the weights in use put before them."""
     config = ConfigParser.load_config_file(bundle / "configs" / "train.json")
     loader = {
@@ -180,7 +193,7 @@ def train(bundle: Path, cases: list[dict[str, str]], validation: list[dict[str, 
         "strict": False,
     }
     monai.bundle.run(
-        run_id="run",
+        run_id=run_id,
         init_id=None,
         final_id=None,
         config_file=str(bundle / "configs" / "train.json"),
@@ -207,7 +220,8 @@ def test_training_starts_from_the_weights_in_use_and_replaces_them(bundle: Path,
     distance = max(float((after[name] - before[name]).abs().max()) for name in before)
     # Adam moves a weight by about the learning rate a step: 4 steps of 3e-4 from these weights, not from random ones
     assert 0 < distance < 2e-3
-    best = checkpoint.read_weights(run / "model.pt")
+    best = torch.load(run / "model.pt", weights_only=True)
+    assert json.loads(bytes(best.pop(FACTS)))["grey_mean"] == 0.5
     for name, value in best.items():
         torch.testing.assert_close(after[name], value.half().float(), rtol=0, atol=0)
 
@@ -215,6 +229,23 @@ def test_training_starts_from_the_weights_in_use_and_replaces_them(bundle: Path,
     last = torch.load(run / "last.pt", weights_only=True)
     assert last["lr_scheduler"]["total_iters"] == 4
     assert last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_run_id_that_slicer_leaves_empty_trains_too(bundle: Path, drawn: list[dict[str, str]]) -> None:
+    before = checkpoint.sha256(bundle / "models" / "model.pt")
+    train(bundle, drawn, [], epochs=1, run_id="")
+    assert len((bundle / "runs" / "monai_label" / "metrics.csv").read_text().splitlines()) == 2
+    assert checkpoint.sha256(bundle / "models" / "model.pt") != before
+
+
+def test_a_label_that_cannot_be_read_does_not_stop_the_others(
+    bundle: Path, drawn: list[dict[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(drawn[0]["label"]).write_bytes(b"no image")
+    train(bundle, drawn, [], epochs=1)
+    assert len((bundle / "runs" / "monai_label" / "metrics.csv").read_text().splitlines()) == 2
+    (said,) = {record.getMessage() for record in caplog.records if "left out" in record.getMessage()}
+    assert drawn[0]["label"] in said
 
 
 def test_another_training_moves_the_earlier_run_aside(bundle: Path, drawn: list[dict[str, str]]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
+import nrrd
 import numpy as np
 import pytest
 import tifffile
@@ -14,7 +15,14 @@ from PIL import Image
 
 from unet_paper.data.reader import PageReader
 from unet_paper.network import UNet
-from unet_paper.release.monai_label import LabelImaged, PublishWeights, labelled_images
+from unet_paper.release import polygons
+from unet_paper.release.monai_label import (
+    LabelImaged,
+    PublishWeights,
+    as_label_image,
+    labelled_images,
+    replace_weights,
+)
 from unet_paper.running import checkpoint
 
 load = Compose([LoadImaged("image", reader=PageReader()), EnsureChannelFirstd("image")])
@@ -84,8 +92,91 @@ def test_labelled_images_are_checked_before_training(cases: list[dict[str, str]]
     assert labelled_images(cases[:1], lambda case: case["label"])[0] == cases[0]["label"]
     with pytest.raises(ValueError, match="no labelled image"):
         labelled_images([], lambda case: case)
-    with pytest.raises(ValueError, match=r"turned\.tif 5x4"):
-        labelled_images(cases, lambda case: case)
+    with pytest.raises(ValueError, match=r"turned\.tif.*5x4"):
+        labelled_images(cases[1:], lambda case: case)
+
+
+def test_what_cannot_be_read_is_left_out_and_named(
+    cases: list[dict[str, str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "label.tif").read_bytes()[:40])
+    (tmp_path / "old.xml").write_text("<a/>")
+    unreadable = [{**cases[0], "label": str(tmp_path / name)} for name in ("cut.tif", "old.xml", "gone.tif")]
+    dataset = labelled_images([*unreadable, *cases], lambda case: case["label"])
+    assert list(dataset) == [cases[0]["label"]]
+    for name in ("cut.tif", "old.xml", "gone.tif", "turned.tif"):
+        assert name in caplog.text
+
+
+def test_a_type_that_a_client_asks_for_never_wraps_ids(png: Path) -> None:
+    for asked, largest, written in (
+        ("uint8", 255, "uint8"),
+        ("uint8", 256, "uint16"),
+        ("uint16", 256, "uint16"),
+        ("int16", 256, "uint16"),
+        ("float32", 65535, "float32"),
+    ):
+        item = {**item_of(png, np.full((2, 3), largest)), "result_dtype": asked}
+        assert LabelImaged()(item)["result_dtype"] == written, asked
+    assert "result_dtype" not in LabelImaged()(item_of(png, np.full((2, 3), 256)))
+
+
+def test_labels_that_programs_send_become_files_that_training_reads(png: Path, tmp_path: Path) -> None:
+    xml = polygons.to_xml([[(1.0, 0.0), (3.0, 0.0), (3.0, 2.0), (1.0, 2.0)]], "cell", (3, 2), {})
+    (tmp_path / "sent.xml").write_bytes(xml)
+    segments = {"Segment0_ID": "a", "Segment0_LabelValue": "4", "Segmentation_ReferenceImageExtentOffset": "1 0 0"}
+    nrrd.write(str(tmp_path / "sent.seg.nrrd"), np.full((1, 1, 1), 4, np.uint8), segments)
+    (tmp_path / "new").mkdir()
+    found = {}
+    for name in ("sent.xml", "sent.seg.nrrd"):
+        file = as_label_image(tmp_path / name, png, tmp_path / "new")
+        found[name] = PageReader().get_data(str(file))[0].tolist()
+    assert found == {"sent.xml": [[0, 1, 1], [0, 1, 1]], "sent.seg.nrrd": [[0, 4, 0], [0, 0, 0]]}
+    nrrd.write(str(tmp_path / "same.nrrd"), np.ones((3, 2), np.uint8))
+    assert as_label_image(tmp_path / "same.nrrd", png, tmp_path / "new") == tmp_path / "same.nrrd"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.svs", b"", "cannot be read; send"),
+        ("a.xml", b"<a/>", "not the XML of annotations"),
+        ("a.png", b"no image", "cannot be read"),
+        ("a.tif", np.zeros((3, 2), np.uint8), r"3x2, and the image has 2x3 px"),
+        ("a.tif", np.full((2, 3), -1, np.int16), "holds -1"),
+        ("a.tif", np.full((2, 3), 0.5, np.float32), "whole"),
+    ],
+)
+def test_labels_that_cannot_be_trained_on_are_refused(
+    name: str, content: Any, says: str, png: Path, tmp_path: Path
+) -> None:
+    sent = tmp_path / "sent" / name
+    sent.parent.mkdir()
+    sent.write_bytes(content) if isinstance(content, bytes) else tifffile.imwrite(sent, content)
+    with pytest.raises(ValueError, match=says):
+        as_label_image(sent, png, tmp_path)
+
+
+def test_weights_replace_those_in_use_only_if_they_fit(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, target, sent = UNet(features=[2, 4]), tmp_path / "model.pt", tmp_path / "sent.pt"
+    checkpoint.save(UNet(features=[2, 4]).state_dict(), target)
+    before = target.read_bytes()
+    diverged = {name: value * float("nan") for name, value in UNet(features=[2, 4]).state_dict().items()}
+    for content in (UNet(features=[2, 3]).state_dict(), diverged, {}, [1, 2]):
+        torch.save(content, sent)
+        with pytest.raises(ValueError):
+            replace_weights(network, sent, target)
+        assert target.read_bytes() == before
+    sent.write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"sent\.pt"):
+        replace_weights(network, sent, target)
+    good = UNet(features=[2, 4]).state_dict()
+    torch.save(good, sent)
+    assert replace_weights(network, sent, target) == checkpoint.sha256(target)
+    found = checkpoint.read_weights(target)
+    for name, value in good.items():
+        torch.testing.assert_close(found[name], value.half().float(), rtol=0, atol=0)
 
 
 def test_without_images_for_validation_those_of_training_are_scored(

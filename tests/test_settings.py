@@ -155,3 +155,18 @@ def test_a_none_that_monai_would_drop_is_refused(
             run_bundle("training", "train", **given, border=value)
         assert "'border: null' into a YAML file" in str(settings.cause(info.value))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["dataset_dir", "output_dir"])
+@pytest.mark.parametrize("kind", ["$", "@"])
+def test_a_folder_that_monai_would_evaluate_is_refused_before_it_does(
+    name: str, kind: str, run_bundle: Callable[..., None], cells_folder: str, tmp_path: Path
+) -> None:
+    mark = tmp_path / "ran"
+    given = {"dataset_dir": cells_folder, "output_dir": str(tmp_path / "run"), **TINY}
+    with pytest.raises(RuntimeError) as info:
+        run_bundle("training", "train", **{**given, name: f"{kind}__import__('pathlib').Path({str(mark)!r}).touch()"})
+    assert f"--{name}" in str(settings.cause(info.value))
+    assert f"write --{name} ./" in str(settings.cause(info.value))
+    assert not mark.exists()
+    assert not (tmp_path / "run").exists()

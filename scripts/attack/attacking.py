@@ -28,6 +28,10 @@ from typing import Any
 REFUSALS = (OSError, ValueError, LookupError)
 
 
+class NotHere(Exception):
+    """What an attack needs is not on this machine: says what, and how to get it."""
+
+
 class Outcome(enum.StrEnum):
     """How a trial ended."""
 

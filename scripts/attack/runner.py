@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attacking import Arena, Attack, Outcome, Trial
+from attacking import Arena, Attack, NotHere, Outcome, Trial
 
 # each enters its attacks into ATTACKS
-MODULES = ("archives", "damage", "kills", "servers", "stops")
+MODULES = ("archives", "damage", "kills", "label_server", "servers", "stops")
 
 
 def load() -> None:
@@ -22,7 +22,7 @@ def load() -> None:
 
 def run(entry: Attack, package: Path, *, short: bool, seed: int) -> dict[str, Any]:
     """Row of the table of one attack; one that breaks down itself has lost."""
-    start, trials = time.monotonic(), list[Trial]()
+    start, trials, name = time.monotonic(), list[Trial](), entry.name
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         arena = Arena(package=package, folder=Path(folder), short=short, seed=seed)
         try:
@@ -30,10 +30,13 @@ def run(entry: Attack, package: Path, *, short: bool, seed: int) -> dict[str, An
                 trials.append(trial)
                 if trial.outcome == Outcome.LOST:
                     print(f"LOST  {entry.name}: {trial.what}: {trial.detail}", file=sys.stderr, flush=True)
+        except NotHere as error:
+            print(f"NOT RUN  {entry.name}: {error}", file=sys.stderr, flush=True)
+            name += " (not run here)"
         except Exception as error:
             trials.append(Trial("the attack itself", Outcome.LOST, f"broke down: {type(error).__name__}: {error}"))
             print(f"LOST  {entry.name}: {trials[-1].detail}", file=sys.stderr, flush=True)
-    row = summary(entry.name, trials, seconds=time.monotonic() - start)
+    row = summary(name, trials, seconds=time.monotonic() - start)
     print(f"{entry.name}: {row['tried']} tried in {row['seconds']:.0f} s", file=sys.stderr, flush=True)
     return row
 

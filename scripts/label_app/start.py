@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,7 +26,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import tifffile
-from monai.bundle import ConfigParser
 from PIL import Image
 
 from unet_paper.data import phantom
@@ -40,6 +40,7 @@ PINS = ROOT / "constraints-label.txt"
 RELEASES = {"em": "unet_em_segmentation", "hela": "unet_hela_segmentation", "u373": "unet_u373_segmentation"}
 LOOPBACK = ("127.0.0.1", "localhost")
 START_SECONDS = 300
+MAX_UPLOAD = 2**30
 STOP_SECONDS = 20
 # images scored for active learning after a start or a training, and predictions under dropout of each
 SCORED_IMAGES = 32
@@ -51,6 +52,7 @@ def main() -> None:
     arguments = _arguments()
     folder = arguments.folder.resolve()
     _check_port(arguments.host, arguments.port)
+    token = read_token(arguments.token_file)
     set_up_environment()
     try:
         studies = prepare_images(arguments.images, arguments.release, folder)
@@ -59,8 +61,9 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     name = prepare_app(given, folder, fresh=arguments.fresh)
-    with serving(name, studies, folder, arguments.host, arguments.port) as server:
-        print(_welcome(name, studies, folder, arguments.host, arguments.port), flush=True)
+    set_grey_range(folder / "app" / "model" / name / "configs", arguments.grey_minimum, arguments.grey_maximum)
+    with serving(name, studies, folder, arguments.host, arguments.port, token, arguments.max_upload) as server:
+        print(_welcome(name, studies, folder, arguments.host, arguments.port, token), flush=True)
         sys.exit(server.wait())
 
 
@@ -71,6 +74,19 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             sys.exit(f"--host {host} --port {port}: {error.strerror}; choose another port")
+
+
+def read_token(file: Path | None) -> str:
+    """The token that the server will ask for, made if the file is not there; empty without a file."""
+    if file is None:
+        return ""
+    if not file.exists():
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as made:
+            made.write(secrets.token_urlsafe(32) + "\n")
+    token = file.read_text(encoding="utf-8").strip()
+    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
+        sys.exit(f"--token_file {file}: needs one line of at least 16 characters without spaces; name a new file")
+    return token
 
 
 def set_up_environment() -> None:
@@ -165,20 +181,25 @@ def prepare_app(zipped: Path, folder: Path, *, fresh: bool = False) -> str:
         if bundle.is_dir():
             shutil.rmtree(bundle)
         content.extractall(app / "model")
-    _write_training_config(bundle / "configs")
     stamp.write_text(checksum)
     return name
 
 
-def _write_training_config(configs: Path) -> None:
-    """The archive's training with monai_label.yaml on top, in the one file that MONAI Label reads."""
-    parser = ConfigParser()
-    parser.read_config([str(configs / "train.json"), str(ROOT / "bundle" / "configs" / "monai_label.yaml")])
-    ConfigParser.export_config_file(parser.get(), str(configs / "train.json"), fmt="json", indent=1)
+def set_grey_range(configs: Path, minimum: float | None, maximum: float | None) -> None:
+    """Write the grey values that are black and white in all images into the configs that MONAI Label reads."""
+    given = {"grey_minimum": minimum, "grey_maximum": maximum}
+    for name in ("inference.json", "train.json"):
+        content = json.loads((configs / name).read_text(encoding="utf-8"))
+        content |= {key: value for key, value in given.items() if value is not None}
+        part = configs / f"{name}.part"
+        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        os.replace(part, configs / name)
 
 
 @contextlib.contextmanager
-def serving(name: str, studies: Path, folder: Path, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def serving(
+    name: str, studies: Path, folder: Path, host: str, port: int, token: str = "", max_upload: int = MAX_UPLOAD
+) -> Iterator[subprocess.Popen[bytes]]:
     """The running server; it ends with the block, and the trainings that it started with it."""
     app, log = folder / "app", folder / "server.log"
     environment = {
@@ -186,6 +207,8 @@ def serving(name: str, studies: Path, folder: Path, host: str, port: int) -> Ite
         "PATH": f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join([str(app), str(app / "model" / name)]),
         "LABEL_ALLOWED_HOSTS": ",".join(LOOPBACK) if host in LOOPBACK else "*",
+        "LABEL_TOKEN": token,
+        "LABEL_MAX_UPLOAD": str(max_upload),
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps([f"*{kind}" for kind in EXTENSIONS]),
         "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
     }
@@ -202,9 +225,12 @@ def serving(name: str, studies: Path, folder: Path, host: str, port: int) -> Ite
     command += ["--uvicorn_app", "server:app"]
     command += [word for key, value in conf.items() for word in ("--conf", key, str(value))]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # MONAI Label takes an image's id for a file of the folder that it was started in
+    empty = folder / "empty"
+    empty.mkdir(exist_ok=True)
     with log.open("wb") as output:
         server = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=empty, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
         (folder / "server.pid").write_text(str(server.pid))
         try:
@@ -217,9 +243,14 @@ def serving(name: str, studies: Path, folder: Path, host: str, port: int) -> Ite
 def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+        try:
             urllib.request.urlopen(url, timeout=5).close()
             return
+        except urllib.error.HTTPError as error:
+            if error.code == 401:  # it asks for its token
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            pass
         time.sleep(1)
     sys.exit(f"MONAI Label did not start; the end of {log}:\n" + "\n".join(log.read_text().splitlines()[-20:]))
 
@@ -233,10 +264,11 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
             server.wait(STOP_SECONDS)
 
 
-def _welcome(name: str, studies: Path, folder: Path, host: str, port: int) -> str:
-    warning = (
-        "" if host in LOOPBACK else f"\nWARNING: --host {host}: no authentication; see bundle/docs/monai_label.md\n"
-    )
+def _welcome(name: str, studies: Path, folder: Path, host: str, port: int, token: str) -> str:
+    warning = ""
+    if host not in LOOPBACK:
+        asked = "its token goes over the network unencrypted" if token else "no authentication; give --token_file"
+        warning = f"\nWARNING: --host {host}: {asked}; see bundle/docs/monai_label.md\n"
     return f"""{warning}
 MONAI Label serves {name} on http://{host}:{port}   (log: {folder / "server.log"}; stop with Ctrl+C)
 images:             {studies}
@@ -244,9 +276,8 @@ predicted labels:   {studies / "labels" / "original"}
 your labels:        {studies / "labels" / "final"}
 trained weights:    {folder / "app" / "model" / name / "models" / "model.pt"}
 
-3D Slicer     extension MONAILabel, server http://{host}:{port}; under Options of the model clear cell_ids
+3D Slicer, QuPath, CVAT  their MONAI Label extensions, server http://{host}:{port}: see bundle/docs/monai_label.md
 napari        open an image and its predicted label, correct it, save it under the image's name among your labels
-QuPath, CVAT  work on the same files: see bundle/docs/monai_label.md
 any language  http://{host}:{port} in a browser lists the requests
 """
 
@@ -256,9 +287,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="folder of images, or a TIFF stack; default: a phantom")
     parser.add_argument("--release", choices=RELEASES, default="em", help="network to start from (default: em)")
     parser.add_argument("--archive", type=Path, help="archive of a release, instead of building it from this checkout")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; there is no authentication")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on, see --token_file")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "label", help="app, weights, runs, logs")
+    parser.add_argument("--token_file", type=Path, help="ask every client for the token in this file; made if missing")
+    parser.add_argument("--max_upload", type=int, default=MAX_UPLOAD, help="bytes that a request may have (1 GiB)")
+    parser.add_argument("--grey_minimum", type=float, help="grey value that is black in all images; default: 0")
+    parser.add_argument("--grey_maximum", type=float, help="and white; default: full scale of the files")
     parser.add_argument("--fresh", action="store_true", help="forget what was trained: start from the release again")
     return parser.parse_args()
 

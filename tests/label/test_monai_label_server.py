@@ -8,6 +8,7 @@ import ctypes
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +24,15 @@ from typing import Any
 
 import monai.bundle
 import nibabel
+import nrrd
 import numpy as np
 import pytest
 import tifffile
-from monai.bundle import ConfigParser
 from PIL import Image
 
 from unet_paper.data import phantom
 from unet_paper.data.reader import PageReader
+from unet_paper.release import polygons
 from unet_paper.running import checkpoint
 
 pytestmark = pytest.mark.label
@@ -112,8 +115,8 @@ class Server:
                 ckpt_path=str(self.bundle / "models" / "model.pt"),
                 device="cpu",
             )
-        (file,) = out.glob(f"*_{what}.tif")
-        return np.asarray(tifffile.imread(file))
+        (file,) = out.glob(f"*_{what}.*")
+        return PageReader().get_data(str(file))[0]
 
     def loss(self, name: str, cells: np.ndarray) -> float:
         """Mean of -log p of the true class, with the weights that the server uses."""
@@ -181,9 +184,9 @@ def _end(launcher: "subprocess.Popen[bytes]", pid: Path) -> None:
                 continue
 
 
-def _listens() -> bool:
+def _listens(port: int = PORT) -> bool:
     try:
-        urllib.request.urlopen(f"http://127.0.0.1:{PORT}/info/", timeout=5).close()
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/info/", timeout=5).close()
     except (urllib.error.URLError, OSError):
         return False
     return True
@@ -255,7 +258,7 @@ def test_a_program_with_one_segment_per_class_gets_a_mask(server: Server) -> Non
 def test_a_bad_image_gets_a_clear_answer(server: Server, name: str, content: Any, status: int, reason: str) -> None:
     bad = server.studies / name
     if content is None:
-        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(bad)
+        Image.fromarray(np.full((40, 40, 3), (200, 90, 30), np.uint8)).save(bad)
     else:
         bad.write_bytes(content(server.image("eight_tif").read_bytes()))
     try:
@@ -287,6 +290,90 @@ def test_pages_of_other_sites_get_no_answer(server: Server) -> None:
     assert server.request("GET", "/info/", Origin="http://example.org")[0] == 403
     assert server.request("GET", "/info/", Host="example.org")[0] == 400
     assert server.request("GET", "/info/", Origin=server.url)[0] == 200
+
+
+# --- what the programs with windows send, written anew from their code ------------------------------------------------
+
+
+def multipart(fields: dict[str, str], files: dict[str, tuple[str, bytes]]) -> tuple[bytes, dict[str, str]]:
+    parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{text}'.encode() for name, text in fields.items()]
+    for name, (filename, content) in files.items():
+        head = f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\n\r\n'
+        parts.append(head.encode() + content)
+    body = b"".join(b"--mark\r\n" + part + b"\r\n" for part in parts) + b"--mark--\r\n"
+    return body, {"Content-Type": "multipart/form-data; boundary=mark"}
+
+
+def test_slicer_gets_every_cell_and_no_id_starts_again(server: Server) -> None:
+    """It asks for NRRD of one byte a pixel, and names the values by ``label_names``."""
+    asked = {"device": "cpu", "cell_ids": True, "result_extension": ".nrrd", "result_dtype": "uint8"}
+    file, answer = server.client(
+        "infer", NAME, "eight_tif", {**asked, "result_compress": False, "model_filename": "model.pt"}
+    )
+    expected = server.direct(server.image("eight_tif"))
+    found, _ = nrrd.read(file)
+    np.testing.assert_array_equal(found.T, expected)
+    assert sorted(answer["label_names"].values()) == np.unique(expected)[1:].tolist()
+    _, answer = server.client("infer", NAME, "eight_tif", {**asked, "cell_ids": False})
+    assert answer["label_names"] == {"cell": 1}
+
+
+QUPATH = {"level": 0, "location": [0, 0], "size": [0, 0], "tile_size": [1024, 1024], "min_poly_area": 30}
+CLICKS = {"foreground": [], "background": [], "max_workers": 1}
+
+
+def test_qupath_gets_outlines_of_an_image_and_of_a_patch(server: Server) -> None:
+    expected = server.direct(server.image("eight_png")) > 0
+    body = json.dumps({**QUPATH, "min_poly_area": 0, "params": CLICKS})
+    # Java names no type of a body
+    there = server.request(
+        "POST", f"/infer/wsi/{NAME}?output=asap&image=eight_png", body.encode(), **{"Content-Type": ""}
+    )
+    image = server.image("eight_png").read_bytes()
+    data, headers = multipart({"wsi": body}, {"file": ("patch17.png", image)})
+    sent = server.request("POST", f"/infer/wsi_v2/{NAME}?output=asap", data, **headers)
+    for status, content in (there, sent):
+        assert status == 200, content
+        found = polygons.from_xml(content, expected.shape, "cell")
+        assert found.max() > 3
+        assert (found > 0)[expected].all(), "holes are filled, nothing is lost"
+        assert ((found > 0) != expected).mean() < 0.01
+
+
+def test_qupaths_annotations_become_a_label_image(server: Server) -> None:
+    xml = polygons.to_xml([[(2.0, 3.0), (9.0, 3.0), (9.0, 8.0), (2.0, 8.0)]], "cell", (0, 0), {"Name": ""})
+    data, headers = multipart({"params": "{}"}, {"label": ("sixteen_tif4711.xml", xml)})
+    status, content = server.request("PUT", "/datastore/label?image=sixteen_tif&tag=drawn", data, **headers)
+    assert status == 200, content
+    saved = tifffile.imread(server.studies / "labels" / "drawn" / "sixteen_tif.tif")
+    assert saved.shape == (HEIGHT, WIDTH)
+    assert saved[3:8, 2:9].all()
+    assert saved.sum() == 5 * 7
+
+
+def test_cvat_gets_annotations(server: Server, tmp_path: Path) -> None:
+    """Its detector saves the frame as JPEG, in colour, and asks for JSON."""
+    frame = tmp_path / "frame.jpg"
+    Image.open(server.image("eight_png")).convert("RGB").save(frame, quality=100, subsampling=0)
+    _, answer = server.client("infer", NAME, "", {"output": "json"}, None, str(frame))
+    contours = [
+        contour
+        for annotation in answer["annotations"]
+        for element in annotation["annotation"]["elements"]
+        for contour in element["contours"]
+        if element["label"] == "cell"
+    ]
+    assert len(contours) > 3
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for contour in contours for x, y in contour)
+
+
+@pytest.mark.parametrize("name", ["a.svs", "a.xml", "a.nrrd", "a.json"])
+def test_labels_that_cannot_be_read_are_refused_and_not_kept(server: Server, name: str) -> None:
+    before = server.client("datastore")["objects"]["jpeg"]["labels"]
+    data, headers = multipart({"params": "{}"}, {"label": (name, b"no label")})
+    status, content = server.request("PUT", "/datastore/label?image=jpeg&tag=final", data, **headers)
+    assert status == 422, content
+    assert server.client("datastore")["objects"]["jpeg"]["labels"] == before
 
 
 def test_training_without_labels_says_what_to_do(server: Server) -> None:
@@ -371,5 +458,62 @@ def test_the_app_trains_from_the_archives_own_code(server: Server) -> None:
     """unet_paper is not installed where the server runs; what it imports is in the archive."""
     found = subprocess.run([str(PYTHON), "-c", "import unet_paper"], capture_output=True, cwd=server.work)
     assert found.returncode != 0
-    config = ConfigParser.load_config_file(server.bundle / "configs" / "train.json")
-    assert config["annotation"] == "either"
+
+
+# --- MONAI Label's own app, and nothing of ours but the archive -------------------------------------------------------
+
+
+def test_the_stock_app_trains_publishes_and_infers_with_an_archive_alone(
+    server: Server, truth: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    app, studies = tmp_path / "apps" / "monaibundle", tmp_path / "studies"
+    shutil.copytree(PYTHON.parent.parent / "monailabel" / "sample-apps" / "monaibundle", app)
+    (archived,) = (server.work / "archives").glob(f"{NAME}_v*.zip")
+    with zipfile.ZipFile(archived) as content:
+        content.extractall(app / "model")
+    labels = studies / "labels" / "final"
+    labels.mkdir(parents=True)
+    for number in range(3):
+        Image.fromarray(truth[0][number]).save(studies / f"{number}.png")
+        Image.fromarray((truth[1][number] > 0).astype(np.uint8)).save(labels / f"{number}.png")
+    (labels / "2.png").write_bytes(b"no image")
+    command = [str(PYTHON), "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
+    command += ["--host", "127.0.0.1", "--port", str(PORT + 1), "--conf", "models", NAME]
+    command += ["--conf", "zoo_source", "local", "--conf", "sam2", "false"]
+    environment = {**os.environ, "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
+    with (tmp_path / "log").open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    stock = Server(f"http://127.0.0.1:{PORT + 1}", studies, app / "model" / NAME, tmp_path)
+    try:
+        deadline = time.monotonic() + 300
+        while not _listens(PORT + 1):
+            assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline
+            time.sleep(1)
+        weights = stock.bundle / "models" / "model.pt"
+        released = checkpoint.sha256(weights)
+        before = Image.open(stock.infer("0")).tobytes()
+        # as 3D Slicer sends it
+        sent = {
+            "device": "cpu",
+            "pretrained": True,
+            "max_epochs": 2,
+            "val_split": 0.2,
+            "multi_gpu": True,
+            "gpus": "all",
+        }
+        sent |= {"tracking": "None", "tracking_uri": "", "tracking_experiment_name": "", "run_id": ""}
+        stock.client("train_start", NAME, {**sent, "model_filename": "model.pt"})
+        status = stock.wait_for("train")
+        assert status["status"] == "DONE", status["details"]
+        assert checkpoint.sha256(weights) != released
+        rows = (stock.bundle / "runs" / "monai_label" / "metrics.csv").read_text().splitlines()
+        assert len(rows) == 3
+        assert any("left out" in line for line in (tmp_path / "log").read_text().splitlines())
+        after = Image.open(stock.infer("0"))
+        np.testing.assert_array_equal(np.asarray(after), stock.direct(studies / "0.png"))
+        assert after.tobytes() != before
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)

@@ -26,7 +26,7 @@ from monai.data import ImageReader, MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
-from unet_paper.data import nifti_file, photometric, raster_file, tiff_file
+from unet_paper.data import nifti_file, nrrd_file, photometric, raster_file, tiff_file
 from unet_paper.data.notices import Notices
 from unet_paper.data.page import Layout, Page
 
@@ -47,10 +47,13 @@ TIFF = (".tif", ".tiff")
 JPEG = (".jpg", ".jpeg")
 RASTER = (".png", *JPEG, ".bmp")
 NIFTI = (".nii.gz", ".nii")
-EXTENSIONS = (*TIFF, *RASTER, *NIFTI)
+NRRD = (".nrrd",)
+EXTENSIONS = (*TIFF, *RASTER, *NIFTI, *NRRD)
 
 # MONAI writes "::" for "#" in every setting, addresses on its command line included
-_PAGE = re.compile(r"(?P<file>.+\.(?:tiff?|nii(?:\.gz)?))(?:#|::)(?P<page>\d+)", re.IGNORECASE)
+_PAGE = re.compile(r"(?P<file>.+\.(?:tiff?|nii(?:\.gz)?|nrrd))(?:#|::)(?P<page>\d+)", re.IGNORECASE)
+# Formats whose files may hold several pages.
+_PAGED = {**dict.fromkeys(TIFF, tiff_file), **dict.fromkeys(NIFTI, nifti_file), **dict.fromkeys(NRRD, nrrd_file)}
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 _COLOURS = ("red", "green", "blue", "alpha")
 
@@ -68,7 +71,7 @@ def extension(path: str | Path) -> str:
 
 
 def split_page(path: str | Path) -> tuple[Path, int | None]:
-    """File and page of an address; pages count from 0, and only those of TIFF and NIfTI files have one.
+    """File and page of an address; pages count from 0, and only those of TIFF, NIfTI and NRRD files have one.
 
     >>> split_page("train-volume.tif#7")
     (PosixPath('train-volume.tif'), 7)
@@ -95,9 +98,7 @@ def layout(path: str | Path) -> Layout:
     """
     file = Path(path).expanduser()
     kind = _existing(file)
-    if kind in TIFF:
-        return tiff_file.layout(file)
-    return nifti_file.layout(file) if kind in NIFTI else raster_file.layout(file)
+    return raster_file.layout(file) if kind in RASTER else _PAGED[kind].layout(file)
 
 
 def page_shapes(path: str | Path) -> list[tuple[int, ...]]:
@@ -171,8 +172,8 @@ class PageReader(_Reader):
 
     A page of a TIFF stack is addressed as ``"train-volume.tif#7"``, counted from 0; in files with several channels a
     page has all of them. Orientation tags, palettes and "0 is white" are applied, a constant alpha channel is left out,
-    1-bit images become 0 and 255. The first axis of a NIfTI file is x, so it is swapped with the second, in the affine
-    too.
+    1-bit images become 0 and 255. The first axis of a NIfTI or NRRD file is x, so it is swapped with the second, in
+    the affine too.
 
     Args:
         channel: number (from 0) or name of the channel to take from images with several; all where None.
@@ -375,7 +376,7 @@ def _decode(file: Path, number: int | None) -> Page:
     kind = _existing(file)
     if kind in RASTER:
         return raster_file.read(file)
-    module = tiff_file if kind in TIFF else nifti_file
+    module = _PAGED[kind]
     count = len(module.layout(file).shapes)
     if number is None and count > 1:
         raise ValueError(

@@ -16,7 +16,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 import unet_paper
-from unet_paper.release import carried_code, contents, registry
+from unet_paper.release import carried_code, contents, registry, served_training
 from unet_paper.running import checkpoint, facts
 
 # The model zoo keeps larger files out of its repository.
@@ -192,7 +192,10 @@ def _configs(
         "path": "@ckpt_path",
         "released": inference["ckpt_path"],
         "sha256": checksum,
+        # MONAI Label puts other weights into that file
+        "_disabled_": "@served",
     }
+    inference["served"] = served_training.SERVED
     known = facts.merged(facts.read(weights), settings)
     network = ConfigParser({**known, "network_def": inference["network_def"]})
     checkpoint.load_weights(network.get_parsed_content("network_def"), weights)
@@ -200,7 +203,8 @@ def _configs(
     trained = {key: known[key] for key in _OF_TRAINING if key in known} | {**release.training, **settings}
     train = _merged(bundle, ["train.yaml", *release.train], trained)
     evaluate = _merged(bundle, ["train.yaml", *release.train, "evaluate.yaml"], trained)
-    evaluate |= {"ckpt_path": inference["ckpt_path"], "ckpt_sha256": inference["ckpt_sha256"]}
+    evaluate |= {key: inference[key] for key in ("ckpt_path", "ckpt_sha256", "served")}
+    train = served_training.also_served(train, _merged(bundle, ["monai_label.yaml"], {}))
     # monai.bundle.load takes a workflow's type for its file's name, and calls this type both train and training
     configs = {"inference": inference, "train": train, "training": train, "evaluate": evaluate}
     content = {f"configs/{name}.json": _json(carried_code.carry(config)) for name, config in configs.items()}

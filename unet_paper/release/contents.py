@@ -12,6 +12,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -101,6 +102,35 @@ def check_archive(archive: str | Path | IO[bytes], name: str | None = None, vers
     return None
 
 
+def check_images(archive: IO[bytes], name: str, extensions: Sequence[str]) -> None:
+    """Raise unless a zip file holds plainly named images, and nothing that bursts or leads out of its folder.
+
+    Args:
+        archive: open file.
+        name: what to call it in errors.
+        extensions: of images.
+
+    Raises:
+        ValueError: no or damaged zip file; anything else in it than images; too many, too large or compressed too well.
+    """
+    try:
+        _check_directory(archive, name)
+        with zipfile.ZipFile(archive) as content:
+            members = content.infolist()
+            _check_sizes(members, name)
+            for member in members:
+                reason = _unplain(member) or (
+                    None if member.filename.lower().endswith(tuple(extensions)) else "is no image"
+                )
+                if reason:
+                    raise ValueError(f"{member.orig_filename[:200]!a}: {reason}")
+            _check_unique(members)
+            if broken := content.testzip():
+                raise ValueError(f"{broken}: is damaged")
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, struct.error) as error:
+        raise ValueError(f"{name}: is no zip file that can be read ({error})") from error
+
+
 def read_json(data: bytes, source: str) -> Any:
     """Content of a JSON file from elsewhere.
 
@@ -139,6 +169,17 @@ def _check_directory(archive: IO[bytes], name: str) -> None:
 
 
 def _check_members(members: list[zipfile.ZipInfo], name: str) -> None:
+    _check_sizes(members, name)
+    for member in members:
+        if reason := _unplain(member) or _misplaced(member, name):
+            raise ValueError(f"{member.orig_filename[:200]!a}: {reason}; do not use this archive")
+    _check_unique(members)
+    for required in _REQUIRED:
+        if f"{name}/{required}" not in {member.filename for member in members}:
+            raise ValueError(f"{name}: holds no {required}; do not use this archive")
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], name: str) -> None:
     if len(members) > MAX_MEMBERS:
         raise ValueError(f"{name}: {len(members)} members, expected at most {MAX_MEMBERS}")
     if (size := sum(member.file_size for member in members)) > MAX_BYTES:
@@ -146,25 +187,26 @@ def _check_members(members: list[zipfile.ZipInfo], name: str) -> None:
     shrunk = sum(member.compress_size for member in members)
     if size > MAX_RATIO * max(shrunk, 1) or any(m.file_size > MAX_RATIO * m.compress_size + 4096 for m in members):
         raise ValueError(f"{name}: unpacks to more than {MAX_RATIO} times its size; do not use this archive")
+
+
+def _check_unique(members: list[zipfile.ZipInfo]) -> None:
+    """Refuse two members that are one file on some system."""
     files: set[str] = set()
     folders: dict[str, str] = {}
     for member in members:
         path = PurePosixPath(member.filename)
-        reason = _objection(member, name)
-        if path.as_posix().lower() in files or path.as_posix().lower() in folders:
-            reason = reason or "occurs twice"
+        key, problem = path.as_posix().lower(), None
+        if key in files or key in folders:
+            problem = "occurs twice"
         for folder in (folder.as_posix() for folder in path.parents):
             if folders.setdefault(folder.lower(), folder) != folder or folder.lower() in files:
-                reason = reason or f"occurs twice, {folder} in another case or as a file"
-        if reason:
-            raise ValueError(f"{member.orig_filename[:200]!a}: {reason}; do not use this archive")
-        files.add(path.as_posix().lower())
-    for required in _REQUIRED:
-        if f"{name}/{required}".lower() not in files:
-            raise ValueError(f"{name}: holds no {required}; do not use this archive")
+                problem = problem or f"occurs twice, {folder} in another case or as a file"
+        if problem:
+            raise ValueError(f"{member.filename!a}: {problem}; do not use this archive")
+        files.add(key)
 
 
-def _objection(member: zipfile.ZipInfo, name: str) -> str | None:
+def _unplain(member: zipfile.ZipInfo) -> str | None:
     path, kind = member.orig_filename, stat.S_IFMT(member.external_attr >> 16)
     parts = path.split("/")
     # zipfile changes a name that holds a null, or one in an extra field
@@ -174,6 +216,11 @@ def _objection(member: zipfile.ZipInfo, name: str) -> str | None:
         return "is a link, folder or special file"
     if member.flag_bits & 0x1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "is encrypted, or compressed in an unusual way"
+    return None
+
+
+def _misplaced(member: zipfile.ZipInfo, name: str) -> str | None:
+    parts = member.filename.split("/")
     if parts[0] != name or len(parts) < 2:
         return f"lies outside {name}/"
     if not allowed("/".join(parts[1:])):
@@ -192,7 +239,7 @@ def check_weights(data: bytes, source: str, *, state_dict: bool) -> None:
     Raises:
         ValueError: it holds other things than tensors and plain values, or none at all; or unpacks to more than it is.
     """
-    # the registry works where PyTorch is slow to import; only archives need it
+    # the registry's command needs it for archives alone
     import torch
 
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 import torch
 from ignite.engine import Engine, Events
 from monai.config import KeysCollection
@@ -20,24 +21,37 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_data_type
 from numpy.typing import NDArray
+from scipy import ndimage
+from torch import nn
+from torch.utils.data import ConcatDataset
 
 from unet_paper.data.datasets import pairs
-from unet_paper.data.reader import NIFTI, extension
+from unet_paper.data.reader import EXTENSIONS, NIFTI, NRRD, LabelReader, PageReader, extension
+from unet_paper.release import contents, polygons
 from unet_paper.running import checkpoint
+from unet_paper.running.facts import Facts
+from unet_paper.running.settings import cause
 from unet_paper.weight_map import separation_border
 
 logger = logging.getLogger(__name__)
 
 # Formats that lose pixels or have no 16-bit grey values: a label image beside them needs another.
 _UNFIT_FOR_LABELS = (".jpg", ".jpeg", ".bmp")
+# Formats with axes and an affine of their own, x first.
+_VOLUMES = (*NIFTI, *NRRD)
+# What programs call the cells: the class that metadata.json gives to channel 1.
+CELL = "cell"
 
 
 class LabelImaged(MapTransform):
     """Label image as MONAI Label writes it: x first, 16 bit, so that the file lies over the image's.
 
     Our reader puts rows first; MONAI Label's writer reverses all axes, and resizes what differs from the image's shape.
-    So the image, of which only the metadata is read from here on, is brought to x first as well. A NIfTI image (x, y)
-    gets a label image (x, y, 1): the writer gives a volume the affine of its image, a plane none.
+    So the image, of which only the metadata is read from here on, is brought to x first as well. A NIfTI or NRRD image
+    (x, y) gets a label image (x, y, 1): the writer gives a volume the affine of its image, a plane none.
+
+    The writer casts to the type that a client asks for (``result_dtype``), 3D Slicer for one byte: ids beyond that type
+    would start at 0 again, so 16 bits are written instead.
 
     Args:
         keys: key of the label image, integers, shape (1, H, W).
@@ -73,8 +87,10 @@ class LabelImaged(MapTransform):
             if ids.ndim != 3 or ids.shape[0] != 1:
                 raise ValueError(f"{key!r} of shape {tuple(ids.shape)}: a label image of shape (1, H, W) is needed")
             label = self._label(ids[0]).T
-            item[key] = label[..., None] if kind in NIFTI else label
-        if kind in _UNFIT_FOR_LABELS:
+            item[key] = label[..., None] if kind in _VOLUMES else label
+            if not _holds(item.get("result_dtype"), int(label.max(initial=0))):
+                item["result_dtype"] = "uint16"
+        if kind in _UNFIT_FOR_LABELS and not item.get("result_extension"):
             item["result_extension"] = ".png"
         item[self.image_key] = _x_first(image)
         return item
@@ -83,7 +99,9 @@ class LabelImaged(MapTransform):
         if not self.cell_ids:
             return (separation_border(ids) > 0).astype(np.uint16)
         if ids.max(initial=0) >= 2**16:
-            raise ValueError(f"{ids.max()} cells: a 16-bit label image numbers 65535; ask for a mask (cell_ids=False)")
+            raise ValueError(
+                f"{ids.max()} cells: a 16-bit label image numbers 65535; ask for a mask: clear the option cell_ids"
+            )
         return ids.astype(np.uint16)
 
 
@@ -91,8 +109,10 @@ def labelled_images(
     data: Sequence[Mapping[str, str]],
     transform: Callable[[Any], Any],
     otherwise: Sequence[Mapping[str, str]] = (),
-) -> CacheDataset:
-    """Dataset of images that people have labelled, checked before any is read.
+) -> ConcatDataset[Any]:
+    """Dataset of images that people have labelled, read at once.
+
+    One that cannot be read does not stop the others: it is left out, and the log names it.
 
     Args:
         data: cases with ``image`` and ``label``, files.
@@ -101,14 +121,121 @@ def labelled_images(
             validation.
 
     Raises:
-        ValueError: no labelled image; a label of another size than its image.
+        ValueError: no labelled image, or none that can be read; names the first problem.
     """
     if not data and otherwise:
         logger.warning("no labelled image is left for validation: the scores are those of the training images")
-    cases = [case for item in data or otherwise for case in pairs(Path(item["image"]), Path(item["label"]))]
-    if not cases:
-        raise ValueError("no labelled image: save a label with the tag 'final' for at least one image, then train")
-    return CacheDataset(cases, transform, progress=False)
+    datasets: list[CacheDataset] = []
+    problems: list[str] = []
+    for item in data or otherwise:
+        try:
+            cases = pairs(Path(item["image"]), Path(item["label"]))
+            datasets.append(CacheDataset(cases, transform, progress=False))
+        except Exception as error:  # a decoder's, a transform's: whatever it is, it concerns this image alone
+            problems.append(str(cause(error)))
+            logger.warning("left out: %s", problems[-1])
+    if not datasets:
+        reason = f"none can be read: {problems[0]}" if problems else "save a label with the tag 'final'"
+        raise ValueError(f"no labelled image: {reason}; at least one is needed, then train")
+    return ConcatDataset(datasets)
+
+
+def as_label_image(label: Path, image: Path, folder: Path) -> Path:
+    """File of a label that training will be able to read, from what a program has sent.
+
+    QuPath's XML and Slicer's segmentations become TIFF files; what can be read stays as it is.
+
+    Args:
+        label: what was sent.
+        image: the image that it belongs to.
+        folder: for a new file.
+
+    Raises:
+        ValueError: it cannot be read, is no label image, or has another size than its image; names both.
+    """
+    shape = PageReader().get_data(str(image))[0].shape[:2]
+    if label.suffix.lower() == ".xml":
+        try:
+            ids: NDArray[Any] = polygons.from_xml(label.read_bytes(), shape, CELL)
+        except ValueError as error:
+            raise ValueError(f"label of {image.name}: {error}") from error
+        return _as_tiff(ids, label, folder)
+    if not extension(label):
+        raise ValueError(f"label of {image.name}: {label.suffix!a} cannot be read; send {' '.join(EXTENSIONS)} or .xml")
+    ids = LabelReader().get_data(str(label))[0]
+    if label.name.lower().endswith(".seg.nrrd"):
+        # the file knows only how far its segments reach
+        missing = [max(0, whole - part) for whole, part in zip(shape, ids.shape, strict=True)]
+        ids = np.pad(ids, [(0, n) for n in missing])
+    if ids.shape != shape:
+        raise ValueError(
+            f"label of {image.name}: {ids.shape[0]}x{ids.shape[1]}, and the image has {shape[0]}x{shape[1]} px (HxW)"
+        )
+    if ids.min(initial=0) < 0:
+        raise ValueError(f"label of {image.name}: holds {ids.min()}; ids count from 1, and 0 is the background")
+    return _as_tiff(ids, label, folder) if label.name.lower().endswith(".seg.nrrd") else label
+
+
+def cell_numbers(label: Any) -> list[int]:
+    """Numbers of the cells in a label image, without the background.
+
+    >>> cell_numbers(np.array([[0, 2], [7, 2]]))
+    [2, 7]
+    """
+    return [int(number) for number in np.unique(np.asarray(label)) if number > 0]
+
+
+def within(ids: NDArray[Any], x: int, y: int, width: int, height: int) -> NDArray[Any]:
+    """Label image in which only cells whose middle lies in a rectangle are left, whole.
+
+    >>> within(np.array([[1, 1, 0, 2]]), 0, 0, 2, 1)
+    array([[1, 1, 0, 0]])
+    """
+    numbers = cell_numbers(ids)
+    middles = ndimage.center_of_mass(ids > 0, ids, numbers) if numbers else []
+    inside = [
+        number
+        for number, (row, column) in zip(numbers, middles, strict=True)
+        if y <= row + 0.5 < y + height and x <= column + 0.5 < x + width
+    ]
+    return np.where(np.isin(ids, inside), ids, 0)
+
+
+def replace_weights(network: nn.Module, source: Path, target: Path) -> str:
+    """Put weights from elsewhere in the place of those in use, if they fit.
+
+    Args:
+        network: network that they must fit; it takes them.
+        source: what was sent.
+        target: weights in use; as they were if these are refused.
+
+    Returns:
+        SHA-256 of the new file.
+
+    Raises:
+        ValueError: no weights that load without running code, of another network, or not finite.
+    """
+    contents.check_weights(source.read_bytes(), source.name, state_dict=True)
+    checkpoint.load_weights(network, source, setting="weights")
+    if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
+        raise ValueError(f"{source.name}: some weights are NaN or infinite; the training that made them diverged")
+    text = checkpoint.read_weights_and_facts(source)[1]
+    if text is None and target.is_file():
+        # weights that say nothing of their training are used as those before them
+        text = checkpoint.read_weights_and_facts(target)[1]
+    return checkpoint.export_weights(source, target, None if text is None else Facts.from_json(text).to_tensor())
+
+
+def _as_tiff(array: NDArray[Any], source: Path, folder: Path) -> Path:
+    file = folder / f"{source.name.split('.')[0]}.tif"
+    unsigned = np.min_scalar_type(int(array.max(initial=0)))
+    tifffile.imwrite(file, array.astype(unsigned))
+    return file
+
+
+def _holds(dtype: str | None, largest: int) -> bool:
+    """Whether a type that a client asks for holds ids up to ``largest``."""
+    return dtype is None or np.can_cast(np.min_scalar_type(largest), np.dtype(str(dtype)))
 
 
 class PublishWeights:
@@ -119,15 +246,18 @@ class PublishWeights:
     Args:
         folder: of the run, with ``model.pt``.
         target: weights file that inference reads; replaced at once, in half precision, as a release holds them.
+        enabled: whether to publish at all.
     """
 
-    def __init__(self, folder: str | Path, target: str | Path) -> None:
+    def __init__(self, folder: str | Path, target: str | Path, enabled: bool = True) -> None:
         self.folder = Path(folder)
         self.target = Path(target)
+        self.enabled = enabled
 
     def attach(self, engine: Engine) -> None:
         """Publish when ``engine`` has run all its epochs."""
-        engine.add_event_handler(Events.COMPLETED, self)
+        if self.enabled:
+            engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, _engine: Engine) -> None:
         checkpoint.export_weights(self.folder / checkpoint.BEST, self.target)
@@ -137,7 +267,7 @@ class PublishWeights:
 def _x_first(image: MetaTensor) -> MetaTensor:
     """Image (C, H, W) as (C, W, H), or (C, W, H, 1) from NIfTI, with its metadata."""
     turned = MetaTensor(image.as_tensor().transpose(1, 2)).copy_meta_from(image)
-    if extension(str(image.meta.get("filename_or_obj", ""))) in NIFTI:
+    if extension(str(image.meta.get("filename_or_obj", ""))) in _VOLUMES:
         turned = turned[..., None]
     turned.meta["spatial_shape"] = np.asarray(turned.shape[1:])
     for name in ("affine", "original_affine"):

@@ -51,7 +51,7 @@ def as_given(settings: Mapping[str, Any], arguments: Sequence[str]) -> dict[str,
             continue
         text = _text(value, typed.get(name))
         if text is not None:
-            _refuse_meaning(name, text, typed.get(name))
+            refuse_meaning(name, text, typed.get(name))
             if text != value:
                 restored[name] = text
     return restored
@@ -85,7 +85,12 @@ def _normal(value: Any) -> str:
     return str(value).replace("#", "::")
 
 
-def _refuse_meaning(name: str, text: str, typed: str | None) -> None:
+def refuse_meaning(name: str, text: str, typed: str | None) -> None:
+    """Raise if a path that was given begins with a character which MONAI gives a meaning.
+
+    Raises:
+        ValueError: names it and the remedy.
+    """
     # an expression for the weights may be meant; a folder of that name is not
     meant = name in ("dataset_dir", "output_dir") or os.path.exists(text)
     if typed is not None and text.startswith(tuple(_MEANING)) and meant:

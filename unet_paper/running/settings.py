@@ -82,6 +82,7 @@ def refuse_unknown_settings() -> None:
     if parser is None:
         raise RuntimeError("refuse_unknown_settings() must be called from within a MONAI config")
     asked = {owner.run_id for owner in _callers() if isinstance(owner, ConfigWorkflow)}
+    _refuse_code_for_folders()
     declared = {*_declared(), *asked, *(_DOWNLOAD if _is_loading() else ())}
     unknown = {name: value for name, value in unused_settings(parser.get()).items() if name not in declared}
     if unknown:
@@ -142,6 +143,8 @@ def refuse_idle_runs() -> None:
     asked = "run" if flow is None else flow.run_id
     if flow is None or (asked in _WORKFLOWS and asked in flow.parser):
         return
+    if asked == "":
+        return  # 3D Slicer's, through MONAI Label: MONAI evaluates all of the config, and "run" with it
     content = flow.parser.get().get(asked)
     steps = content if isinstance(content, list) and asked not in _RUN_IDS else []
     if any(isinstance(step, str) and step.startswith("$") for step in steps):
@@ -155,11 +158,23 @@ def refuse_idle_runs() -> None:
     raise ValueError(f"run {asked}: would run nothing; {hint}")
 
 
-def _dropped() -> set[str]:
-    """Settings that were given to MONAI's ``run`` as None: it takes them for not given."""
+def _given() -> Iterator[tuple[str, Any]]:
+    """Settings that were given to MONAI's ``run``, on its command line mostly."""
     frames = (frame for frame in _frames() if frame.f_globals.get("__name__") == "monai.bundle.scripts")
     overrides = (frame.f_locals.get("override") for frame in frames if frame.f_code.co_name == "run")
-    return {name for override in overrides for name, value in (override or {}).items() if value is None}
+    return ((name, value) for override in overrides for name, value in (override or {}).items())
+
+
+def _dropped() -> set[str]:
+    """Settings that were given as None: MONAI takes them for not given."""
+    return {name for name, value in _given() if value is None}
+
+
+def _refuse_code_for_folders() -> None:
+    """Raise if the name of a folder is one that MONAI would evaluate, before it does; Python's callers included."""
+    for name, value in _given():
+        if name in ("dataset_dir", "output_dir") and isinstance(value, str):
+            given_paths.refuse_meaning(name, value, value)
 
 
 def _declared() -> Iterator[str]:
