@@ -95,6 +95,8 @@ def job(weights: Path, tmp_path: Path) -> Job:
             "network": NETWORK,
             "grey_mean": MEAN,
             "grey_std": STD,
+            "precision": "float32",
+            "memory_format": "channels_last",
             "tile_size": 92,
             "tiles": 2,
             "block": 64,

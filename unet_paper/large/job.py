@@ -22,13 +22,12 @@ from unet_paper.large.image_store import ImageStore, MissingChunks, open_image
 from unet_paper.large.plan import PLAN, Plan, processor, software
 from unet_paper.large.runners import Runner, runner
 from unet_paper.large.tasks import STORE, Case, check_worker, run_task
-from unet_paper.running import checkpoint
+from unet_paper.running import checkpoint, machine
 from unet_paper.running.placement import placed
 
 logger = logging.getLogger(__name__)
 
 TableFormat = Literal["csv", "parquet"]
-Precision = Literal["float32", "bfloat16"]
 SUMMARY = "summary.json"
 
 
@@ -54,10 +53,11 @@ class LargePrediction:
         magnification: of the image before prediction.
         symmetries: ``"none"``; anything else is refused.
         tile_size: of the network's input in px; None for the smallest that predicts 388 px.
-        precision: ``"float32"`` or ``"bfloat16"``.
-        memory_format: of the network, ``torch.channels_last`` or ``torch.contiguous_format``.
+        precision: ``"float32"``, ``"bfloat16"`` or ``"auto"``, see :func:`unet_paper.running.machine.choose`, by which
+            the machine that plans chooses for all workers.
+        memory_format: of the network, ``"channels_last"``, ``"contiguous"`` or ``"auto"``.
         device: where the network computes.
-        threads: of PyTorch in each process; None for the processors divided by the workers.
+        threads: of PyTorch in each process; ``"auto"`` for the cores divided by the workers.
         block: side of a block in px, a multiple of the pooling factor.
         tiles: of the network along the side of a block that is predicted.
         memory: bytes that one component that faces cut may take to be split or measured.
@@ -91,10 +91,10 @@ class LargePrediction:
         magnification: float = 1.0,
         symmetries: str = "none",
         tile_size: int | None = None,
-        precision: Precision = "float32",
-        memory_format: torch.memory_format = torch.channels_last,
+        precision: str = machine.AUTO,
+        memory_format: str | torch.memory_format = machine.AUTO,
         device: str | torch.device = "cpu",
-        threads: int | None = None,
+        threads: int | str = machine.AUTO,
         block: int = 2048,
         tiles: int = 4,
         memory: int = 2**30,
@@ -118,7 +118,6 @@ class LargePrediction:
             ("labels", labels, get_args(label_store.LabelFormat)),
             ("probability", probability, (*get_args(label_store.ProbabilityType), None)),
             ("table", table, get_args(TableFormat)),
-            ("precision", precision, get_args(Precision)),
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(str, allowed))}")
@@ -137,17 +136,10 @@ class LargePrediction:
         self.channel = channel
         self.missing_chunks: MissingChunks = missing_chunks
         self.workers, self.dask = workers, dask
-        own = threads or (torch.get_num_threads() if workers == 1 else max(1, (os.cpu_count() or 1) // workers))
+        self.device, self.precision, self.memory_format, self.threads = str(device), precision, memory_format, threads
         self._settings: dict[str, Any] = {
             "network": dict(network),
             "grey": {"mean": grey_mean, "std": grey_std, "minimum": grey_minimum, "maximum": grey_maximum},
-            "engine": {
-                "device": str(device),
-                "precision": precision,
-                "memory_format": str(memory_format).removeprefix("torch."),
-                "threads": own,
-                "processor": processor(str(device)),
-            },
             "software": software(),
             "tile_size": tile_size or geometry.input_size(USUAL_OUTPUT, levels),
             "magnification": magnification,
@@ -180,8 +172,31 @@ class LargePrediction:
             weights={"path": str(Path(self.ckpt_path).resolve()), "sha256": checkpoint.sha256(self.ckpt_path)},
             pixel_size=None if image.pixel_size is None else list(image.pixel_size),
             channel_names=[image.channel_names[number] if image.channel_names else str(number) for number in channels],
+            engine=self._engine(),
             **self._settings,
         )
+
+    def _engine(self) -> dict[str, Any]:
+        """What computes, and how, on every worker as here."""
+        threads = self.threads
+        if threads == machine.AUTO and self.workers > 1:
+            threads = max(1, machine.own_cores() // self.workers)
+        # blocks are tiles: strips of rows would end at no block's face
+        chosen = machine.choose(
+            self.device,
+            precision=self.precision,
+            memory_format=self.memory_format,
+            strategy="tiles",
+            threads=threads,
+            engine="torch",
+        )
+        return {
+            "device": self.device,
+            "precision": chosen.precision,
+            "memory_format": str(chosen.memory_format).removeprefix("torch."),
+            "threads": chosen.threads,
+            "processor": processor(self.device),
+        }
 
     def run(self) -> dict[str, Any] | None:
         """Do what is left to do.
@@ -268,11 +283,13 @@ class LargePrediction:
 
     def _summary(self, cases: Sequence[Case], seconds: float) -> dict[str, Any]:
         tables = [case.workspace.facts("table", 0) for case in cases]
-        stages: dict[str, float] = {}
+        spent: dict[str, dict[str, float]] = {"seconds": {}, "cpu_seconds": {}}
         for case in cases:
             for stage in case.stages():
-                spent = sum(float(case.workspace.facts(stage.name, index)["seconds"]) for index in range(stage.count()))
-                stages[stage.name] = stages.get(stage.name, 0.0) + spent
+                for index in range(stage.count()):
+                    facts = case.workspace.facts(stage.name, index)
+                    for clock, steps in spent.items():
+                        steps[stage.name] = steps.get(stage.name, 0.0) + float(facts[clock])
         unmeasured = sum(int(table["unmeasured"]) for table in tables)
         if unmeasured:
             logger.warning(
@@ -283,7 +300,8 @@ class LargePrediction:
             "unmeasured": unmeasured,
             "planes": len(cases),
             "seconds": seconds,
-            "seconds_of_stages": stages,
+            "seconds_of_steps": spent["seconds"],
+            "cpu_seconds_of_steps": spent["cpu_seconds"],
             "plan": cases[0].plan.content,
         }
 

@@ -78,7 +78,7 @@ def create_store(
         for level in range(levels_of(size)):
             grid = level_grid(size, level, block)
             shape = (*(length for _, length in planes), grid.height, grid.width)
-            _create_level(group, str(level), shape, block, dtype)
+            _create_level(group, str(level), shape, block, dtype, [*(axis for axis, _ in planes), "y", "x"])
         metadata: dict[str, Any] = {"multiscales": [_multiscale(name, version, planes, size, pixel_size)]}
         if name == "cells":
             metadata["image-label"] = {"version": version} | (
@@ -88,7 +88,7 @@ def create_store(
     _describe(labels, {"labels": ["cells"]}, version)
 
 
-def _create_level(group: Any, name: str, shape: tuple[int, ...], block: int, dtype: str) -> None:
+def _create_level(group: Any, name: str, shape: tuple[int, ...], block: int, dtype: str, axes: Sequence[str]) -> None:
     ones = (1,) * (len(shape) - 2)
     side = chunk_side(block)
     new = group.metadata.zarr_format == 3
@@ -99,6 +99,7 @@ def _create_level(group: Any, name: str, shape: tuple[int, ...], block: int, dty
         shards=(*ones, block, block) if new else None,
         dtype=dtype,
         fill_value=0,
+        dimension_names=axes if new else None,
         chunk_key_encoding=None if new else {"name": "v2", "separator": "/"},
     )
 

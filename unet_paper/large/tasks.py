@@ -171,9 +171,10 @@ class Case:
         if self.workspace.done(stage, index):
             return
         work = next(step.work for step in self.stages() if step.name == stage)
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         facts = work(index)
-        self.workspace.finish(stage, index, {**facts, "seconds": np.array(time.perf_counter() - began)})
+        spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - worked}
+        self.workspace.finish(stage, index, {**facts, **{name: np.array(value) for name, value in spent.items()}})
 
     def _network(self, device: torch.device) -> nn.Module:
         network = UNet(**self.plan.network)
