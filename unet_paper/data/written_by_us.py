@@ -1,5 +1,6 @@
 """The mark by which a prediction is told from a file of the user's: it is never overwritten and never predicted."""
 
+import zipfile
 from pathlib import Path
 
 import nibabel
@@ -9,7 +10,9 @@ from PIL import Image
 from unet_paper.data.reader import NIFTI, TIFF, extension
 
 SOFTWARE = "unet_paper"
-KINDS = ("_cells", "_probability", "_overview")
+# how the header of each table begins
+TABLES = ("id,area_px,", "page,id,area_px,", "image,page,id,area_px,", "image,page,cells,")
+KINDS = ("_cells", "_probability", "_overview", "_outlines")
 
 
 def read_mark(file: Path) -> str:
@@ -26,6 +29,26 @@ def read_mark(file: Path) -> str:
     except Exception:  # of whatever a decoder raises: a file that cannot be read was not written by us
         return ""
     return text if text.startswith(f"{SOFTWARE} ") else ""
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a file of any kind, image, table, ROIs or page, says of itself that this program wrote it.
+
+    Tables have no room for a mark: one is known by the columns that it begins with.
+    """
+    if extension(file):
+        return bool(read_mark(file))
+    try:
+        if file.suffix == ".zip":
+            with zipfile.ZipFile(file) as archive:
+                return archive.comment.startswith(f"{SOFTWARE} ".encode())
+        with file.open(encoding="utf-8") as text:
+            head = text.read(1000)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+    if file.suffix == ".csv":
+        return head.startswith(TABLES)
+    return f'"{SOFTWARE} ' in head
 
 
 def is_output(file: Path) -> bool:

@@ -25,6 +25,16 @@ from unet_paper.running.settings import cause
 logger = logging.getLogger(__name__)
 
 RECORD = "predictions.json"
+# what a file's name has after the image's; None: as the image's own format has it
+_ENDINGS = {
+    "cells": None,
+    "probability": None,
+    "overview": "_overview.png",
+    "outlines": "_outlines.png",
+    "table": "_cells.csv",
+    "rois": "_rois.zip",
+    "geojson": ".geojson",
+}
 
 
 class PredictionFailure(RuntimeError):
@@ -78,6 +88,20 @@ class PredictionJob:
         """Addresses that are to be predicted."""
         return [a for source, addresses in self._addresses.items() if source not in self._done for a in addresses]
 
+    @property
+    def predicted(self) -> list[str]:
+        """Files of which there is a prediction: those left out since they were done before, and those done now."""
+        return [source for source in self._addresses if source not in self.failed]
+
+    @property
+    def left_out(self) -> list[str]:
+        """Files that were predicted before."""
+        return list(self._done)
+
+    def addresses(self, source: str) -> list[str]:
+        """Addresses of the pages of a file that are to be predicted."""
+        return list(self._addresses[source])
+
     def pages(self, source: str) -> int:
         """How many pages of a file are to be predicted."""
         return len(self._addresses[source])
@@ -87,15 +111,15 @@ class PredictionJob:
 
         Args:
             source: the file.
-            kind: ``cells``, ``probability`` or ``overview``.
+            kind: ``cells``, ``probability``, ``overview``, ``outlines``, ``table``, ``rois`` or ``geojson``.
         """
         file = Path(source)
         stem = file.name[: -len(extension(file))]
         _, page = split_page(self._addresses[source][0])
         if page is not None and len(self._addresses[source]) == 1:
             stem += f"_page{page}"
-        ending = ".png" if kind == "overview" else ".nii.gz" if extension(file) in NIFTI else ".tif"
-        return self.output_dir / f"{stem}_{kind}{ending}"
+        image = ".nii.gz" if extension(file) in NIFTI else ".tif"
+        return self.output_dir / f"{stem}{_ENDINGS[kind] or f'_{kind}' + image}"
 
     def mark(self, source: str) -> str:
         """What the files made of ``source`` carry: program, version, and hashes of the settings and of the image."""

@@ -1,6 +1,7 @@
 """What a prediction leaves on disk: label images and probabilities, a stack for a stack, and a picture."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
 from unet_paper.data.reader import NIFTI, extension, layout, split_page
+from unet_paper.running.cell_outputs import OTHERS, check_outputs
 from unet_paper.running.figures import cell_colours
 from unet_paper.running.label_files import LabelFile, NiftiVolume, TiffStack, save_picture
 from unet_paper.running.prediction_job import PredictionJob
@@ -65,10 +67,19 @@ class PredictionWriter:
         job: which images are predicted, and where their predictions go.
         label_key: key of the label image (1, H, W) in the engine's output.
         probability_key: key of the probabilities (2, H, W); channel 1 is written.
+        outputs: with ``probability`` and ``overview`` those two are written; others are ``cell_outputs``'.
     """
 
-    def __init__(self, job: PredictionJob, label_key: str = "pred", probability_key: str = "probability") -> None:
+    def __init__(
+        self,
+        job: PredictionJob,
+        label_key: str = "pred",
+        probability_key: str = "probability",
+        *,
+        outputs: Sequence[str] | str = OTHERS,
+    ) -> None:
         self.job = job
+        self.outputs = check_outputs(outputs)
         self.label_key = label_key
         self.probability_key = probability_key
         self._source = ""
@@ -90,10 +101,11 @@ class PredictionWriter:
             cells = output[self.label_key][0].cpu().numpy()
             probability = output[self.probability_key].cpu().numpy() if self.probability_key in output else None
             if source != self._source:
-                self._begin(source, probability is not None)
-                image = item["image"][0].cpu().numpy()
-                self._picture = overview(image, None if probability is None else probability[1], cells)
-            if probability is not None:
+                self._begin(source, probability is not None and "probability" in self.outputs)
+                if "overview" in self.outputs:
+                    image = item["image"][0].cpu().numpy()
+                    self._picture = overview(image, None if probability is None else probability[1], cells)
+            if probability is not None and "probability" in self.outputs:
                 self._files["probability"].append(probability[1].astype(np.float32))
             self._files["cells"].append(cells)
             self._pages += 1
@@ -117,7 +129,7 @@ class PredictionWriter:
         for file in self._files.values():
             file.close()
         logger.info("%s -> %s", self._source, self._files["cells"].path)
-        self._files, self._source, self._pages = {}, "", 0
+        self._files, self._source, self._pages, self._picture = {}, "", 0, None
 
     def _abandon(self, _engine: Engine | None = None) -> None:
         """Drop what is incomplete: a later page of its file failed."""

@@ -1,0 +1,160 @@
+"""Outlines of cells for other programs: ROIs of ImageJ, GeoJSON of QuPath.
+
+Both count from the corner of the first pixel, whose centre is (0.5, 0.5). ``skimage.measure.find_contours`` finds the
+outline half-way between the centres of pixels inside and outside: whoever fills it, taking the pixels whose centres
+are in it, has the cell's own pixels again.
+"""
+
+import io
+import json
+import uuid
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import roifile
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.measure import find_contours, points_in_poly
+
+Ring = NDArray[np.float64]
+
+
+class Outline(NamedTuple):
+    """Outline of one cell."""
+
+    id: int
+    parts: list[list[Ring]]
+    """Each part its outer ring and then its holes; a ring is (n, 2), x and y in px, and ends where it begins."""
+
+
+def cell_outlines(labels: NDArray[Any]) -> Iterator[Outline]:
+    """Outlines of all cells of a label image (H, W), in the order of their ids.
+
+    >>> (outline,) = cell_outlines(np.array([[0, 0], [7, 0]]))
+    >>> outline.id, outline.parts[0][0].tolist()
+    (7, [[0.5, 2.0], [1.0, 1.5], [0.5, 1.0], [0.0, 1.5], [0.5, 2.0]])
+    """
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
+            continue
+        mask = np.pad(labels[box] == number, 1).astype(np.float64)
+        # from pixel centres of the padded box to the image's corner
+        shift = np.array([box[1].start - 0.5, box[0].start - 0.5])
+        rings = [_without_straight_points(ring[:, ::-1] + shift) for ring in find_contours(mask, 0.5)]
+        yield Outline(number, _parts(rings))
+
+
+def _parts(rings: list[Ring]) -> list[list[Ring]]:
+    """Outer rings, each with its holes. Around a hole a contour runs the other way, and the largest ring is no hole."""
+    areas = [_signed_area(ring) for ring in rings]
+    outward = np.sign(max(areas, key=abs))
+    outer = [[ring] for ring, area in zip(rings, areas, strict=True) if np.sign(area) == outward]
+    for ring, area in zip(rings, areas, strict=True):
+        if np.sign(area) != outward:
+            around = [part for part in outer if points_in_poly(ring[:1], part[0])[0]]
+            min(around or outer, key=lambda part: abs(_signed_area(part[0]))).append(ring)
+    return outer
+
+
+def _signed_area(ring: Ring) -> float:
+    x, y = ring[:, 0] - ring[0, 0], ring[:, 1] - ring[0, 1]
+    return float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1])) / 2
+
+
+def _without_straight_points(ring: Ring) -> Ring:
+    """The same ring, without the points at which it goes straight on."""
+    steps = np.diff(ring, axis=0)
+    before = np.roll(steps, 1, axis=0)
+    turns = before[:, 0] * steps[:, 1] != before[:, 1] * steps[:, 0]
+    kept = ring[:-1][turns]
+    return np.concatenate([kept, kept[:1]])
+
+
+def imagej_rois(pages: Sequence[Iterable[Outline]], comment: str) -> bytes:
+    """Zip of ROIs for ImageJ's ROI Manager, one a cell, named by its id, in a stack after its page.
+
+    A cell of several parts, or with holes, is a composite ROI.
+
+    Args:
+        pages: outlines of each page.
+        comment: of the archive.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = comment.encode()
+        for page, outlines in enumerate(pages):
+            for outline in outlines:
+                name = f"{outline.id:04d}" if len(pages) == 1 else f"{page + 1:04d}-{outline.id:04d}"
+                position = None if len(pages) == 1 else page
+                # a fixed time: the same cells make the same file
+                entry = zipfile.ZipInfo(f"{name}.roi", date_time=(1980, 1, 1, 0, 0, 0))
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(entry, _roi(outline, name, position).tobytes())
+    return content.getvalue()
+
+
+def _roi(outline: Outline, name: str, position: int | None) -> roifile.ImagejRoi:
+    rings = [ring for part in outline.parts for ring in part]
+    first = rings[0][:-1].astype(np.float32)  # ImageJ closes it
+    roi = roifile.ImagejRoi.frompoints(first, name=name, position=position)
+    if len(rings) > 1:
+        roi.roitype = roifile.ROI_TYPE.RECT
+        roi.multi_coordinates = np.concatenate([_path(ring) for ring in rings]).astype(np.float32)
+        roi.shape_roi_size = len(roi.multi_coordinates)
+        roi.integer_coordinates = roi.subpixel_coordinates = None
+        roi.n_coordinates = 0
+        corners = np.concatenate([part[0] for part in outline.parts])
+        roi.left, roi.top = (int(value) for value in np.floor(corners.min(axis=0)))
+        roi.right, roi.bottom = (int(value) for value in np.ceil(corners.max(axis=0)))
+        roi.options &= ~roifile.ROI_OPTIONS.SUB_PIXEL_RESOLUTION
+    return roi
+
+
+def _path(ring: Ring) -> NDArray[np.float64]:
+    """A ring in the words of Java's PathIterator: 0 moves to, 1 draws a line to, 4 closes."""
+    steps = np.column_stack([np.ones(len(ring) - 1), ring[:-1]])
+    steps[0, 0] = 0
+    return np.append(steps.ravel(), 4)
+
+
+def qupath_geojson(
+    pages: Sequence[Iterable[Outline]],
+    measurements: Sequence[Mapping[int, Mapping[str, float]]],
+    axis: str,
+    generator: str,
+) -> str:
+    """GeoJSON FeatureCollection of detections, as QuPath imports it; each feature stands in a line.
+
+    Args:
+        pages: outlines of each page.
+        measurements: of each page, of each cell.
+        axis: of the pages: ``t`` or ``z``.
+        generator: the program.
+    """
+    features = [
+        json.dumps(_feature(outline, measured.get(outline.id, {}), {"c": -1, "z": 0, "t": 0, axis: page}))
+        for page, (outlines, measured) in enumerate(zip(pages, measurements, strict=True))
+        for outline in outlines
+    ]
+    head = f'{{"type": "FeatureCollection", "generator": {json.dumps(generator)}, "features": ['
+    return head + "\n" + ",\n".join(features) + "\n]}\n"
+
+
+def _feature(outline: Outline, measured: Mapping[str, float], plane: Mapping[str, int]) -> dict[str, Any]:
+    polygons = [[ring.tolist() for ring in part] for part in outline.parts]
+    several = len(polygons) > 1
+    geometry = {"type": "MultiPolygon" if several else "Polygon", "coordinates": polygons if several else polygons[0]}
+    return {
+        "type": "Feature",
+        # the same cell has the same name in each run
+        "id": str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps([plane, polygons]))),
+        "geometry": {**geometry, "plane": plane},
+        "properties": {
+            "objectType": "detection",
+            "name": str(outline.id),
+            "classification": {"name": "cell", "color": [255, 200, 0]},
+            "measurements": measured,
+        },
+    }
