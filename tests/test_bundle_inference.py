@@ -60,9 +60,10 @@ def test_every_image_gets_a_label_image_of_its_size(
     settings: dict[str, Any] = {"dataset_dir": str(images), "output_dir": str(out), "ckpt_path": weights}
     settings |= EXPLICIT if explicit else {"precision": "float32"}
     run_bundle("run", "inference", **settings, features=FEATURES, **TOLD)
-    kinds = ("cells.tif", "probability.tif", "overview.png")
-    written = {f"{name}_{kind}" for name in ("a", "b", "stack") for kind in kinds}
-    assert {path.name for path in out.iterdir()} == written | {"predictions.json"}
+    kinds = ("_cells.tif", "_probability.tif", "_overview.png", "_outlines.png", "_cells.csv", "_rois.zip", ".geojson")
+    written = {f"{name}{kind}" for name in ("a", "b", "stack") for kind in kinds}
+    of_all = {"predictions.json", "cells.csv", "summary.csv", "predictions.html"}
+    assert {path.name for path in out.iterdir()} == written | of_all
     shapes = {name: tifffile.imread(out / f"{name}_cells.tif").shape for name in ("a", "b", "stack")}
     assert shapes == {"a": (50, 70), "b": (40, 45), "stack": (3, 33, 64)}
 

@@ -46,7 +46,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predict(run_bundle: Callable[..., None], weights: Path, tmp_path: Path) -> Predict:
     def run(folder: Any = tmp_path / "images", out: Any = tmp_path / "out", **settings: Any) -> None:
         given = {"dataset_dir": str(folder), "output_dir": str(out), "ckpt_path": str(weights), "device": "cpu"}
-        told = {"cells_preset": "phantom", "grey_mean": 0.5, "grey_std": 0.17}
+        told = {"cells_preset": "phantom", "grey_mean": 0.5, "grey_std": 0.17, "outputs": ["probability", "overview"]}
         run_bundle("run", "inference", **{**given, **told, **settings})
 
     return run

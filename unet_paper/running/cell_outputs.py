@@ -212,7 +212,7 @@ class CellOutputs:
                 rows += self._rows[source]
             elif label.exists():
                 # a label image younger than the summary was predicted by a run that did not come to its end
-                fresh = len(known) == self.job.pages(source) and label.stat().st_mtime_ns <= written
+                fresh = len(known) == self.job.pages(source) and label.stat().st_mtime_ns < written
                 rows += known if fresh else [page.row for page in self._measured_anew(source)]
         others = [row for known in before.values() for row in known]
         return rows + [row for row in others if any(self.job.output_dir.glob(f"{glob.escape(_stem(row))}_cells.*"))]
