@@ -6,13 +6,19 @@ from pathlib import Path
 import yaml
 
 from unet_paper.app.bundle_command import BundleCommand, config_path, path_value
+from unet_paper.data.reader import TIFF, extension, page_shapes
 from unet_paper.running.bundle_folder import bundle_folder
 
 WEIGHTS = "model.pt"
+# pixels of one image: prediction in one piece takes 45 bytes each, 3 GB
+LARGE = 2**26
+_ZARR = ("zarr.json", ".zattrs", ".zgroup")
 
 
 def prediction(images: Path, settings: Mapping[str, str], overlays: Sequence[Path] = ()) -> BundleCommand:
     """The command that predicts a folder of images or one file, into ``runs/predictions/NAME`` if not told otherwise.
+
+    An OME-Zarr, or one file of more pixels than :data:`LARGE`, is predicted in blocks (``inference_large.yaml``).
 
     Args:
         images: the folder or the file.
@@ -25,7 +31,7 @@ def prediction(images: Path, settings: Mapping[str, str], overlays: Sequence[Pat
     """
     given = dict(settings)
     weights = given.pop("weights", None)
-    configs: list[str | Path] = ["inference"]
+    configs: list[str | Path] = ["inference_large" if in_blocks(images) else "inference"]
     own = {"dataset_dir": path_value(images), "output_dir": path_value(output_folder(images))}
     if weights is None and "ckpt_path" not in given:
         own["ckpt_path"] = path_value(newest_weights())
@@ -34,6 +40,18 @@ def prediction(images: Path, settings: Mapping[str, str], overlays: Sequence[Pat
     elif weights is not None:
         own["ckpt_path"] = path_value(weights_file(weights))
     return BundleCommand("run", [*configs, *overlays], {**own, **given})
+
+
+def in_blocks(images: Path) -> bool:
+    """Whether images are predicted in blocks: an OME-Zarr folder, or a file with a large page, which is said."""
+    if images.is_dir():
+        return any((images / name).is_file() for name in _ZARR)
+    if not images.is_file() or extension(images) not in TIFF:
+        return False
+    pixels = max((height * width for height, width, *_ in page_shapes(images)), default=0)
+    if pixels > LARGE:
+        print(f"{images}: {pixels / 1e6:.0f} million pixels, predicted in blocks (inference_large.yaml)")
+    return pixels > LARGE
 
 
 def output_folder(images: Path) -> Path:

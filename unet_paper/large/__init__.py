@@ -7,3 +7,8 @@ are joined, and who does the work (one process, several, Dask, the parts of a jo
 :mod:`unet_paper.measurements`, by the same functions as for small images. Why blocks equal the whole stands in
 :mod:`unet_paper.large.block_prediction` and :mod:`unet_paper.large.block_cells`.
 """
+
+try:
+    import zarr  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("images in blocks need Zarr: pip install 'unet_paper[large]'") from error
