@@ -68,9 +68,17 @@ class Arena:
     def module(self, *names: str) -> ModuleType:
         """The first of these modules of ``unet_paper`` that the checkout has: they moved in the course of time."""
         for name in names:
-            if importlib.util.find_spec("unet_paper") and _has(f"unet_paper.{name}"):
+            if self._has(f"unet_paper.{name}"):
                 return importlib.import_module(f"unet_paper.{name}")
         raise ModuleNotFoundError(f"{self.package}: has none of {', '.join(names)}")
+
+    def _has(self, name: str) -> bool:
+        """Whether the checkout itself has a module: an installed package of this name answers for what it lacks."""
+        try:
+            spec = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            return False
+        return spec is not None and self.package in Path(spec.origin or "").resolve().parents
 
     def environment(self, **variables: str) -> dict[str, str]:
         """Variables for a process that imports the checkout under attack."""
@@ -161,13 +169,6 @@ def deadline(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _has(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _content(folder: Path) -> dict[str, tuple[int, int]]:
