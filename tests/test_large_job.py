@@ -441,7 +441,7 @@ class TestBadInput:
             job(tmp_path / "a.tif").run()
 
     def test_tiff_in_one_compressed_piece(self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("unet_paper.large.image_store.LARGEST_CHUNK", 1000)
+        monkeypatch.setattr("unet_paper.data.image_store.LARGEST_CHUNK", 1000)
         tifffile.imwrite(tmp_path / "a.tif", picture((30, 40)), compression="zlib", rowsperstrip=30)
         with pytest.raises(ValueError, match=r"compressed in pieces of \(30, 40\) px"):
             job(tmp_path / "a.tif").run()

@@ -31,9 +31,10 @@ from unet_paper.data.reader import (
     page_shapes,
     split_page,
 )
+from unet_paper.data.region import annotated_regions
 from unet_paper.data.written_by_us import is_output
 
-__all__ = ["ctc", "folder", "grey_statistics", "images", "isbi2012"]
+__all__ = ["ctc", "folder", "grey_statistics", "images", "isbi2012", "large"]
 
 Case = dict[str, str]
 
@@ -228,6 +229,41 @@ def folder(
     if held_out is None:
         return cases
     run = _run(len(cases), held_out, folds, f"cases in {root}")
+    return [case for i, case in enumerate(cases) if (i in run) == (part == "validation")]
+
+
+def large(
+    dataset_dir: str | Path,
+    part: str,
+    *,
+    label: str | Path,
+    side: int = 1024,
+    fold: int | str = 0,
+    folds: int = 4,
+) -> list[Case]:
+    """Annotated regions of an image that is too large to be loaded: an OME-Zarr or a TIFF and its label image.
+
+    Only squares in which something is annotated are taken; each is read when it is needed. They are cut, row by row,
+    into ``folds`` contiguous runs.
+
+    Args:
+        dataset_dir: the image.
+        part: ``training``, ``validation`` or ``all``.
+        label: OME-Zarr or TIFF of the same size, or the path of one within ``dataset_dir``, such as ``labels/cells``.
+        side: of a square in px.
+        fold: which fold to hold out, 0 to folds - 1; ``"all"`` trains and validates on every region.
+        folds: number of runs.
+
+    Raises:
+        FileNotFoundError: image or label is missing.
+        ValueError: an unknown part, a fold out of range, too few regions, sizes that differ, nothing annotated.
+    """
+    inside = Path(dataset_dir) / label
+    cases = annotated_regions(dataset_dir, inside if inside.exists() else label, side)
+    held_out = _held_out(part, fold, folds)
+    if held_out is None:
+        return cases
+    run = _run(len(cases), held_out, folds, f"annotated regions in {label}")
     return [case for i, case in enumerate(cases) if (i in run) == (part == "validation")]
 
 

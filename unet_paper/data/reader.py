@@ -26,7 +26,7 @@ from monai.data import ImageReader, MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
-from unet_paper.data import nifti_file, nrrd_file, photometric, raster_file, tiff_file
+from unet_paper.data import nifti_file, nrrd_file, photometric, raster_file, region, tiff_file
 from unet_paper.data.notices import Notices
 from unet_paper.data.page import Layout, Page
 
@@ -143,7 +143,8 @@ class _Reader(ImageReader):
             raise ValueError(f"{len(addresses)} files for one image ({given}): give one file, or one page of a stack")
         file, number = split_page(addresses[0])
         file = file.expanduser()
-        page = _decode(file, number)
+        part = region.parse(addresses[0])
+        page = _decode(file, number) if part is None else region.read(part)
         if page.pixels.dtype.kind not in "buif":
             raise ValueError(f"{file}: {page.pixels.dtype} pixels; save one real number a pixel and channel")
         array, names = self._meant(page, str(addresses[0]))

@@ -15,10 +15,10 @@ import torch
 import zarr
 
 from unet_paper import geometry
+from unet_paper.data.image_store import ImageStore, MissingChunks, open_image
 from unet_paper.inferer import USUAL_OUTPUT
 from unet_paper.instances import DEFAULTS, Settings, check_settings
 from unet_paper.large import label_store
-from unet_paper.large.image_store import ImageStore, MissingChunks, open_image
 from unet_paper.large.plan import PLAN, Plan, processor, software
 from unet_paper.large.runners import Runner, runner
 from unet_paper.large.tasks import STORE, Case, check_worker, run_task

@@ -30,7 +30,7 @@ class Plan:
     """What the result of a run in blocks depends on; every value is one that JSON keeps.
 
     Attributes:
-        image: identity of the image, see :class:`unet_paper.large.image_store.ImageStore`.
+        image: identity of the image, see :class:`unet_paper.data.image_store.ImageStore`.
         channels: numbers of the channels that the network sees.
         weights: path and SHA-256 of the checkpoint.
         network: arguments of :class:`unet_paper.network.UNet`.

@@ -22,13 +22,13 @@ from monai.transforms import Compose, NormalizeIntensityd
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unet_paper.data.image_store import ImageStore, open_image
 from unet_paper.data.reader import CheckImaged, ScaleToUnitRanged
 from unet_paper.instances import Settings
 from unet_paper.large import label_store
 from unet_paper.large.block_cells import BlockCells
 from unet_paper.large.block_prediction import BlockPrediction, TileGrid
 from unet_paper.large.grid import Box, Grid
-from unet_paper.large.image_store import ImageStore, open_image
 from unet_paper.large.plan import Plan, read_plan, refuse_other_worker
 from unet_paper.large.table import write_table
 from unet_paper.large.workspace import DiskWorkspace
@@ -141,7 +141,7 @@ class Case:
             settings,
             self.workspace,
             self.known.probability,
-            lambda box: self.image.read(self.plane, box, self.plan.channels),
+            lambda box: self.image.read(self.plane, *box.slices, self.plan.channels),
             self.plan.memory,
             tuple(self.plan.channel_names) or None,
         )
@@ -186,7 +186,7 @@ class Case:
 
     def _normalised(self, box: Box) -> Tensor:
         """Grey values as the network was trained on them."""
-        pixels = self.image.read(self.plane, box, self.plan.channels)
+        pixels = self.image.read(self.plane, *box.slices, self.plan.channels)
         meta: dict[str, Any] = {"filename_or_obj": self.image.address, "stored_dtype": pixels.dtype.name}
         if self.image.full_scale is not None:
             meta["full_scale"] = self.image.full_scale

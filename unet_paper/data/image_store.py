@@ -25,8 +25,7 @@ import tifffile
 import zarr
 from numpy.typing import NDArray
 
-from unet_paper.data.reader import layout
-from unet_paper.large.grid import Box
+from unet_paper.data import tiff_file
 
 MissingChunks = Literal["fill", "refuse"]
 VERSIONS = ("0.4", "0.5")
@@ -115,15 +114,17 @@ class ImageStore:
             raise ValueError(f"channel={channel!r}: the image has {self.channels}, numbered from 0{names}")
         return found
 
-    def read(self, plane: Sequence[int], box: Box, channels: Sequence[int] | None = None) -> NDArray[Any]:
+    def read(
+        self, plane: Sequence[int], rows: slice, columns: slice, channels: Sequence[int] | None = None
+    ) -> NDArray[Any]:
         """Grey values as stored, shape (C, h, w).
 
         Args:
             plane: its index along ``plane_axes``.
-            box: the pixels.
+            rows: of the pixels.
+            columns: of the pixels.
             channels: which channels; all where None.
         """
-        rows, columns = box.slices
         wanted = {**dict(zip(self.plane_axes, plane, strict=True)), "y": rows, "x": columns}
         pixels = np.asarray(self.array[tuple(wanted.get(axis, slice(None)) for axis in self.axes)])
         left = [axis for axis in self.axes if axis in "cyx"]
@@ -276,7 +277,7 @@ def _open_tiff(path: Path) -> ImageStore:
         with tifffile.TiffFile(path) as tiff:
             series = max(tiff.series, key=lambda one: one.size)
             page, number = series.keyframe, tiff.series.index(series)
-            shape, given = series.get_shape(False), series.get_axes(False)
+            shape, given = series.get_shape(True), series.get_axes(True)
             mapped = series.dataoffset is not None and not page.is_tiled and page.compression == 1
             description = tiff.pages[0].description
             _refuse_unusual(path, page)
@@ -299,7 +300,7 @@ def _open_tiff(path: Path) -> ImageStore:
         "dtype": str(page.dtype),
         "headers": _hash([status.st_size, status.st_mtime_ns, description]),
     }
-    known = layout(path)
+    known = tiff_file.layout(path)
     factor = _UNITS.get(known.unit)
     pixel_size = None
     if known.pixel_size is not None and factor is not None:
@@ -316,7 +317,7 @@ class _TiffPixels:
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
         with tifffile.TiffFile(self._path) as tiff:
-            store = tiff.series[self._series].aszarr(level=0, squeeze=False)
+            store = tiff.series[self._series].aszarr(level=0, squeeze=True)
             return np.asarray(zarr.open_array(store, mode="r")[index])
 
 
