@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 # Not two benchmarks at a time, whatever -j says.
 .NOTPARALLEL:
-.PHONY: attack benchmark help label label-test large-test package train test lint clean
+.PHONY: attack benchmark benchmark-gpu help label label-test large-test package train test lint clean
 
 help:
 	@echo "make train   set up, then train on the phantom (CPU: minutes) and say where the pictures are"
@@ -15,6 +15,7 @@ help:
 	@echo "make large-test   images in blocks by workers that are killed on the way"
 	@echo "make attack      attack the package on the loopback (minutes): what was tried, refused, survived and lost"
 	@echo "make benchmark    set up the peers, measure everything (20 minutes, on a quiet machine), write bundle/docs/performance.md"
+	@echo "make benchmark-gpu   measure training and prediction on this machine's GPU (minutes), and add them to the same page"
 
 train: .venv/ready
 	$(BIN)/python -m monai.bundle run training --config_file bundle/configs/train.yaml --output_dir runs/phantom_cells
@@ -50,6 +51,10 @@ BENCHMARKS := weight_map augmentation metrics forward training inference start
 benchmark: .venv/benchmark
 	@$(MAKE) --keep-going $(BENCHMARKS:%=runs/benchmarks/%.json); failed=$$?; \
 	$(BIN)/python scripts/benchmarks/write_performance_doc.py runs/benchmarks && exit $$failed
+
+benchmark-gpu: .venv/benchmark
+	$(BIN)/python scripts/benchmarks/benchmark_gpu.py --json runs/benchmarks/gpu.json
+	$(BIN)/python scripts/benchmarks/write_performance_doc.py runs/benchmarks --names gpu
 
 runs/benchmarks/%.json: scripts/benchmarks/benchmark_%.py scripts/benchmarks/benchmarking.py $(shell find unet_paper -name '*.py')
 	$(BIN)/python $< --json $@

@@ -1,12 +1,12 @@
 """Times training steps as the bundle runs them: phases, throughput against width, fraction of the machine's peak.
 
 A step is what `engines.TrainingStep` does with one tile of 572 px, augmentation included; the weight map is computed
-once per image and cached. Peak is what the machine reaches in the same run, interleaved: the better one of a large
-matrix product and a bare 256 -> 256 convolution. All cores, wall time. On a GPU, where there is one: steps per second
-of the paper's network.
+once per image and cached. Each width is timed as it runs by default and as it ran once: float32, contiguous, skips
+cropped by slices, whose gradient is contiguous whatever the layout. Peak is what the machine reaches in the same run and
+precision, interleaved: the best of a large matrix product and a bare 256 -> 256 convolution, forward or with its
+gradients. All cores that the process may use; wall and CPU time.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,19 +25,23 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from unet_paper import geometry
+from unet_paper import network as network_module
 from unet_paper.elastic_deformation import RandElasticDeformationd
 from unet_paper.grey_values import RandGreyValuesd
 from unet_paper.loss import PixelWeightedCrossEntropy
 from unet_paper.network import UNet
-from unet_paper.running import engines
+from unet_paper.running import engines, machine
 from unet_paper.weight_map import WeightMap
 
 PAPER, NARROW = 64, 16
 WIDTHS = (8, NARROW, 32, PAPER)
-BFLOAT16_TIME, BFLOAT16_PEAK = 0.50, 0.65
-GPU_STEPS_PER_S = 60.0
+# of the CPU time that a step once took, by width: on CPUs that multiply bfloat16, and on others
+TIME_GOALS = {True: {NARROW: 0.33, 32: 0.26, PAPER: 0.20}, False: {32: 0.85}}
+# of the throughput of a bare convolution with its gradients, in the same precision
+CONVOLUTION_GOAL = 0.60
 # relative: of the loss and of all gradients together
 TOLERANCE, BFLOAT16_TOLERANCE = 1e-4, 0.05
+LEARNING = "convolution 256 -> 256, forward and both gradients"
 PHASES = {
     IterationEvents.FORWARD_COMPLETED: "forward",
     IterationEvents.LOSS_COMPLETED: "loss",
@@ -164,53 +168,97 @@ def assert_accurate(device: str, precision: engines.Precision, tolerance: float)
     return max(errors)
 
 
+def sliced_crop(skip: Tensor, like: Tensor) -> Tensor:
+    """The crop of a skip as it once was."""
+    top, left = ((skip.shape[axis] - like.shape[axis]) // 2 for axis in (2, 3))
+    return skip[:, :, top : top + like.shape[2], left : left + like.shape[3]]
+
+
+def as_it_once_was(training: Training) -> Callable[[], object]:
+    """A step whose skips are cropped by slices."""
+
+    def step() -> None:
+        now, network_module._centre_crop = network_module._centre_crop, sliced_crop
+        try:
+            training()
+        finally:
+            network_module._centre_crop = now
+
+    return step
+
+
 def peaks(device: str, dtype: torch.dtype, quick: bool) -> dict[str, tuple[Callable[[], object], float]]:
     """What shows a machine's peak: name to (call, its FLOP)."""
     size, side = (512, 16) if quick else (2048 if device == "cpu" else 8192, 54)
     matrix = torch.randn(size, size, device=device, dtype=dtype)
     convolution = nn.Conv2d(256, 256, 3).to(device, dtype)
     channels = torch.randn(1 if device == "cpu" else 16, 256, side + 2, side + 2, device=device, dtype=dtype)
+    learning = channels.clone().requires_grad_()
+    flop = 2.0 * len(channels) * convolution.weight.numel() * side**2
 
     def convolve() -> None:
         with torch.no_grad():
             convolution(channels)
 
+    def learn() -> None:
+        result = convolution(learning)
+        torch.autograd.grad(result, [learning, convolution.weight], torch.ones_like(result))
+
+    name = str(dtype).removeprefix("torch.")
     return {
-        f"matrix product {size} x {size}": (lambda: matrix @ matrix, 2.0 * size**3),
-        "convolution 256 -> 256": (convolve, 2.0 * len(channels) * convolution.weight.numel() * side**2),
+        f"matrix product {size} x {size}, {name}": (lambda: matrix @ matrix, 2.0 * size**3),
+        f"convolution 256 -> 256, {name}": (convolve, flop),
+        f"{LEARNING}, {name}": (learn, 3 * flop),
     }
 
 
 def cpu_rows(quick: bool, repetitions: int) -> Iterator[tuple[Row, Training | None]]:
-    """Interleaved: a step of every width in float32 (and the paper's in bfloat16), and what shows the peak."""
+    """Interleaved: a step of every width by default and as it once was, and what shows the peak."""
     widths, size = ((2, 4), 188) if quick else (WIDTHS, 572)
-    steps = {f"{width}..{width << 4} features, float32": Training(width, size) for width in widths}
-    full = list(steps)[-1]
-    if benchmarking.has_bfloat16():
-        steps[full.replace("float32", "bfloat16")] = Training(widths[-1], size, precision="bfloat16")
-    shown = peaks("cpu", torch.float32, quick)
-    low = peaks("cpu", torch.bfloat16, quick) if benchmarking.has_bfloat16() else {}
-    calls: dict[str, Callable[[], object]] = {**steps, **{name: call for name, (call, _) in shown.items()}}
-    calls |= {f"{name}, bfloat16": call for name, (call, _) in low.items()}
-    times = benchmarking.interleaved(calls, repetitions)
-    flop = {name: work for name, (_, work) in shown.items()} | {f"{n}, bfloat16": w for n, (_, w) in low.items()}
-    rates = {name: work / median(times[name]) for name, work in flop.items()}
-    for name, seconds in times.items():
+    chosen = machine.choose("cpu", UNet(features=(1, 1)), training=True, threads=torch.get_num_threads(), quiet=True)
+    precisions = dict.fromkeys((chosen.precision, "float32"))
+    steps: dict[str, Training] = {}
+    once: dict[str, Callable[[], object]] = {}
+    widths_of: dict[str, int] = {}
+    for width in widths:
+        shown = f"{width}..{width << 4} features"
+        name = f"{shown}, {chosen.precision}, {chosen.layout}: default"
+        steps[name] = Training(width, size, precision=chosen.precision, memory_format=chosen.memory_format)
+        widths_of[name] = width
+        once[f"{shown}, float32, contiguous, sliced crops: as it once was"] = as_it_once_was(Training(width, size))
+    bare: dict[str, tuple[Callable[[], object], float]] = {}
+    for precision in precisions:
+        bare |= peaks("cpu", getattr(torch, precision), quick)
+    calls: dict[str, Callable[[], object]] = {}
+    for (name, step), (name_once, step_once) in zip(steps.items(), once.items(), strict=True):
+        calls |= {name_once: step_once, name: step}
+    calls |= {name: call for name, (call, _) in bare.items()}
+    wall, cpu = benchmarking.interleaved_clocks(calls, repetitions)
+    rates = {name: work / median(wall[name]) for name, (_, work) in bare.items()}
+    for name in calls:
         training = steps.get(name)
-        work = flop[name] if training is None else 2.0 * training.macs
-        best = max(rate for other, rate in rates.items() if ("bfloat16" in other) == ("bfloat16" in name))
-        row = Row(
-            what=name, group="CPU: one step", ratio=work / median(seconds) / best, **benchmarking.summary(seconds)
-        )
-        row.extra = {"GFLOP/s": work / median(seconds) / 1e9}
-        if "bfloat16" in name and training is not None:
-            row.at_least(BFLOAT16_PEAK)
+        group = "CPU: one step (ratio: fraction of the peak)"
+        row = Row(what=name, group=group, **benchmarking.summary(wall[name]), extra={"CPU s": median(cpu[name])})
+        if name not in once:
+            work = bare[name][1] if training is None else 2.0 * training.macs
+            precision = "bfloat16" if "bfloat16" in name else "float32"
+            rate = work / median(wall[name])
+            row.ratio = rate / max(value for other, value in rates.items() if other.endswith(precision))
+            row.extra["GFLOP/s"] = rate / 1e9
         yield row, training
-    if benchmarking.has_bfloat16():
-        ratio = median(times[full.replace("float32", "bfloat16")]) / median(times[full])
-        row = Row(what="bfloat16: time over that of float32", group="CPU: one step", ratio=ratio)
-        row.at_most(BFLOAT16_TIME)
+    for (name, training), name_once in zip(steps.items(), once, strict=True):
+        ratios = [now / then for now, then in zip(cpu[name], cpu[name_once], strict=True)]
+        row = Row(what=name, group="CPU time over that as it once was", ratio=median(ratios))
+        goal = TIME_GOALS[benchmarking.has_bfloat16()].get(widths_of[name])
+        if goal is not None:
+            row.at_most(goal)
         yield row, None
+    name, training = list(steps.items())[-1]
+    rate = 2.0 * training.macs / median(wall[name])
+    row = Row(what=f"{name} / {LEARNING}", group="Throughput over that of a bare convolution in the same precision")
+    row.ratio = rate / rates[f"{LEARNING}, {chosen.precision}"]
+    row.at_least(CONVOLUTION_GOAL)
+    yield row, None
 
 
 def phase_rows(name: str, training: Training) -> Iterator[Row]:
@@ -253,62 +301,9 @@ def weight_map_row(training: Training, repetitions: int) -> Row:
     )
 
 
-def gpu_rows(quick: bool) -> Iterator[Row]:
-    """Steps of the paper's network on the GPU: one after the other, the host waiting at the end only."""
-    steps = 5 if quick else 60
-    size, width = (188, 4) if quick else (572, PAPER)
-    last = torch.channels_last
-    variants = {
-        "float32": {},
-        "bfloat16": {"precision": "bfloat16"},
-        "bfloat16, channels_last": {"precision": "bfloat16", "memory_format": last},
-        "bfloat16, channels_last, compiled": {
-            "precision": "bfloat16",
-            "memory_format": last,
-            "compile_mode": "default",
-        },
-        "bfloat16, channels_last, CUDA graphs": {
-            "precision": "bfloat16",
-            "memory_format": last,
-            "compile_mode": "reduce-overhead",
-        },
-    }
-    peak = 0.0
-    for name, (call, work) in peaks("cuda", torch.bfloat16, quick).items():
-        seconds = benchmarking.interleaved({name: waiting(call, 10)}, 5)[name]
-        peak = max(peak, 10 * work / median(seconds))
-    group = "GPU: one step of the paper's network (ratio: steps per second)"
-    for name, settings in variants.items():
-        training = Training(width, size, device="cuda", **settings)
-        training.waits = False
-        whole = benchmarking.interleaved({name: waiting(training, steps)}, 3)[name]
-        training.fixed = training.batch()
-        alone = benchmarking.interleaved({name: waiting(training, steps)}, 3)[name]
-        row = Row(what=name, group=group, **benchmarking.summary([seconds / steps for seconds in whole]))
-        row.ratio = steps / median(whole)
-        row.extra = {
-            "share of the network's own time": median(alone) / median(whole),
-            "fraction of the measured bfloat16 peak": 2 * training.macs * row.ratio / peak,
-        }
-        if name.startswith("bfloat16, channels_last"):
-            row.at_least(GPU_STEPS_PER_S)
-        yield row
-
-
-def waiting(call: Callable[[], object], times: int) -> Callable[[], None]:
-    """Calls one after the other, then waits for the GPU."""
-
-    def run() -> None:
-        for _ in range(times):
-            call()
-        torch.cuda.synchronize()
-
-    return run
-
-
 def throughput(found: list[tuple[Row, Training | None]], size: int) -> dict[str, Any]:
     """The plot of steps per second against width, beside the limit that the peak sets."""
-    steps = [(row, training) for row, training in found if training is not None and "float32" in row.what]
+    steps = [(row, training) for row, training in found if training is not None]
     measured, limit = [], []
     for row, training in steps:
         assert training is not None
@@ -317,7 +312,7 @@ def throughput(found: list[tuple[Row, Training | None]], size: int) -> dict[str,
         width = int(row.what.split("..")[0])
         measured.append([width, 1 / row.median_s])
         limit.append([width, 1 / (row.median_s * row.ratio)])
-    lines = {"training steps, float32": measured, "limit: the step's multiplications at the measured peak": limit}
+    lines = {"training steps by default": measured, "limit: the step's multiplications at the measured peak": limit}
     title = f"Training on the CPU, tiles of {size} px, batch of one"
     return {
         "title": title,
@@ -327,31 +322,29 @@ def throughput(found: list[tuple[Row, Training | None]], size: int) -> dict[str,
 
 
 def main() -> int:
-    arguments = benchmarking.parse_arguments(__doc__, threads=os.cpu_count() or 1)
-    quick, repetitions = arguments.quick, 2 if arguments.quick else 4
+    arguments = benchmarking.parse_arguments(__doc__, threads=machine.own_cores())
+    quick, repetitions = arguments.quick, 2 if arguments.quick else 3
     report = benchmarking.Report("training", "Training step", packages=("monai", "numpy"), quick=quick)
     error = assert_accurate("cpu", "float32", TOLERANCE)
     engines.keep_freed_memory()
     found = list(cpu_rows(quick, repetitions))
     report.rows += [row for row, _ in found]
     if not benchmarking.has_bfloat16():
-        report.rows.append(Row(what="bfloat16", group="CPU: one step", failed=NO_BFLOAT16, known=True))
-    steps = [(row, training) for row, training in found if training is not None and "float32" in row.what]
+        report.rows.append(Row(what="bfloat16", group="CPU: goals in bfloat16", failed=NO_BFLOAT16, known=True))
+    steps = [(row, training) for row, training in found if training is not None]
     for row, training in steps[1::2]:
         report.rows += phase_rows(row.what, training)
         report.rows += operator_rows(row.what, training)
     report.rows.append(weight_map_row(steps[-1][1], repetitions))
     steps[-1][0].accuracy = f"{error:.1e}"
-    if torch.cuda.is_available():
-        low = assert_accurate("cuda", "bfloat16", BFLOAT16_TOLERANCE)
-        report.rows += gpu_rows(quick)
-        report.rows[-1].accuracy = f"{low:.1e}"
-    else:
-        report.rows.append(Row(what="GPU", group="GPU", failed="this machine has none", known=True))
+    if not torch.cuda.is_available():
+        none = "this machine has none; `make benchmark-gpu` measures one and adds it to this page"
+        report.rows.append(Row(what="GPU", group="GPU", failed=none, known=True))
     report.series["training"] = throughput(found, 188 if quick else 572)
     report.notes = [
-        "Ratio in the first table: fraction of the peak measured in the same run. Accuracy: relative error of loss and "
-        f"gradients against float64, asserted to be at most {TOLERANCE:g} ({BFLOAT16_TOLERANCE:g} in bfloat16)."
+        f"{benchmarking.onednn_kernels('channels_last')}. {benchmarking.onednn_kernels('contiguous_format')}.",
+        "Ratio in the first table: fraction of the peak measured in the same run and precision. Accuracy: relative error of loss and "
+        f"gradients against float64, asserted to be at most {TOLERANCE:g} ({BFLOAT16_TOLERANCE:g} in bfloat16).",
     ]
     return report.finish(arguments.json)
 

@@ -20,6 +20,7 @@ explained in the script leaves the exit code alone.
 """
 
 import argparse
+import datetime
 import gc
 import importlib.metadata
 import json
@@ -208,10 +209,48 @@ def machine(packages: Iterable[str] = ()) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "load": round(os.getloadavg()[0], 1),
         "system": f"{platform.system()} {platform.machine()}",
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "commit": _commit(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in dict.fromkeys(("torch", *packages))},
     }
+
+
+ONEDNN_PROBE = """
+import torch
+for dtype in DTYPES:
+    layer = torch.nn.Conv2d(64, 64, 3).to(dtype, memory_format=torch.MEMORY_FORMAT)
+    image = torch.randn(1, 64, 34, 34).to(dtype, memory_format=torch.MEMORY_FORMAT).requires_grad_()
+    layer(image).sum().backward()
+"""
+
+
+def onednn_kernels(memory_format: str) -> str:
+    """What oneDNN really runs for a 64 -> 64 convolution and its gradients, by its own log (``ONEDNN_VERBOSE``).
+
+    Args:
+        memory_format: ``"channels_last"`` or ``"contiguous_format"``.
+    """
+    dtypes = "(torch.float32, torch.bfloat16)" if has_bfloat16() else "(torch.float32,)"
+    probe = ONEDNN_PROBE.replace("DTYPES", dtypes).replace("MEMORY_FORMAT", memory_format)
+    done = subprocess.run(
+        [sys.executable, "-c", probe],
+        env={**os.environ, "ONEDNN_VERBOSE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    isa, kernels = "unknown", {}
+    for line in done.stdout.splitlines():
+        fields = line.split(",")
+        if "isa:" in line:
+            isa = line.split("isa:")[1]
+        if "exec" in fields and "convolution" in fields:
+            at = fields.index("convolution")
+            dtype = "bfloat16" if "bf16" in fields[at + 3] else "float32"
+            kernels[f"{fields[at + 2]} {dtype}"] = fields[at + 1]
+    found = ", ".join(f"{what} {kernel}" for what, kernel in kernels.items())
+    return f"oneDNN's instruction set {isa}; {memory_format}: {found or 'no convolution of oneDNN'}"
 
 
 def _cpuinfo(entry: str) -> str:
@@ -250,6 +289,24 @@ def interleaved(
             call()
             times[name].append(clock() - start)
     return times
+
+
+def interleaved_clocks(
+    calls: Mapping[str, Call], repetitions: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """As ``interleaved``: wall and CPU seconds (of all threads) of every repetition."""
+    cpu: dict[str, list[float]] = {name: [] for name in calls}
+
+    def noting(name: str, call: Call) -> Call:
+        def run() -> None:
+            start = time.process_time()
+            call()
+            cpu[name].append(time.process_time() - start)
+
+        return run
+
+    wall = interleaved({name: noting(name, call) for name, call in calls.items()}, repetitions)
+    return wall, {name: seconds[1:] for name, seconds in cpu.items()}  # the first call warmed up
 
 
 def summary(seconds: Sequence[float]) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """Writes bundle/docs/performance.md and its plots from what the benchmarks found: the last step of `make benchmark`.
 
-python scripts/benchmarks/write_performance_doc.py runs/benchmarks
+python scripts/benchmarks/write_performance_doc.py runs/benchmarks [--names gpu]
+
+The results of every machine are kept in bundle/docs/benchmarks/MACHINE/NAME.json, and the page shows all of them: a run
+replaces its own machine's, benchmark by benchmark, and no other's.
 """
 
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +24,25 @@ BENCHMARKS = ("weight_map", "augmentation", "metrics", "forward", "training", "i
 INTRODUCTION = """# Performance
 
 Written by `make benchmark`, which runs `scripts/benchmarks/benchmark_*.py` one after the other; nothing here is
-edited by hand. Machines differ and are noisy, so goals are ratios. Repetitions are interleaved, one of each contender
+edited by hand, and `make benchmark-gpu` for a machine with a GPU. Machines differ and are noisy, so goals are ratios. Repetitions are interleaved, one of each contender
 after the other; tables show the median and the quartiles. Accuracy is asserted in the same run, before anything is
-timed. A peer that could not be measured has a row that says why."""
+timed. A peer that could not be measured has a row that says why. What other machines found earlier is kept below.
+
+## Which settings to take
+
+None: `precision`, `memory_format`, `strategy`, `threads` and `engine` are `auto`, chosen by `unet_paper/running/machine.py`,
+said in one line when a run starts and recorded with it. A setting that is given wins.
+
+| setting | `auto` takes | set it yourself |
+|---|---|---|
+| `precision` | bfloat16 on CUDA GPUs of capability 8.0 and later and on CPUs with AMX or AVX512-BF16; else float32 | `float32`, for the same numbers on every machine |
+| `memory_format` | `channels_last`; for training on a CPU without AVX-512 `contiguous`, and on GPUs in float32 | rarely |
+| `strategy` | `rows` where PyTorch runs our network, `tiles` for other engines and networks | `tiles` with a `memory_budget` on small machines |
+| `threads` | cores of the process's affinity within its cgroup's quota, divided among torchrun's processes; `OMP_NUM_THREADS` where it is set | 1 on a CPU that other work shares: folds in processes of their own use it better |
+| `engine` | for prediction on a CPU: OpenVINO where it is installed (`pip install 'unet_paper[openvino]'`), else PyTorch | `torch`, for the bits of PyTorch |
+
+On a CPU with AMX or AVX512-BF16 install OpenVINO: it predicts nearly twice as fast there. With AVX2 alone it gains about a
+tenth on rows in PyTorch; measure your own machine by `make benchmark`."""
 
 
 def read(folder: Path, names: Sequence[str] = BENCHMARKS) -> list[dict[str, Any]]:
@@ -44,6 +64,41 @@ def read(folder: Path, names: Sequence[str] = BENCHMARKS) -> list[dict[str, Any]
     return found
 
 
+def folder_name(machine: Mapping[str, Any]) -> str:
+    """Of the machine that results belong to: processor, instructions, cores, GPU.
+
+    >>> folder_name({"cpu": "AMD EPYC", "instructions": "avx2", "cores": 2, "gpu": "none"})
+    'amd-epyc-avx2-2-cores'
+    """
+    parts = [machine["cpu"], machine["instructions"], f"{machine['cores']} cores"]
+    parts += [machine["gpu"]] if machine["gpu"] != "none" else []
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
+
+
+def keep(reports: Sequence[Mapping[str, Any]], docs: Path) -> None:
+    """Put results where those of all machines are kept; the same machine's earlier ones are replaced."""
+    for report in reports:
+        path = docs / "benchmarks" / folder_name(report["machine"]) / f"{report['name']}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, path)
+
+
+def kept(docs: Path) -> list[list[dict[str, Any]]]:
+    """Results of every machine, in the order of ``BENCHMARKS``, the machine measured last first."""
+    order = {name: number for number, name in enumerate((*BENCHMARKS, "gpu"))}
+    machines = []
+    for folder in (docs / "benchmarks").iterdir():
+        reports = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+        machines.append(sorted(reports, key=lambda report: order.get(report["name"], len(order))))
+    return sorted((reports for reports in machines if reports), key=_last_date, reverse=True)
+
+
+def _last_date(reports: Sequence[Mapping[str, Any]]) -> str:
+    return max(str(report["machine"]["date"]) for report in reports)
+
+
 def goals(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     """Table of all rows that have a goal, or could not be measured."""
     lines = ["| benchmark | what | found | goal |", "|---|---|---|---|"]
@@ -60,12 +115,24 @@ def goals(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def document(reports: Sequence[Mapping[str, Any]]) -> str:
-    """The whole file."""
-    parts = [INTRODUCTION, "## Goals", "\n".join(goals(reports))]
-    for report in reports:
-        parts.append(benchmarking.markdown(report))
-        parts += [f"![{plot['title']}](figures/performance_{name}.png)" for name, plot in report["series"].items()]
+def document(machines: Sequence[Sequence[Mapping[str, Any]]], drawn: Sequence[str] = ()) -> str:
+    """The whole file.
+
+    Args:
+        machines: reports of each.
+        drawn: folder names of the machines whose plots lie beside the page.
+    """
+    parts = [INTRODUCTION]
+    for reports in machines:
+        about = reports[0]["machine"]
+        gpu = "" if about["gpu"] == "none" else f", {about['gpu']}"
+        parts.append(f"## {about['cpu']} ({about['instructions']}), {about['cores']} cores{gpu}, {_last_date(reports)}")
+        parts += ["### Goals", "\n".join(goals(reports))]
+        for report in reports:
+            parts.append(benchmarking.markdown(report, level=3))
+            if folder_name(about) in drawn:
+                plots = report["series"].items()
+                parts += [f"![{plot['title']}](figures/performance_{name}.png)" for name, plot in plots]
     return "\n\n".join(parts) + "\n"
 
 
@@ -88,7 +155,8 @@ def figure(plot: Mapping[str, Any]) -> Figure:
 
 
 def write(reports: Sequence[Mapping[str, Any]], docs: Path) -> None:
-    """Plots and document, each moved into place when it is whole."""
+    """Kept results, plots and document, each moved into place when it is whole."""
+    keep(reports, docs)
     (docs / "figures").mkdir(parents=True, exist_ok=True)
     for report in reports:
         for name, plot in report["series"].items():
@@ -97,16 +165,19 @@ def write(reports: Sequence[Mapping[str, Any]], docs: Path) -> None:
             figure(plot).savefig(part, format="png", dpi=100)
             os.replace(part, path)
     part = docs / "performance.md.part"
-    part.write_text(document(reports), encoding="utf-8")
+    part.write_text(document(kept(docs), [folder_name(report["machine"]) for report in reports]), encoding="utf-8")
     os.replace(part, docs / "performance.md")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="folder of the benchmarks' JSON files")
+    parser.add_argument(
+        "--names", nargs="+", default=BENCHMARKS, help="benchmarks that were run (default: all of a CPU)"
+    )
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder to write to (default bundle/docs)")
     arguments = parser.parse_args()
-    write(read(arguments.results), arguments.docs)
+    write(read(arguments.results, arguments.names), arguments.docs)
     print(f"{arguments.docs / 'performance.md'} is written")
     return 0
 
