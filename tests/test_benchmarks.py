@@ -124,6 +124,28 @@ def test_document_has_goals_tables_and_plots(report: Report, tmp_path: Path) -> 
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_results_of_other_machines_stay_on_the_page(report: Report, tmp_path: Path) -> None:
+    for cpu, date, ratio in (("Old", "2025-01-01", 2.0), ("New", "2026-01-01", 3.0), ("Old", "2025-02-01", 2.5)):
+        report.machine |= {"cpu": cpu, "date": date, "instructions": "avx2", "cores": 2, "gpu": "none"}
+        report.rows[1].ratio = ratio
+        write_performance_doc.write([report.content()], tmp_path)
+    text = (tmp_path / "performance.md").read_text()
+    headings = [line for line in text.splitlines() if line.startswith("## ") and "cores" in line]
+    assert headings == ["## New (avx2), 2 cores, 2026-01-01", "## Old (avx2), 2 cores, 2025-02-01"]
+    assert "| Made up | theirs | 3 |" in text
+    assert "| Made up | theirs | 2.5 |" in text
+    assert "| Made up | theirs | 2 |" not in text
+    assert {path.name for path in (tmp_path / "benchmarks").iterdir()} == {"new-avx2-2-cores", "old-avx2-2-cores"}
+
+
+def test_a_machine_without_a_gpu_measures_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = importlib.import_module("benchmark_gpu")
+    monkeypatch.setattr(script.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["benchmark_gpu.py", "--threads", "1", "--json", str(tmp_path / "gpu.json")])
+    assert script.main() == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_document_refuses_missing_and_quick_results(report: Report, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"benchmark_made_up\.py"):
         write_performance_doc.read(tmp_path, ("made_up",))

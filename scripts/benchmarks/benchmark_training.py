@@ -2,8 +2,8 @@
 
 A step is what `engines.TrainingStep` does with one tile of 572 px, augmentation included; the weight map is computed
 once per image and cached. Each width is timed as it runs by default and as it ran once: float32, contiguous, skips
-cropped by slices, whose gradient is contiguous whatever the layout. Peak is what the machine reaches in the same run and
-precision, interleaved: the best of a large matrix product and a bare 256 -> 256 convolution, forward or with its
+cropped by slices, whose gradient is contiguous whatever the layout. Peak is what the machine reaches in the same run
+and precision, interleaved: the best of a large matrix product and a bare 256 -> 256 convolution, forward or with its
 gradients. All cores that the process may use; wall and CPU time.
 """
 
@@ -246,7 +246,7 @@ def cpu_rows(quick: bool, repetitions: int) -> Iterator[tuple[Row, Training | No
             row.ratio = rate / max(value for other, value in rates.items() if other.endswith(precision))
             row.extra["GFLOP/s"] = rate / 1e9
         yield row, training
-    for (name, training), name_once in zip(steps.items(), once, strict=True):
+    for name, name_once in zip(steps, once, strict=True):
         ratios = [now / then for now, then in zip(cpu[name], cpu[name_once], strict=True)]
         row = Row(what=name, group="CPU time over that as it once was", ratio=median(ratios))
         goal = TIME_GOALS[benchmarking.has_bfloat16()].get(widths_of[name])
@@ -343,8 +343,9 @@ def main() -> int:
     report.series["training"] = throughput(found, 188 if quick else 572)
     report.notes = [
         f"{benchmarking.onednn_kernels('channels_last')}. {benchmarking.onednn_kernels('contiguous_format')}.",
-        "Ratio in the first table: fraction of the peak measured in the same run and precision. Accuracy: relative error of loss and "
-        f"gradients against float64, asserted to be at most {TOLERANCE:g} ({BFLOAT16_TOLERANCE:g} in bfloat16).",
+        "Ratio in the first table: fraction of the peak measured in the same run and precision. Accuracy: relative "
+        f"error of loss and gradients against float64, asserted to be at most {TOLERANCE:g} "
+        f"({BFLOAT16_TOLERANCE:g} in bfloat16).",
     ]
     return report.finish(arguments.json)
 

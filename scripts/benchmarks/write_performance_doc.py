@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 DOCS = benchmarking.ROOT / "bundle" / "docs"
-BENCHMARKS = ("weight_map", "augmentation", "metrics", "forward", "training", "inference", "start")
+BENCHMARKS = ("weight_map", "augmentation", "metrics", "forward", "training", "precision", "inference", "start")
 INTRODUCTION = """# Performance
 
 Written by `make benchmark`, which runs `scripts/benchmarks/benchmark_*.py` one after the other; nothing here is
@@ -41,8 +41,8 @@ said in one line when a run starts and recorded with it. A setting that is given
 | `threads` | cores of the process's affinity within its cgroup's quota, divided among torchrun's processes; `OMP_NUM_THREADS` where it is set | 1 on a CPU that other work shares: folds in processes of their own use it better |
 | `engine` | for prediction on a CPU: OpenVINO where it is installed (`pip install 'unet_paper[openvino]'`), else PyTorch | `torch`, for the bits of PyTorch |
 
-On a CPU with AMX or AVX512-BF16 install OpenVINO: it predicts nearly twice as fast there. With AVX2 alone it gains about a
-tenth on rows in PyTorch; measure your own machine by `make benchmark`."""
+Where to install OpenVINO: the tables "Forward pass" and "Large images" below compare it with PyTorch, machine by machine;
+the gain is largest on CPUs with AMX."""  # noqa: E501
 
 
 def read(folder: Path, names: Sequence[str] = BENCHMARKS) -> list[dict[str, Any]]:
@@ -172,9 +172,7 @@ def write(reports: Sequence[Mapping[str, Any]], docs: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="folder of the benchmarks' JSON files")
-    parser.add_argument(
-        "--names", nargs="+", default=BENCHMARKS, help="benchmarks that were run (default: all of a CPU)"
-    )
+    parser.add_argument("--names", nargs="+", default=BENCHMARKS, help="what was measured (default: all of a CPU)")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder to write to (default bundle/docs)")
     arguments = parser.parse_args()
     write(read(arguments.results, arguments.names), arguments.docs)
