@@ -1,8 +1,9 @@
-"""Trains the same small network twice on made-up touching cells, in float32 and in bfloat16, and shows how far the two come apart.
+"""Trains a small network twice on made-up touching cells, in float32 and in bfloat16: how far the two come apart.
 
 Weights, tiles and their order are the same. After every 50 steps: mean training loss of these steps, and on tiles that
-neither has seen (the same cells elsewhere, other noise) the loss and the share of wrong pixels. A third run, in float32 from other first weights, shows what
-chance alone does. Where the CPU multiplies no bfloat16 it is emulated, with the same rounding.
+neither has seen (the same cells elsewhere, other noise) the loss and the share of wrong pixels. A third run, in float32
+from other first weights, shows what chance alone does. Where the CPU multiplies no bfloat16 it is emulated, with the
+same rounding.
 """
 
 import sys
