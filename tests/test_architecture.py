@@ -16,8 +16,9 @@ BELOW["data"] = BELOW["metrics"] = {"geometry", "nouns"}
 BELOW["running"] = {"geometry", "nouns", "data", "metrics"}
 BELOW["large"] = BELOW["release"] = {*BELOW["running"], "running"}
 BELOW["app"] = {*BELOW["running"], "running", "large", "release"}
-# the package itself: the face offers nouns; its version and place are for those above the paper to read
-BELOW["face"] = {"geometry", "nouns"}
+# the package itself: the face offers nouns, and the app's Segmenter; its version and place are for those above the
+# paper to read
+BELOW["face"] = {"geometry", "nouns", "app"}
 READ_THE_FACE = {"running", "large", "release", "app"}
 YAML = ("yaml", "ruamel", "ruamel_yaml", "monai.bundle")
 YAML_READERS = ("running.settings", "release", "app")

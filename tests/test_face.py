@@ -25,6 +25,7 @@ OFFERED = {
     "RandPasteCells",
     "RandPasteCellsd",
     "RowStream",
+    "Segmenter",
     "UNet",
     "WeightMap",
     "WeightMapd",

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unet_paper.app.segmenter import Segmenter
     from unet_paper.elastic_deformation import RandElasticDeformation, RandElasticDeformationd
     from unet_paper.grey_values import RandGreyValues, RandGreyValuesd
     from unet_paper.inferer import OverlapTileInferer
@@ -39,6 +40,7 @@ __all__ = [
     "RandPasteCells",
     "RandPasteCellsd",
     "RowStream",
+    "Segmenter",
     "UNet",
     "WeightMap",
     "WeightMapd",
@@ -61,6 +63,7 @@ _MODULES = {
     "RandPasteCells": "paste_cells",
     "RandPasteCellsd": "paste_cells",
     "RowStream": "row_streaming",
+    "Segmenter": "app.segmenter",
     "UNet": "network",
     "WeightMap": "weight_map",
     "WeightMapd": "weight_map",

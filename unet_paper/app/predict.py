@@ -31,14 +31,12 @@ def prediction(images: Path, settings: Mapping[str, str], overlays: Sequence[Pat
     """
     given = dict(settings)
     weights = given.pop("weights", None)
-    configs: list[str | Path] = ["inference_large" if in_blocks(images) else "inference"]
     own = {"dataset_dir": path_value(images), "output_dir": path_value(output_folder(images))}
-    if weights is None and "ckpt_path" not in given:
-        own["ckpt_path"] = path_value(newest_weights())
-    elif weights in releases():
-        configs += releases()[str(weights)]
-    elif weights is not None:
-        own["ckpt_path"] = path_value(weights_file(weights))
+    configs: list[str | Path] = ["inference_large" if in_blocks(images) else "inference"]
+    if weights is not None or "ckpt_path" not in given:
+        release, chosen = weights_of(str(newest_weights()) if weights is None else weights)
+        configs += release
+        own |= {name: path_value(path) for name, path in chosen.items()}
     return BundleCommand("run", [*configs, *overlays], {**own, **given})
 
 
@@ -52,6 +50,20 @@ def in_blocks(images: Path) -> bool:
     if pixels > LARGE:
         print(f"{images}: {pixels / 1e6:.0f} million pixels, predicted in blocks (inference_large.yaml)")
     return pixels > LARGE
+
+
+def weights_of(weights: str) -> tuple[list[str | Path], dict[str, str]]:
+    """Overlays on ``inference.yaml`` and settings that name weights.
+
+    Args:
+        weights: a file, the folder of a run, or a release's name.
+
+    Raises:
+        FileNotFoundError: no such weights.
+    """
+    if weights in releases():
+        return releases()[weights], {}
+    return [], {"ckpt_path": str(weights_file(weights))}
 
 
 def output_folder(images: Path) -> Path:

@@ -1,0 +1,95 @@
+"""Cells of arrays: the same bits as the command's files, and errors that say what to give."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from conftest import TINY
+
+from unet_paper import Segmenter, cell_table
+from unet_paper.instances import PRESETS
+from unet_paper.measurements import write_rows
+from unet_paper.network import UNet
+from unet_paper.running import checkpoint
+from unet_paper.running.facts import Facts
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that know how they were trained: on the green channel, with 12 bits."""
+    torch.manual_seed(3)
+    network = UNet(features=TINY["features"])
+    known = Facts(
+        in_channels=1, out_channels=2, features=TINY["features"], preset="paper", dropout=0.0, grey_mean=0.5,
+        grey_std=0.2, magnification=0.8, cells_preset="folder", cells=PRESETS["folder"], grey_maximum=4095, channel=1,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    checkpoint.save({**network.state_dict(), "facts": known.to_tensor()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def segmenter(weights: Path) -> Segmenter:
+    return Segmenter.from_checkpoint(weights, device="cpu")
+
+
+def test_an_array_gives_the_bits_of_the_command_s_files(
+    segmenter: Segmenter, weights: Path, run_bundle: Callable[..., None], tmp_path: Path
+) -> None:
+    image = RNG.integers(0, 4096, (60, 71, 3), dtype=np.uint16)
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / "a.tif", image, photometric="rgb")
+    out = tmp_path / "out"
+    settings: dict[str, Any] = {"dataset_dir": str(tmp_path / "images"), "output_dir": str(out), "device": "cpu"}
+    run_bundle("run", "inference", **settings, ckpt_path=str(weights))
+    found = segmenter(image, probability=True)
+    assert found.labels.max() > 1
+    np.testing.assert_array_equal(found.labels, tifffile.imread(out / "a_cells.tif"))
+    np.testing.assert_array_equal(found.probability, tifffile.imread(out / "a_probability.tif"))
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        write_rows(found.table, file)
+    assert (tmp_path / "table.csv").read_bytes() == (out / "a_cells.csv").read_bytes()
+
+
+def test_settings_come_before_what_the_weights_say(segmenter: Segmenter, weights: Path) -> None:
+    image = RNG.integers(0, 4096, (60, 71), dtype=np.uint16)
+    smallest = 4
+    other = Segmenter.from_checkpoint(weights, device="cpu", min_size=smallest)
+    sizes = [np.bincount(one(image).labels.ravel())[1:].min() for one in (segmenter, other)]
+    assert sizes[0] < smallest <= sizes[1]
+
+
+def test_the_table_has_the_pixel_size_and_no_probability_unless_asked(segmenter: Segmenter) -> None:
+    image = RNG.integers(0, 4096, (50, 52), dtype=np.uint16)
+    found = segmenter(image, pixel_size=(0.5, 0.5))
+    assert found.probability is None
+    np.testing.assert_array_equal(found.table["area_um2"], found.table["area_px"] / 4)
+    expected = cell_table(found.labels, image)
+    np.testing.assert_array_equal(found.table["max_grey"], expected["max_0"])
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.zeros(5, np.uint8), r"shape \(5,\): \(H, W\)"),
+        (np.zeros((40, 40, 1), np.uint8), "channel=1: the image has the channels 0"),
+        (np.full((40, 40), 5000, np.uint16), "5000, expected 0 to 4095"),
+        (np.full((40, 40), np.nan, np.float32), "NaN"),
+    ],
+)
+def test_arrays_that_it_cannot_take(segmenter: Segmenter, image: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        segmenter(image)
+
+
+def test_what_there_is_not_is_refused(weights: Path) -> None:
+    with pytest.raises(ValueError, match=r"treshold=0.4: inference.yaml has no such setting; did you mean threshold"):
+        Segmenter.from_checkpoint(weights, treshold=0.4)
+    with pytest.raises(FileNotFoundError, match=r"releases are em, hela or u373"):
+        Segmenter.from_checkpoint("nothing.pt")
