@@ -45,7 +45,9 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def typed(settings: dict[str, Any]) -> list[str]:
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    """Settings as one types them; logging, which belongs to the whole process, is left to pytest."""
+    given = {**settings, "logging_file": False}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
 
 def test_train_evaluate_predict_work_with_nothing_but_a_folder(
@@ -60,7 +62,7 @@ def test_train_evaluate_predict_work_with_nothing_but_a_folder(
     assert words[words.index("--max_epochs") + 1] == "2"
     assert main(["evaluate", str(own_folder), *tiny]) == 0
     assert (here / "runs" / "cells" / "evaluation" / "summary.json").is_file()
-    assert main(["predict", str(own_folder / "images"), "--device", "cpu"]) == 0
+    assert main(["predict", str(own_folder / "images"), *typed({"device": "cpu"})]) == 0
     assert "weights: runs/cells/model.pt" in capfd.readouterr().out
     assert len(list((here / "runs" / "predictions" / "images").glob("well*_cells.tif"))) == 4
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import yaml
 
 from unet_paper.app.bundle_command import BundleCommand, config_path, path_value
-from unet_paper.data.reader import TIFF, extension, page_shapes
 from unet_paper.running.bundle_folder import bundle_folder
 
 WEIGHTS = "model.pt"
@@ -42,6 +41,8 @@ def prediction(images: Path, settings: Mapping[str, str], overlays: Sequence[Pat
 
 def in_blocks(images: Path) -> bool:
     """Whether images are predicted in blocks: an OME-Zarr folder, or a file with a large page, which is said."""
+    from unet_paper.data.reader import TIFF, extension, page_shapes  # PyTorch: not for --help
+
     if images.is_dir():
         return any((images / name).is_file() for name in _ZARR)
     if not images.is_file() or extension(images) not in TIFF:
