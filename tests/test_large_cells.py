@@ -97,12 +97,17 @@ presets = st.builds(
 @st.composite
 def probabilities(draw: st.DrawFn) -> NDArray[np.float32]:
     """Maps from single pixels to blobs that span the image."""
-    shape = draw(hnp.array_shapes(min_dims=2, max_dims=2, min_side=5, max_side=20))
-    noise = draw(hnp.arrays(np.float32, shape, elements=st.sampled_from([0.0, 0.4, 0.55, 0.7, 0.95, 1.0])))
-    if draw(st.booleans()):
-        noise = ndimage.gaussian_filter(np.random.default_rng(draw(st.integers(0, 99))).random(shape), 1.5)
-        noise = np.clip(0.5 + 4 * (noise - noise.mean()), 0, 1).round(2).astype(np.float32)
-    return noise
+    shape = draw(hnp.array_shapes(min_dims=2, max_dims=2, min_side=5, max_side=18))
+    random_numbers = np.random.default_rng(draw(st.integers(0, 9999)))
+    kind = draw(st.sampled_from(["drawn", "pixels", "blobs"]))
+    if kind == "drawn":
+        return draw(hnp.arrays(np.float32, shape, elements=st.sampled_from([0.0, 0.4, 0.55, 0.7, 0.95, 1.0])))
+    noise = random_numbers.random(shape)
+    if kind == "pixels":
+        # sparse enough that one neighbour more or less joins or parts components
+        return np.where(noise < draw(st.sampled_from([0.3, 0.45, 0.6])), 0.5 + noise, 0).round(1).astype(np.float32)
+    noise = ndimage.gaussian_filter(noise, 1.5)
+    return np.clip(0.5 + 4 * (noise - noise.mean()), 0, 1).round(2).astype(np.float32)
 
 
 @settings(max_examples=50, deadline=None)
@@ -139,6 +144,17 @@ def test_cells_across_corners_and_larger_than_a_block(connectivity: Connectivity
     assert np.all(cells[13, 1:23] == cells[21, 1])
     np.testing.assert_array_equal(cells, label_instances(probability, **preset))
     assert_equal_tables(table, cell_table(cells, image, probability))
+
+
+@pytest.mark.parametrize("pixels", [((7, 7), (8, 8)), ((7, 8), (8, 7)), ((3, 7), (4, 8)), ((7, 3), (8, 2))])
+def test_pixels_that_touch_across_a_corner_or_aslant_across_a_face(pixels: tuple[tuple[int, int], ...]) -> None:
+    probability = np.zeros((16, 16), np.float32)
+    for pixel in pixels:
+        probability[pixel] = 1
+    image = np.zeros((1, 16, 16), np.uint8)
+    for connectivity, count in ((4, 2), (8, 1)):
+        preset = Settings(**{**DEFAULTS, "connectivity": connectivity, "regrow": 0})  # type: ignore[typeddict-item]
+        assert by_blocks(probability, image, 8, preset, seed=0)[0].max() == count
 
 
 def two_in_one(size: int = 40) -> NDArray[np.float32]:

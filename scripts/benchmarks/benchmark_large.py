@@ -106,7 +106,7 @@ def rows_of(size: int, folder: Path, quick: bool) -> list[Row]:
     store, group = write_image(folder / f"{size}.zarr", size), f"{size} x {size} px"
     one = in_new_process(measure, str(store), str(folder / f"{size}_one"), 1, 1)
     tile = in_new_process(seconds_of_network, 1, 1 if quick else 8)
-    predict, join = one["steps"]["predict"], sum(one["steps"][step] for step in JOIN)
+    predict, join = one["steps"]["predict"], sum(one["steps"].get(step, 0.0) for step in JOIN)
     own = tile * (size / 384) ** 2
     table = sum(one["steps"].values()) - predict - join
     time_row = Row(
