@@ -212,6 +212,40 @@ class TestLaws:
             assert len(np.unique(kept[kept > 0])) == 1
 
 
+# each 2 x 2 window of a map that an unsure network makes: one, two or three of its four pixels above the threshold
+UNSURE = {
+    "dots": [[1, 0], [0, 0]],
+    "chequerboard": [[1, 0], [0, 1]],
+    "stripes": [[1, 1], [0, 0]],
+    "mesh": [[1, 1], [1, 0]],
+}
+
+
+class TestUnsureNetworks:
+    @pytest.mark.parametrize("pattern", UNSURE)
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_no_preset_makes_cells_of_what_repeats_every_second_pixel(self, preset: str, pattern: str) -> None:
+        settings = PRESETS[preset]
+        above, below = settings["threshold"] + 0.15, settings["threshold"] - 0.15
+        tile = np.where(np.array(UNSURE[pattern]), above, below)
+        haze = np.tile(tile, (80, 80))
+        haze[48:112, 48:112] = 0.0
+        haze[50:110, 50:110] = 0.99  # a cell, which stays as it is
+        cells = label_instances(haze, **settings)
+        assert cells.max() == 1
+        np.testing.assert_array_equal(cells == 1, haze == 0.99)
+
+    def test_without_the_rule_the_same_maps_are_thousands_of_cells(self) -> None:
+        haze = np.tile(np.where(np.array(UNSURE["chequerboard"]), 0.6, 0.4), (80, 80))
+        assert label_instances(haze, **{**PRESETS["folder"], "min_width": 1}).max() == 80 * 80 * 2
+
+    def test_a_component_with_a_square_keeps_every_pixel_and_others_go(self) -> None:
+        cells = picture("1.222 1.22. 1..2.")
+        expected = picture("..111 ..11. ...1.")
+        np.testing.assert_array_equal(label_instances(cells, regrow=0, min_width=2), expected)
+        assert label_instances(cells, regrow=0, min_width=3).max() == 0
+
+
 class TestTransform:
     def test_puts_the_cells_of_class_1_under_the_output_key(self) -> None:
         cells = picture("11.1 ...1 1..1")

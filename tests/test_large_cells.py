@@ -90,6 +90,7 @@ presets = st.builds(
     min_size=st.integers(0, 9),
     fill_holes=st.booleans(),
     field_of_interest=st.integers(0, 2),
+    min_width=st.integers(1, 3),
     split_thresholds=st.sampled_from([(), (0.6, 0.9)]),
 )
 
@@ -136,7 +137,8 @@ def corner() -> NDArray[np.float32]:
 @pytest.mark.parametrize("side", [8, 5])
 def test_cells_across_corners_and_larger_than_a_block(connectivity: Connectivity, side: int) -> None:
     probability = corner()
-    preset: Settings = {**PRESETS["phc_u373"], "connectivity": connectivity, "min_size": 0, "field_of_interest": 2}
+    plain: Settings = {**DEFAULTS, "regrow": PRESETS["phc_u373"]["regrow"]}
+    preset: Settings = {**plain, "connectivity": connectivity, "field_of_interest": 2}
     image = np.arange(576, dtype=np.uint16).reshape(1, 24, 24)
     cells, table, _ = by_blocks(probability, image, side, preset, seed=0)
     assert cells.max() == (5 if connectivity == 4 else 4)

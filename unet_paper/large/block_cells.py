@@ -38,6 +38,8 @@ from scipy import ndimage
 from unet_paper.instances import (
     Connectivity,
     Settings,
+    holding_a_square,
+    keep,
     lowest_and_highest,
     regrown,
     split,
@@ -110,17 +112,35 @@ class BlockCells:
         foreground = probability > self.settings["threshold"]
         labels, count = ndimage.label(foreground, structure(self._connectivity), output=np.int32)
         cut = inner_sides(self.grid, index, sides(labels))
+        # what a face cuts may hold its square elsewhere
+        held = self._holding_a_square(index, labels, count)
+        whole = held.copy()
+        whole[cut] = True
+        labels, count = keep(labels, whole)
+        held = np.concatenate([[False], held[1:][whole[1:]]])
+        cut = inner_sides(self.grid, index, sides(labels))
         boxes = ndimage.find_objects(labels)
         cut_boxes = [_in_image(boxes[number - 1], box) for number in cut]
         if len(self.settings["split_thresholds"]):
             labels, count = split(labels, probability, self.settings, whole=cut.tolist())
+            held = np.pad(held, (0, count + 1 - len(held)), constant_values=True)
         self._write("components", box, labels)
         return {
+            "held": held,
             "areas": np.bincount(labels.ravel(), minlength=count + 1),
             "cut": cut,
             "cut_boxes": np.array(cut_boxes, np.int64).reshape(-1, 4),
             **sides(labels)._asdict(),
         }
+
+    def _holding_a_square(self, index: int, labels: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
+        """Which components of a block hold a square of ``min_width`` px, of which the anchor lies in the block."""
+        width = self.settings["min_width"]
+        box, around = self.grid.box(index), self.grid.around(index, width)
+        foreground = self.probability(around) > self.settings["threshold"]
+        spread = np.zeros(foreground.shape, np.int32)
+        spread[box.within(around)] = labels
+        return holding_a_square(spread, count, foreground, width)
 
     def join_components(self, _: int = 0) -> Facts:
         """Components of the image, and those that must be gathered to be split."""
@@ -130,15 +150,18 @@ class BlockCells:
         lowest = join(self.grid, [_sides(found) for found in facts], offsets, self._connectivity)
         areas = np.concatenate([[0], *(found["areas"][1:] for found in facts)])
         areas = np.bincount(lowest, weights=areas, minlength=len(lowest)).astype(np.int64)
+        held = np.zeros(len(lowest), bool)
+        np.logical_or.at(held, lowest[1:], np.concatenate([found["held"][1:] for found in facts]))
         groups, boxes = np.empty(0, np.int64), np.empty((0, 4), np.int64)
         if len(self.settings["split_thresholds"]):
             cut = lowest[
                 np.concatenate([found["cut"] + offset for found, offset in zip(facts, offsets[:-1], strict=True)])
             ]
             groups, boxes = _boxes_of(cut, np.concatenate([found["cut_boxes"] for found in facts]))
-            large = areas[groups] >= 2 * self.settings["min_size"]
+            large = held[groups] & (areas[groups] >= 2 * self.settings["min_size"])
             groups, boxes = groups[large], boxes[large]
             self._refuse_what_is_too_large(areas[groups], boxes)
+        lowest = np.where(held[lowest], lowest, 0)
         return {"offsets": offsets, "lowest": lowest, "areas": areas, "groups": groups, "group_boxes": boxes}
 
     def split_groups(self) -> int:

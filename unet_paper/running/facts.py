@@ -240,7 +240,8 @@ def cells(
     0.7
     """
     if facts is not None and facts.get("cells_preset") == preset and "cells" in facts:
-        settings = dict(facts["cells"])
+        # an earlier version knew fewer settings
+        settings = {**PRESETS.get(str(preset), {}), **facts["cells"]}
     elif isinstance(preset, str) and preset in PRESETS:
         settings = dict(PRESETS[preset])
     else:
