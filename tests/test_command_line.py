@@ -1,6 +1,7 @@
 """The command ``unet-paper``: what it prints is what it runs, what it refuses, what its help says."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -50,21 +51,35 @@ def typed(settings: dict[str, Any]) -> list[str]:
     return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
 
-def test_train_evaluate_predict_work_with_nothing_but_a_folder(
+def test_the_readme_s_commands_lead_from_a_folder_to_counted_cells(
     here: Path, own_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tiny = typed(TINY)
-    assert main(["train", str(own_folder), *tiny]) == 0
-    assert (here / "runs" / "cells" / "model.pt").is_file()
-    line = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("python -m monai.bundle"))
-    words = shlex.split(line)
-    assert words[:5] == ["python", "-m", "monai.bundle", "run", "training"]
-    assert words[words.index("--max_epochs") + 1] == "2"
-    assert main(["evaluate", str(own_folder), *tiny]) == 0
+    """As they stand there, with a tiny network; then the same in Python, and the scores."""
+    readme = (ROOT / "README.md").read_text()
+    block = readme[readme.index("## Your own images") :].split("```")[1]
+    typed_there = [shlex.split(line, comments=True)[1:] for line in block.splitlines() if line.startswith("unet-paper")]
+    assert [words[0] for words in typed_there][-2:] == ["train", "predict"]
+    (here / "cells").symlink_to(own_folder)
+    (here / "new_images").symlink_to(own_folder / "images")
+    tiny = {"train": typed(TINY), "predict": typed({"device": "cpu"})}
+    for words in typed_there:
+        assert main([*words, *tiny.get(words[0], [])]) == 0
+    said = capfd.readouterr().out
+    lines = [line for line in said.splitlines() if line.startswith("python -m monai.bundle run training")]
+    assert shlex.split(lines[0])[shlex.split(lines[0]).index("--max_epochs") + 1] == str(TINY["max_epochs"])
+    assert "weights: runs/cells/model.pt" in said
+    out = here / "runs" / "predictions" / "new_images"
+    for name in re.findall(
+        r"`((?:NAME|[a-z]+)[._][\w.]+)`", readme[readme.index("| beside") : readme.index("`--outputs")]
+    ):
+        assert (out / name.replace("NAME", "well0")).is_file(), name
+    code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert code is not None
+    scope: dict[str, Any] = {"image": np.asarray(Image.open(own_folder / "images" / "well0.png"))}
+    exec(code[1], scope)
+    np.testing.assert_array_equal(scope["found"].labels, tifffile.imread(out / "well0_cells.tif"))
+    assert main(["evaluate", "cells", *typed(TINY)]) == 0
     assert (here / "runs" / "cells" / "evaluation" / "summary.json").is_file()
-    assert main(["predict", str(own_folder / "images"), *typed({"device": "cpu"})]) == 0
-    assert "weights: runs/cells/model.pt" in capfd.readouterr().out
-    assert len(list((here / "runs" / "predictions" / "images").glob("well*_cells.tif"))) == 4
 
 
 def test_the_printed_line_does_the_same_in_a_shell(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

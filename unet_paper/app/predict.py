@@ -1,5 +1,6 @@
 """``unet-paper predict``: by which weights, and where to."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def output_folder(images: Path) -> Path:
     >>> str(output_folder(Path("data/well3.tif"))), str(output_folder(Path("data/plate/")))
     ('runs/predictions/well3', 'runs/predictions/plate')
     """
-    return Path("runs") / "predictions" / (images.resolve().name.split(".")[0] or "images")
+    return Path("runs") / "predictions" / (Path(os.path.abspath(images)).name.split(".")[0] or "images")
 
 
 def releases() -> dict[str, list[str | Path]]:

@@ -1,5 +1,6 @@
 """``unet-paper train`` and ``evaluate``: which configs a folder of images and masks is trained and scored with."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,4 +33,4 @@ def run_folder(folder: Path) -> Path:
     >>> str(run_folder(Path("data/nuclei/")))
     'runs/nuclei'
     """
-    return Path("runs") / (folder.resolve().name or "folder")
+    return Path("runs") / (Path(os.path.abspath(folder)).name or "folder")
