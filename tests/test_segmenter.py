@@ -59,7 +59,7 @@ def test_an_array_gives_the_bits_of_the_command_s_files(
 
 def test_settings_come_before_what_the_weights_say(segmenter: Segmenter, weights: Path) -> None:
     image = RNG.integers(0, 4096, (60, 71), dtype=np.uint16)
-    smallest = 4
+    smallest = 6
     other = Segmenter.from_checkpoint(weights, device="cpu", min_size=smallest)
     sizes = [np.bincount(one(image).labels.ravel())[1:].min() for one in (segmenter, other)]
     assert sizes[0] < smallest <= sizes[1]

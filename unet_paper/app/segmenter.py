@@ -108,7 +108,8 @@ class Segmenter:
             image: shape (H, W), or (H, W, C) of which the network's channels are taken, with the dtype of its file:
                 uint8, uint16, or floating point in [0, 1], unless ``grey_maximum`` says otherwise.
             probability: whether to give the probability, too.
-            pixel_size: height and width of a pixel in micrometres, for the table.
+            pixel_size: height and width of a pixel in micrometres, for the table; and the magnification follows it
+                where the weights know the pixel size of their training.
             channel_names: of C channels; by default red, green, blue, alpha, as of a picture.
 
         Raises:
@@ -121,7 +122,7 @@ class Segmenter:
             pixels = pixels.astype(np.uint8) * 255
         names = _names(pixels, channel_names)
         try:
-            output = self._predicted(_taken(pixels, names, self.channel))
+            output = self._predicted(_taken(pixels, names, self.channel), pixel_size)
         except RuntimeError as error:  # in which MONAI wraps what went wrong
             raise cause(error) from None
         labels = output["pred"][0].cpu().numpy()
@@ -130,9 +131,9 @@ class Segmenter:
         table = cell_table(labels, channels, of_cell, pixel_size=pixel_size, channel_names=names)
         return Segmentation(labels, table, of_cell.astype(np.float32) if probability else None)
 
-    def _predicted(self, pixels: NDArray[Any]) -> dict[str, torch.Tensor]:
+    def _predicted(self, pixels: NDArray[Any], pixel_size: tuple[float, float] | None) -> dict[str, torch.Tensor]:
         """What the config's evaluator has to say of one image."""
-        item = self._preprocessing({"image": _loaded(pixels)})
+        item = self._preprocessing({"image": _loaded(pixels, pixel_size)})
         evaluator = SupervisedEvaluator(val_data_loader=[list_data_collate([item])], **self._parts)
         evaluator.run()
         (output,) = evaluator.state.output
@@ -170,7 +171,8 @@ def _taken(pixels: NDArray[Any], names: Sequence[str], channel: int | str | None
     return pixels[None, ..., found[0]]
 
 
-def _loaded(pixels: NDArray[Any]) -> MetaTensor:
+def _loaded(pixels: NDArray[Any], pixel_size: tuple[float, float] | None) -> MetaTensor:
     """An image as the config's ``LoadImaged`` and ``EnsureChannelFirstd`` leave it."""
     tensor = torch.from_numpy(np.ascontiguousarray(pixels.astype(np.float32)))
-    return MetaTensor(tensor, meta={"filename_or_obj": "image", "stored_dtype": pixels.dtype.name})
+    meta: dict[str, Any] = {"filename_or_obj": "image", "stored_dtype": pixels.dtype.name}
+    return MetaTensor(tensor, meta=meta if pixel_size is None else {**meta, "pixel_size_um": pixel_size})

@@ -1,0 +1,70 @@
+"""Images of another pixel size than those of the training: brought to the size that cells had there."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unet_paper.data.notices import Notices
+from unet_paper.data.pixel_size import micrometres
+from unet_paper.data.reader import layout, split_page
+from unet_paper.magnification import MagnifiedInferer
+
+logger = logging.getLogger(__name__)
+
+# Cells differ by as much within one data set, and training scales them so.
+TOLERANCE = 1.25
+
+
+class PixelSizeStep:
+    """``iteration_update`` of an evaluator, whose magnification follows the pixel size of each image.
+
+    An image of pixels twice as large as in training shows cells half as many pixels wide: it is magnified by 2, on top
+    of what the network was trained with. Falk et al. (2019, doi:10.1038/s41592-018-0261-2) do so. Where the sizes
+    differ by no more than a quarter, or one is not known, nothing changes; else a line says what is done.
+
+    Args:
+        step: what predicts by ``engine.inferer``, a :class:`unet_paper.magnification.MagnifiedInferer`.
+        pixel_size: of the training images in micrometres; None: not known.
+    """
+
+    def __init__(self, step: Callable[[Any, Any], Any], pixel_size: float | None = None) -> None:
+        self.step = step
+        self.pixel_size = pixel_size
+        self._notices = Notices(logger)
+
+    def __call__(self, engine: Any, batch: Any) -> Any:
+        inferer = engine.inferer
+        ratio = self._ratio(batch["image"].meta)
+        if ratio == 1:
+            return self.step(engine, batch)
+        engine.inferer = MagnifiedInferer(inferer=inferer.inferer, magnification=inferer.magnification * ratio)
+        try:
+            return self.step(engine, batch)
+        finally:
+            engine.inferer = inferer
+
+    def _ratio(self, meta: Any) -> float:
+        """How much larger the image's pixels are than those of the training; 1 where that makes no difference."""
+        address = meta["filename_or_obj"]
+        address = address if isinstance(address, str) else address[0]
+        size = meta.get("pixel_size_um") or _of_file(address)
+        if self.pixel_size is None or size is None:
+            return 1.0
+        height, width = (float(side) / self.pixel_size for side in size)
+        ratio = (height * width) ** 0.5
+        if 1 / TOLERANCE <= ratio <= TOLERANCE:
+            return 1.0
+        self._notices.warn(
+            "another pixel size",
+            address,
+            f"{address}: pixels of {(own := ratio * self.pixel_size):.4g} um, in training {self.pixel_size:.4g} um: "
+            f"magnified {ratio:.3g} times; min_size and the like stay in px of the image; --pixel_size {own:.4g} leaves "
+            "it as it is",
+        )
+        return ratio
+
+
+def _of_file(address: str) -> tuple[float, float] | None:
+    file = Path(split_page(address)[0])
+    return micrometres(layout(file)) if file.is_file() else None
