@@ -15,6 +15,7 @@ import tifffile
 import torch
 from conftest import TINY
 from PIL import Image
+from scipy import ndimage
 
 from unet_paper.data.page import Layout
 from unet_paper.data.pixel_size import micrometres
@@ -62,9 +63,11 @@ def images(tmp_path: Path) -> Path:
     """A picture, and a stack of which the pixel size is known."""
     folder = tmp_path / "images"
     folder.mkdir()
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (40, 45), dtype=np.uint8)).save(folder / "a.png")
-    stack = rng.integers(0, 256, (2, 33, 64), dtype=np.uint8)
+    # blobs, of which even an untrained network makes some
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(3, 40, 64)), (0, 2, 2))
+    pixels = np.interp(noise, (noise.min(), noise.max()), (0, 255)).astype(np.uint8)
+    Image.fromarray(pixels[0, :, :45]).save(folder / "a.png")
+    stack = pixels[1:, :33]
     described = {"unit": "um", "axes": "TYX"}
     tifffile.imwrite(folder / "b.tif", stack, imagej=True, resolution=(4, 2), metadata=described)
     return folder

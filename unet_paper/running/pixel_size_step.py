@@ -59,8 +59,8 @@ class PixelSizeStep:
             "another pixel size",
             address,
             f"{address}: pixels of {(own := ratio * self.pixel_size):.4g} um, in training {self.pixel_size:.4g} um: "
-            f"magnified {ratio:.3g} times; min_size and the like stay in px of the image; --pixel_size {own:.4g} leaves "
-            "it as it is",
+            f"magnified {ratio:.3g} times; min_size and the like stay in px of the image; --pixel_size {own:.4g} "
+            "leaves it as it is",
         )
         return ratio
 
