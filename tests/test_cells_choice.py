@@ -57,7 +57,8 @@ def test_the_smallest_cell_is_half_of_the_smallest_annotated() -> None:
 
 def test_thresholds_stay_below_those_that_split() -> None:
     choice = CellsChoice({"SEG": CTCSeg()}, PRESETS["dic_hela_split"])
-    assert max(choice.thresholds) < 0.6
+    splitting = [tried for tried in choice.candidates if tried["split_thresholds"]]
+    assert max(tried["threshold"] for tried in splitting) < 0.6
 
 
 def test_an_undefined_score_chooses_nothing() -> None:

@@ -16,7 +16,7 @@ import torch
 from conftest import CONFIGS, ROOT, TINY
 from PIL import Image
 
-from unet_paper.app import help_text
+from unet_paper.app import check, help_text
 from unet_paper.app.bundle_command import BundleCommand, path_value
 from unet_paper.app.command_line import COMMANDS, MODULES, Request, main
 from unet_paper.data import phantom
@@ -28,6 +28,7 @@ from unet_paper.running import checkpoint
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that one works in."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check, "seconds_per_step", lambda *_: 1.0)
     return tmp_path
 
 
@@ -102,14 +103,15 @@ def test_the_printed_line_does_the_same_in_a_shell(here: Path, capfd: pytest.Cap
 
 def test_help_says_the_defaults_of_the_configs_and_loads_nothing_heavy() -> None:
     check = (
-        "import sys; from unet_paper.app.command_line import main; main(['--help']); main(['train', '--help']); "
+        "import sys; from unet_paper.app.command_line import main; main(['--help']); "
+        "main(['predict', '--help']); main(['train', '--help']); "
         "print([name for name in ('torch', 'monai', 'numpy') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.splitlines()[-1] == "[]"
-    overlay = (CONFIGS / "data_folder.yaml").read_text()
-    (epochs,) = [text.split()[1] for text in overlay.splitlines() if text.startswith("max_epochs:")]
-    assert f"--max_epochs       epochs [{epochs}]" in run.stdout
+    settings = (CONFIGS / "inference.yaml").read_text()
+    (preset,) = [text.split()[1] for text in settings.splitlines() if text.startswith("strategy:")]
+    assert f"--strategy       tiles; rows: in less time and memory [{preset}]" in run.stdout
 
 
 def test_score_reads_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,8 +122,10 @@ def test_score_reads_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", sorted(help_text.TOPICS))
 def test_what_help_names_is_a_setting(name: str) -> None:
     topic = help_text.TOPICS[name]
-    assert set(topic.settings) - set(help_text.defaults(topic.configs)) <= {"weights"}
-    assert len(topic.settings) <= 10
+    assert set(topic.settings) - set(help_text.defaults(topic.configs)) <= {"weights", "minutes"} | (
+        {"channel"} if name == "check" else set()
+    )
+    assert len(topic.settings) <= 11
     assert (name in COMMANDS) != (name in MODULES)
 
 
@@ -145,7 +149,7 @@ def test_a_folder_of_any_name_stays_one(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["trian"], 2, "commands are train, predict"),
+        (["trian"], 2, "commands are check, train"),
         (["train"], 2, "FOLDER is missing"),
         (["train", "a", "b"], 1, "one FOLDER is needed, given: a b"),
         (["predict", "nowhere"], 1, "nowhere: no such file or folder"),

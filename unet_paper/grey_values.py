@@ -34,6 +34,8 @@ class RandGreyValues(RandomizableTransform):
         slope: range of the mean slope of the curve's lower and upper half.
         noise_std: standard deviation of white Gaussian noise added after the curve, in grey values (not in the paper:
             0). With noise, values may leave [0, 1]: nothing is clipped.
+        exposure: range of a factor of all grey values of a channel before the curve, as many below 1 as above (not in
+            the paper: 1 to 1), for images of one set taken with very different exposures.
 
     Raises:
         ValueError: for a range that is not (low, high); for black and white so far apart or so close that no curve has
@@ -54,11 +56,14 @@ class RandGreyValues(RandomizableTransform):
         white: tuple[float, float] = (0.9, 1.0),
         slope: tuple[float, float] = (0.8, 1.2),
         noise_std: float = 0.0,
+        exposure: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         super().__init__(prob=1.0)
-        for name, (low, high) in {"black": black, "white": white, "slope": slope}.items():
+        for name, (low, high) in {"black": black, "white": white, "slope": slope, "exposure": exposure}.items():
             if not low <= high:
                 raise ValueError(f"{name}={(low, high)}: a range (low, high) with low <= high")
+        if not exposure[0] > 0:
+            raise ValueError(f"exposure={exposure}: factors are greater than 0")
         smallest, largest = white[0] - black[1], white[1] - black[0]
         rounding = 1e-9
         if slope[0] > smallest + rounding or slope[1] < largest - rounding:
@@ -74,11 +79,13 @@ class RandGreyValues(RandomizableTransform):
         self.white = white
         self.slope = slope
         self.noise_std = noise_std
+        self.exposure = exposure
         self.levels: NDArray[np.float64] | None = None
+        self.factors: NDArray[np.float64] | None = None
         self._noise_seed = 0
 
     def randomize(self, channels: int) -> None:
-        """Draws ``levels``: (black, middle, white) of each channel, shape (3, channels), and the seed of the noise."""
+        """Draws ``levels``, (black, middle, white) a channel, shape (3, channels), ``factors`` and the noise's seed."""
         black = self.R.uniform(*self.black, size=channels)
         white = self.R.uniform(*self.white, size=channels)
         contrast = white - black
@@ -87,6 +94,9 @@ class RandGreyValues(RandomizableTransform):
         middle = (black + white) / 2 + largest * self.R.uniform(-1, 1, size=channels)
         self.levels = np.stack((black, middle, white))
         self._noise_seed = int(self.R.randint(2**31))
+        # drawn last, and only where asked for: without it, runs see what they saw before there was such a thing
+        low, high = np.log(self.exposure)
+        self.factors = np.exp(self.R.uniform(low, high, size=channels)) if high > low or low != 0 else None
 
     def __call__(self, image: NdarrayOrTensor, *, randomize: bool = True) -> Tensor:
         """Maps the grey values.
@@ -115,7 +125,10 @@ class RandGreyValues(RandomizableTransform):
         coefficients = np.stack((black, white - black + bend, -bend)).astype(np.float32)[..., None, None]
         # non_blocking: a GPU takes its copy at once; the host does not wait until the GPU has done all before it
         constant, linear, quadratic = torch.from_numpy(coefficients).to(x.device, non_blocking=True)
-        x = x.float().clamp(0, 1)
+        x = x.float()
+        if self.factors is not None:
+            x = x * torch.from_numpy(self.factors.astype(np.float32)[:, None, None]).to(x.device, non_blocking=True)
+        x = x.clamp(0, 1)
         y = torch.addcmul(linear, quadratic, x).mul_(x).add_(constant)
         if self.noise_std > 0:
             # drawn on the host: a seed gives the same noise on every device
@@ -129,7 +142,7 @@ class RandGreyValuesd(RandomizableTransform, MapTransform):
 
     Args:
         keys: images to change.
-        black, white, slope, noise_std: see :class:`RandGreyValues`.
+        black, white, slope, noise_std, exposure: see :class:`RandGreyValues`.
         allow_missing_keys: pass over keys that an item lacks.
     """
 
@@ -143,11 +156,12 @@ class RandGreyValuesd(RandomizableTransform, MapTransform):
         white: tuple[float, float] = (0.9, 1.0),
         slope: tuple[float, float] = (0.8, 1.2),
         noise_std: float = 0.0,
+        exposure: tuple[float, float] = (1.0, 1.0),
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob=1.0)
-        self.change = RandGreyValues(black=black, white=white, slope=slope, noise_std=noise_std)
+        self.change = RandGreyValues(black=black, white=white, slope=slope, noise_std=noise_std, exposure=exposure)
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None

@@ -67,6 +67,8 @@ PRESETS: Mapping[str, Settings] = {
     "phc_u373": {**_PLAIN, "min_size": 501, "field_of_interest": 50},
     "phc_u373_released": {**_PLAIN, "connectivity": 8, "regrow": 0, "min_size": 501, "field_of_interest": 50},
     "folder": _PLAIN,
+    # where cells touch: on a phantom of dense nuclei, 500 steps, F1 0.754 instead of 0.616 at the same threshold
+    "folder_split": {**_PLAIN, "split_thresholds": (0.6, 0.7, 0.8, 0.9, 0.95, 0.98), "fill_holes": True},
     # the narrow network of the phantom run is unsure of thin borders: on its own training frames 0.7 separates best
     "phantom": {**_PLAIN, "threshold": 0.7, "min_size": 50},
 }

@@ -65,7 +65,21 @@ class Request:
         return place
 
 
+def _check(request: Request) -> int:
+    from unet_paper.app import check  # torch and MONAI take seconds to import, and help needs neither
+
+    settings = dict(request.settings)
+    minutes, channel = check.minutes_of(settings), settings.pop("channel", None)
+    if settings:
+        raise ValueError(f"--{next(iter(settings))}: check takes --minutes and --channel")
+    check.say(check.check(request.place("FOLDER"), minutes=minutes, channel=channel))
+    return 0
+
+
 def _train(request: Request) -> int:
+    from unet_paper.app import check
+
+    check.checked(request.place("FOLDER"), request.settings)
     return _run(train.training(request.place("FOLDER"), request.settings, request.overlays))
 
 
@@ -82,6 +96,7 @@ def _demo(request: Request) -> int:
 
 
 COMMANDS: dict[str, Callable[[Request], int]] = {
+    "check": _check,
     "train": _train,
     "predict": _predict,
     "evaluate": _evaluate,

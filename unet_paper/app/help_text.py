@@ -30,11 +30,22 @@ class Topic:
 
 
 TOPICS: dict[str, Topic] = {
+    "check": Topic(
+        "look at a folder of images and masks once, and choose the settings to train it with",
+        "FOLDER",
+        (),
+        {
+            "minutes": "that training may take on this machine",
+            "channel": "number or name of the channel to take",
+        },
+        {"minutes": "30"},
+    ),
     "train": Topic(
         "learn from a folder of images and masks",
         "FOLDER",
         CONFIGS,
         {
+            "minutes": "that training may take on this machine, about",
             "output_dir": "where the run goes",
             "max_epochs": "epochs",
             "steps_per_epoch": "steps of one epoch",
@@ -46,7 +57,12 @@ TOPICS: dict[str, Topic] = {
             "fold": "which of `folds` runs of images is held out for validation; all: none",
             "resume": "go on from the last checkpoint",
         },
-        {"output_dir": "runs/FOLDER"},
+        {
+            "minutes": "30",
+            "output_dir": "runs/FOLDER",
+            **dict.fromkeys(("max_epochs", "steps_per_epoch", "learning_rate", "features"), "chosen by check"),
+            **dict.fromkeys(("tile_size", "magnification", "mask_suffix", "fold"), "chosen by check"),
+        },
     ),
     "predict": Topic(
         "count and outline the cells of images, a folder or one file",

@@ -7,6 +7,7 @@ from pathlib import Path
 from unet_paper.app.bundle_command import BundleCommand, path_value
 
 CONFIGS = ("train", "data_folder", "best_folder")
+CHOSEN = "config.yaml"
 
 
 def training(folder: Path, settings: Mapping[str, str], overlays: Sequence[Path] = ()) -> BundleCommand:
@@ -14,11 +15,13 @@ def training(folder: Path, settings: Mapping[str, str], overlays: Sequence[Path]
 
     Args:
         folder: with images and masks.
-        settings: of the configs, as typed; they come first.
+        settings: of the configs, as typed; they come first, then ``overlays``, then what ``checked`` has chosen.
         overlays: config files of one's own.
     """
     own = {"dataset_dir": path_value(folder), "output_dir": path_value(run_folder(folder))}
-    return BundleCommand("training", [*CONFIGS, *overlays], {**own, **settings})
+    chosen = check_folder(folder) / CHOSEN
+    configs: list[str | Path] = [*CONFIGS, *([chosen] if chosen.is_file() else []), *overlays]
+    return BundleCommand("training", configs, {**own, **settings})
 
 
 def evaluation(folder: Path, settings: Mapping[str, str], overlays: Sequence[Path] = ()) -> BundleCommand:
@@ -34,3 +37,12 @@ def run_folder(folder: Path) -> Path:
     'runs/nuclei'
     """
     return Path("runs") / (Path(os.path.abspath(folder)).name or "folder")
+
+
+def check_folder(folder: Path) -> Path:
+    """Where the check of a data set goes.
+
+    >>> str(check_folder(Path("data/nuclei/")))
+    'runs/checks/nuclei'
+    """
+    return Path("runs") / "checks" / (Path(os.path.abspath(folder)).name or "folder")

@@ -12,6 +12,7 @@ Neighbouring slices and frames resemble one another, so validation always takes 
 - Cell Tracking Challenge: Maska et al. 2023, doi:10.1038/s41592-023-01879-y.
 """
 
+import csv
 import logging
 import re
 from collections import Counter
@@ -34,7 +35,7 @@ from unet_paper.data.reader import (
 from unet_paper.data.region import annotated_regions
 from unet_paper.data.written_by_us import is_output
 
-__all__ = ["ctc", "folder", "grey_statistics", "images", "isbi2012", "large"]
+__all__ = ["ctc", "folder", "grey_statistics", "images", "isbi2012", "large", "listed"]
 
 Case = dict[str, str]
 
@@ -188,7 +189,8 @@ def folder(
         masks: folder of the masks in ``dataset_dir``.
         mask_suffix: what a mask's name has after the image's name, before the extension.
         fold: which fold to hold out, 0 to folds - 1; ``"all"`` trains on every case and validates on every case,
-            which measures the fit and not what the network makes of new images.
+            which measures the fit and not what the network makes of new images; ``"block"`` holds out a part of every
+            image, see ``data.held_out_block``.
         folds: number of runs.
 
     Returns:
@@ -225,10 +227,54 @@ def folder(
     if not by_image:
         raise ValueError(f"{image_dir}: no images; supported are {' '.join(EXTENSIONS)}")
     cases = [case for name, image in by_image.items() for case in pairs(image, by_mask[name + mask_suffix])]
+    return _part(cases, part, fold, folds, root)
+
+
+def listed(
+    pairs_csv: str | Path,
+    part: str,
+    *,
+    fold: int | str = 0,
+    folds: int = 4,
+) -> list[Case]:
+    """Images and masks that a table pairs: a CSV with the columns ``image`` and ``mask``, a line a pair.
+
+    Paths are taken from the table's folder where they are not absolute. The cases, in the order of the table, are cut
+    into ``folds`` contiguous runs.
+
+    Args:
+        pairs_csv: the table.
+        part, fold, folds: as for :func:`folder`.
+
+    Returns:
+        Cases with ``image`` and ``label``.
+
+    Raises:
+        FileNotFoundError: the table or a file of it is missing.
+        ValueError: another table; otherwise as for :func:`folder`.
+    """
+    table = _given(pairs_csv)
+    if not table.is_file():
+        raise FileNotFoundError(f"{table}: no such file")
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"image", "mask"} <= rows[0].keys():
+        raise ValueError(f"{table}: a table with the columns image and mask is needed, and a line for every pair")
+    files = [(table.parent / row["image"], table.parent / row["mask"]) for row in rows]
+    for one in (file for pair in files for file in pair):
+        if not one.is_file():
+            raise FileNotFoundError(f"{one}: no such file, named in {table}")
+    return _part([case for image, mask in files for case in pairs(image, mask)], part, fold, folds, table)
+
+
+def _part(cases: list[Case], part: str, fold: int | str, folds: int, where: Path) -> list[Case]:
+    """What training or validation gets of the cases."""
+    if fold == "block" and part in ("training", "validation"):
+        return [{**case, "block": part} for case in cases]
     held_out = _held_out(part, fold, folds)
     if held_out is None:
         return cases
-    run = _run(len(cases), held_out, folds, f"cases in {root}")
+    run = _run(len(cases), held_out, folds, f"cases in {where}")
     return [case for i, case in enumerate(cases) if (i in run) == (part == "validation")]
 
 
@@ -418,7 +464,7 @@ def _stem(file: Path) -> str:
     return file.name[: -len(extension(file))]
 
 
-def _natural(file: Path) -> list[str | int]:
+def natural_order(file: Path) -> list[str | int]:
     """Sort key by which slice 9 comes before slice 10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
 
@@ -446,7 +492,7 @@ def _image_files(directory: Path) -> list[Path]:
     if used and others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
         logger.warning("%s: %d images; left out: %s", directory, len(used), kinds)
-    return sorted(used, key=_natural)
+    return sorted(used, key=natural_order)
 
 
 def _suffix_remedy(images: Iterable[str], masks: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ This wing may import ``geometry`` and the paper's nouns; it knows nothing of fil
 """
 
 from unet_paper.metrics.ctc import ctc_det, ctc_seg, op_csb
+from unet_paper.metrics.f1 import f1
 from unet_paper.metrics.iou import iou
 from unet_paper.metrics.pixel_error import pixel_error
 from unet_paper.metrics.rand_error import rand_error
@@ -14,6 +15,7 @@ from unet_paper.metrics.warping_error import warping_error
 __all__ = [
     "ctc_det",
     "ctc_seg",
+    "f1",
     "iou",
     "op_csb",
     "pixel_error",

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from unet_paper.metrics.ctc import DetectionErrors, LabelImage, check_label_image, ctc_det_errors, ctc_seg_objects
 from unet_paper.metrics.em_inputs import THRESHOLDS, V_THRESHOLDS, Statistics, sweep
+from unet_paper.metrics.f1 import f1_counts
 from unet_paper.metrics.iou import iou_counts
 from unet_paper.metrics.pixel_error import pixel_error_from_statistics, pixel_error_statistics
 from unet_paper.metrics.rand_error import rand_error_from_statistics, rand_error_statistics
@@ -47,6 +48,7 @@ from unet_paper.metrics.v_rand import (
 from unet_paper.metrics.warping_error import warping_error_from_statistics, warping_error_statistics
 
 __all__ = [
+    "F1",
     "CTCDet",
     "CTCSeg",
     "ISBIMetric",
@@ -325,3 +327,27 @@ class IoU(ImageRowsMetric):
         """Intersection over union of the summed pixels."""
         intersection, union = rows.sum(axis=0)
         return float(intersection / union) if union else 1.0
+
+
+class F1(ImageRowsMetric):
+    """F1 (:func:`unet_paper.metrics.f1.f1`) of predicted cells (1, H, W), given reference instances (1, H, W).
+
+    Args:
+        threshold: of the intersection over union above which two cells are one.
+    """
+
+    channels = 1
+    row_shape = (3,)
+
+    def __init__(self, *, threshold: float = 0.5) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
+        """Matches, predicted cells, annotated cells."""
+        return np.array(f1_counts(prediction[0], reference, threshold=self.threshold), dtype=np.float64)
+
+    def score(self, rows: Statistics) -> float:
+        """F1 of the summed counts."""
+        matched, found, annotated = rows.sum(axis=0)
+        return float(2 * matched / (found + annotated)) if found + annotated else float("nan")

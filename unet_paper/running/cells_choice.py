@@ -21,20 +21,23 @@ from unet_paper.running.facts import Facts
 logger = logging.getLogger(__name__)
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+# at which cells that are joined may part, those of the preset dic_hela_split
+SPLITS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
 class CellsChoice:
     """Handler of a validation's evaluator that chooses the post-processing whenever a network is the best so far.
 
     A score that sweeps thresholds itself, as V_rand of probabilities, is taken at each threshold alone; one of cells,
-    as SEG, of the cells at each threshold. Of equal scores the threshold nearest to the given one is chosen. Then the
-    smallest cell becomes half of the smallest one annotated, if that loses nothing of the score.
+    as SEG, of the cells at each threshold, with and without splits at higher ones. Of equal scores those with the given
+    splits come first, then the threshold nearest to the given one. Then the smallest cell becomes half of the smallest
+    one annotated, if that loses nothing of the score.
 
     Args:
         metric: the key metric, an ``IgniteMetricHandler`` around a metric of ``metrics.monai_metrics``, in a mapping of
             one name, as the evaluator has it; higher is better.
         cells: post-processing to start from.
-        thresholds: candidates; those at or above the first split threshold are left out.
+        thresholds: candidates; splits happen at higher ones only.
         active: False chooses nothing.
     """
 
@@ -47,9 +50,8 @@ class CellsChoice:
     ) -> None:
         ((self.name, handler),) = metric.items()
         self.metric: Any = getattr(handler, "metric_fn", handler)
-        self.cells = cells
-        highest = min(cells["split_thresholds"], default=1.0)
-        self.thresholds = sorted({*(t for t in thresholds if t < highest), cells["threshold"]})
+        self.cells = cast(Settings, {**cells, "split_thresholds": tuple(cells["split_thresholds"])})
+        self.candidates = self._candidates(thresholds)
         self.active = active
         self.chosen: Settings | None = None
         self.record: dict[str, Any] = {}
@@ -81,12 +83,12 @@ class CellsChoice:
 
     def choose(self) -> None:
         """Choose on the cases of the last validation; all processes must call it."""
-        candidates = [cast(Settings, {**self.cells, "threshold": threshold}) for threshold in self.thresholds]
+        candidates = self.candidates
         scores = self._scores(candidates)
         given = self.cells["threshold"]
         if not np.isfinite(scores).all():
             return
-        order = sorted(range(len(scores)), key=lambda i: (-scores[i], abs(self.thresholds[i] - given)))
+        order = sorted(range(len(scores)), key=lambda i: (-scores[i], *self._distance(candidates[i])))
         best, score = candidates[order[0]], scores[order[0]]
         smallest = self._smallest_annotated() // 2
         if smallest > best["min_size"] and not hasattr(self.metric, "thresholds"):
@@ -98,18 +100,44 @@ class CellsChoice:
             "score": self.name,
             "images": sum(engines.gather(len(self._cases))),
             "value": score,
-            "value_as_given": scores[self.thresholds.index(given)],
+            "curve": [
+                {"threshold": candidate["threshold"], "split": bool(candidate["split_thresholds"]), "value": value}
+                for candidate, value in zip(candidates, scores, strict=True)
+            ],
+            "value_as_given": scores[candidates.index(self.cells)],
         }
         logger.info(
-            "post-processing of %d validation images: threshold %g, smallest cell %d px, %s %.4f (%.4f at %g)",
+            "post-processing of %d validation images: threshold %g%s, smallest cell %d px, %s %.4f (%.4f at %g)",
             self.record["images"],
             best["threshold"],
+            ", joined cells split above it" if best["split_thresholds"] else "",
             best["min_size"],
             self.name,
             score,
             self.record["value_as_given"],
             given,
         )
+
+    def _candidates(self, thresholds: Sequence[float]) -> list[Settings]:
+        """What is tried, the given one among it."""
+        given = tuple(self.cells["split_thresholds"])
+        # a sweep looks at probabilities, in which nothing is split
+        ways = [given] if hasattr(self.metric, "thresholds") else list(dict.fromkeys([given, (), given or SPLITS]))
+        tried = []
+        for splits in ways:
+            for threshold in sorted({*thresholds, self.cells["threshold"]}):
+                above = given if splits == given else tuple(split for split in splits if split > threshold)
+                if (splits and not above) or (above and threshold >= min(above)):
+                    continue
+                tried.append(cast(Settings, {**self.cells, "threshold": threshold, "split_thresholds": above}))
+        if self.cells not in tried:
+            tried.append(self.cells)
+        return tried
+
+    def _distance(self, candidate: Settings) -> tuple[bool, float]:
+        """How far a candidate is from what was given."""
+        split = bool(candidate["split_thresholds"]) != bool(self.cells["split_thresholds"])
+        return split, abs(candidate["threshold"] - self.cells["threshold"])
 
     def _scores(self, candidates: Sequence[Settings]) -> list[float]:
         rows = [[self._row(candidate, *case) for case in self._cases] for candidate in candidates]

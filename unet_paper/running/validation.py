@@ -35,15 +35,19 @@ class Validation:
     Args:
         validator: engine of the validation.
         interval: epochs.
+        patience: validations in a row without a better one after which the run ends; None: it goes to its last epoch.
 
     Raises:
-        ValueError: for an interval below 1.
+        ValueError: for an interval or a patience below 1.
     """
 
-    def __init__(self, validator: Evaluator, interval: int = 1) -> None:
+    def __init__(self, validator: Evaluator, interval: int = 1, patience: int | None = None) -> None:
         if interval < 1:
             raise ValueError(f"val_interval={interval}: at least 1 epoch; a large one validates after the last epoch")
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience={patience}: at least 1 validation; null: the run goes to its last epoch")
         self.validator = validator
+        self.patience = patience
         self.interval = interval
         self._said = False
 
@@ -58,6 +62,23 @@ class Validation:
             return
         self.validator.run(epoch)
         self._say_undefined()
+        self._end_early(engine)
+
+    def _end_early(self, engine: Engine) -> None:
+        state: Any = self.validator.state
+        epoch, name = engine.state.epoch, state.key_metric_name
+        if self.patience is None or name is None or epoch == engine.state.max_epochs:
+            return
+        if epoch - max(state.best_metric_epoch, 0) >= self.patience * self.interval:
+            logger.info(
+                "%s has not risen for %d validations, since epoch %d: training ends at epoch %d of %d (--patience)",
+                name,
+                self.patience,
+                state.best_metric_epoch,
+                epoch,
+                engine.state.max_epochs,
+            )
+            engine.terminate()
 
     def _say_undefined(self) -> None:
         state: Any = self.validator.state

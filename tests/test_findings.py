@@ -1,0 +1,167 @@
+"""Every finding has a phantom that yields it and no other; clean folders yield none."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from unet_paper.app.check import _annotation, _cases, _fit_of_other
+from unet_paper.data import folder_layout
+from unet_paper.data.findings import findings
+from unet_paper.data.survey import outline_fit, survey
+
+SIZE = 96
+Folder = Callable[[], Path]
+
+
+def picture(seed: int, cells: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    """Bright disks of 6 to 10 px radius on a dim, noisy ground; (image, ids)."""
+    rng = np.random.default_rng(seed)
+    ids = np.zeros((SIZE, SIZE), np.uint8)
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    while ids.max() < cells:
+        centre, radius = rng.uniform(14, SIZE - 14, 2), rng.uniform(6, 10)
+        disk = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < radius**2
+        if not ids[ndimage.binary_dilation(disk, iterations=2)].any():
+            ids[disk] = ids.max() + 1
+    grey = 30 + 90 * ndimage.gaussian_filter((ids > 0).astype(float), 1) + rng.normal(0, 4, ids.shape)
+    return grey.clip(0, 255).astype(np.uint8), ids
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    root = tmp_path / "nuclei"
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for number in range(6):
+        image, ids = picture(number)
+        write(root, number, image, ids)
+    return root
+
+
+def write(root: Path, number: int, image: np.ndarray | None = None, ids: np.ndarray | None = None) -> None:
+    for kind, pixels in (("images", image), ("masks", ids)):
+        if pixels is not None:
+            Image.fromarray(pixels).save(root / kind / f"well{number}.png")
+
+
+def read(root: Path, number: int) -> np.ndarray:
+    return np.array(Image.open(root / "masks" / f"well{number}.png"))
+
+
+def found(root: Path) -> list[str]:
+    layout = folder_layout.find(root)
+    cases = _cases(layout, root.parent / "place")
+    result = survey(cases, annotation=_annotation(cases), other_files=layout.other_files)
+    return sorted(finding.kind for finding in findings(result, _fit_of_other(result, None)))
+
+
+def swapped(root: Path) -> None:
+    one, other = read(root, 1), read(root, 4)
+    write(root, 1, ids=other)
+    write(root, 4, ids=one)
+
+
+def foreign(root: Path) -> None:
+    write(root, 2, ids=picture(77)[1])
+
+
+def shifted(root: Path) -> None:
+    write(root, 3, ids=np.roll(read(root, 3), (5, -8), (0, 1)))
+
+
+def inverted(root: Path) -> None:
+    write(root, 3, ids=(read(root, 3) == 0).astype(np.uint8) * 255)
+
+
+def empty(root: Path) -> None:
+    write(root, 5, ids=np.zeros((SIZE, SIZE), np.uint8))
+
+
+def twice(root: Path) -> None:
+    for kind in ("images", "masks"):
+        shutil.copy(root / kind / "well0.png", root / kind / "well9.png")
+
+
+def twice_with_different_masks(root: Path) -> None:
+    twice(root)
+    ids = read(root, 0)
+    ids[ids == 3] = 0
+    write(root, 9, ids=ids)
+
+
+def in_pieces(root: Path) -> None:
+    ids = read(root, 0)
+    ids[ids == 2] = 1
+    write(root, 0, ids=ids)
+
+
+def specks(root: Path) -> None:
+    ids = read(root, 0)
+    ids[tuple(np.argwhere(ids == 0)[4000])] = 99
+    write(root, 0, ids=ids)
+
+
+def photograph(root: Path) -> None:
+    shutil.copy(root / "images" / "well2.png", root / "masks" / "well2.png")
+
+
+def one_image(root: Path) -> None:
+    for number in range(1, 6):
+        for kind in ("images", "masks"):
+            (root / kind / f"well{number}.png").unlink()
+
+
+def many_others(root: Path) -> None:
+    for number in range(1000):
+        (root / "images" / f"note{number}.txt").touch()
+
+
+def too_dark(root: Path) -> None:
+    image, _ = picture(2)
+    write(root, 2, image=(image // 40).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("harm", "kinds"),
+    [
+        (lambda _: None, []),
+        (swapped, 2 * ["mask of another image"]),
+        (foreign, ["mask of another image"]),
+        (shifted, ["mask is shifted"]),
+        (inverted, ["mask is inverted"]),
+        (empty, ["mask is empty"]),
+        (twice, ["image is there twice"]),
+        (twice_with_different_masks, ["one image, different masks"]),
+        (in_pieces, ["ids in several pieces"]),
+        (specks, ["specks"]),
+        (photograph, ["mask is a photograph"]),
+        (one_image, ["one image only"]),
+        (many_others, ["many other files"]),
+        (too_dark, ["another brightness"]),
+    ],
+)
+def test_each_fault_is_found_and_nothing_else(clean: Path, harm: Callable[[Path], None], kinds: list[str]) -> None:
+    harm(clean)
+    assert found(clean) == kinds
+
+
+@pytest.mark.parametrize(("data", "kind"), [("DIC-C2DH-HeLa", "ST"), ("PhC-C2DH-U373", "ST")])
+def test_complete_masks_of_the_challenge_are_clean(real_data: Path, data: str, kind: str) -> None:
+    masks = sorted((real_data / data / f"01_{kind}" / "SEG").glob("*.tif"))[::12]
+    frames = [real_data / data / "01" / f"t{mask.stem[7:]}.tif" for mask in masks]
+    result = survey([{"image": str(i), "label": str(m)} for i, m in zip(frames, masks, strict=True)])
+    assert [finding.kind for finding in findings(result)] == []
+
+
+def test_an_outline_lies_where_it_is_moved_to() -> None:
+    """The fit of a square's outline on its own edges, moved: best at the shift that moves it back."""
+    square = np.zeros((64, 64), np.int32)
+    square[20:40, 10:44] = 1
+    own, best, shift = outline_fit(square.astype(np.float32), np.roll(square, (-4, 9), (0, 1)))
+    assert shift == (4, -9)
+    assert best > own

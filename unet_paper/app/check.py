@@ -1,0 +1,300 @@
+"""``unet-paper check``: look at a folder once, say what looks wrong, and write the settings to train it with.
+
+Into ``runs/checks/FOLDER`` go ``check.html`` and ``check.json``; ``config.yaml``, the overlay that ``unet-paper train``
+lays over the configs; and, where annotations are no label images, those made of them in ``masks``, with ``pairs.csv``.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import torch
+
+import unet_paper
+from unet_paper.app import check_page
+from unet_paper.app.configuration import Choice, Configuration, configure
+from unet_paper.app.train import CHOSEN, check_folder
+from unet_paper.data import folder_layout
+from unet_paper.data.annotation import Annotation, InstancesFromAnnotationd
+from unet_paper.data.datasets import Case, pairs
+from unet_paper.data.findings import Finding, case_of, findings
+from unet_paper.data.folder_layout import AnnotatedImage, FolderLayout
+from unet_paper.data.reader import LabelReader
+from unet_paper.data.survey import ImageFacts, Survey, load_case, outline_fit, survey
+from unet_paper.geometry import output_size
+from unet_paper.loss import PixelWeightedCrossEntropy
+from unet_paper.network import UNet
+from unet_paper.running.engines import select_device
+from unet_paper.running.placement import placed
+
+PAIRS = "pairs.csv"
+REPORT = "check.json"
+PAGE = "check.html"
+MINUTES = 30.0  # that training takes where nobody says
+_MASKS_LOOKED_AT = 24
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check found and chose.
+
+    Attributes:
+        folder: that was looked at.
+        survey: its numbers.
+        findings: what looks wrong.
+        configuration: the settings for it.
+        place: where it was written.
+    """
+
+    folder: Path
+    survey: Survey
+    findings: Sequence[Finding]
+    configuration: Configuration
+    place: Path
+
+
+def check(folder: Path, *, place: Path | None = None, minutes: float = MINUTES, channel: str | None = None) -> Check:
+    """Look at a folder of images and annotations, and write what was found.
+
+    Args:
+        folder: see ``data.folder_layout``.
+        place: where to write; ``check_folder`` where None.
+        minutes: that training may take on this machine.
+        channel: number or name of the channel to take from images with several.
+
+    Raises:
+        FileNotFoundError, ValueError: no images with annotations, an image that cannot be read, or not one cell.
+    """
+    place = check_folder(folder) if place is None else place
+    layout = folder_layout.find(folder)
+    cases = _cases(layout, place)
+    taken: int | str | None = int(channel) if channel is not None and channel.isdigit() else channel
+    found = survey(cases, annotation=_annotation(cases), channel=taken, other_files=layout.other_files)
+    suspicions = findings(found, _fit_of_other(found, taken))
+    chosen = configure(found, minutes=minutes, seconds_per_step=seconds_per_step)
+    chosen = Configuration([*_data(layout, place, channel), *chosen.choices])
+    result = Check(folder, found, suspicions, chosen, place)
+    _write(result, layout, minutes, taken)
+    return result
+
+
+def checked(folder: Path, settings: dict[str, str]) -> None:
+    """Check a folder that has not been checked as it is now, and say what was found.
+
+    Args:
+        folder: with images and masks.
+        settings: as typed; ``minutes`` is taken out, and ``channel`` counts.
+
+    Raises:
+        ValueError: no number of minutes; otherwise as :func:`check`.
+    """
+    minutes = minutes_of(settings)
+    if is_current(folder, check_folder(folder), minutes):
+        print(f"checked before: {check_folder(folder) / PAGE}")
+        return
+    say(check(folder, minutes=minutes, channel=settings.get("channel")))
+
+
+def minutes_of(settings: dict[str, str]) -> float:
+    """The time that training may take, taken out of the settings.
+
+    Raises:
+        ValueError: no time above 0.
+    """
+    typed = settings.pop("minutes", str(MINUTES))
+    try:
+        minutes = float(typed)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise ValueError(f"--minutes {typed}: a time above 0 is needed, such as {MINUTES:g}")
+    return minutes
+
+
+def say(found: Check) -> None:
+    """Print what a check found, and where the rest stands."""
+    survey = found.survey
+    print(
+        f"{found.folder}: {len(survey.images)} images, {survey.cells} cells of about {survey.diameter(50):.0f} px, "
+        f"{len(found.findings)} findings"
+    )
+    for finding in found.findings:
+        files = ", ".join(Path(file).name for file in finding.files[:3]) + (", ..." if len(finding.files) > 3 else "")
+        print(f"  {finding.kind}: {files + ': ' if files else ''}{finding.what}. {finding.remedy}.")
+    print(f"report: {found.place / PAGE}; settings: {found.place / CHOSEN}", flush=True)
+
+
+def is_current(folder: Path, place: Path, minutes: float) -> bool:
+    """Whether ``place`` holds a check of the folder as it is now, for so many minutes."""
+    try:
+        report = json.loads((place / REPORT).read_text(encoding="utf-8"))
+        layout = folder_layout.find(folder)
+    except (OSError, ValueError):
+        return False
+    same = report.get("files") == _fingerprint(layout) and report.get("minutes") == minutes
+    return bool(same and report.get("unet_paper") == unet_paper.__version__ and (place / CHOSEN).is_file())
+
+
+def seconds_per_step(features: Sequence[int], tile: int, channels: int) -> float:
+    """Time of a step of training on this machine, the second of two: the first one makes ready."""
+    device = select_device()
+    network = UNet(in_channels=channels, features=features).to(device)
+    optimizer, loss = torch.optim.Adam(network.parameters(), lr=1e-3), PixelWeightedCrossEntropy()
+    image = torch.rand(1, channels, tile, tile, device=device)
+    size = output_size(tile, len(features))
+    label = torch.zeros(1, 1, size, size, dtype=torch.int64, device=device)
+    weight = torch.ones(1, 1, size, size, device=device)
+    seconds = 0.0
+    for _ in range(2):
+        begun = time.perf_counter()
+        optimizer.zero_grad()
+        loss(network(image), label, weight).backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - begun
+    return seconds * 1.15  # augmentation and weight maps, measured on tiles of 284 and 444 px
+
+
+def _cases(layout: FolderLayout, place: Path) -> list[Case]:
+    """Cases of a folder; label images are made where there are none."""
+    cases, rows = [], []
+    for one in layout.images:
+        mask = one.annotation[0] if one.is_label_image else _made(one, place)
+        cases += pairs(one.image, mask)
+        rows.append({"image": str(one.image.resolve()), "mask": str(mask.resolve())})
+    if not layout.plain:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ("image", "mask"), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        with placed(place / PAIRS) as part:
+            part.write_text(text.getvalue(), encoding="utf-8")
+    return cases
+
+
+def _made(one: AnnotatedImage, place: Path) -> Path:
+    mask = place / "masks" / f"{one.image.name.split('.')[0]}.tif"
+    with placed(mask) as part:
+        tifffile.imwrite(part, folder_layout.label_image(one), compression="zlib")
+    return mask
+
+
+def _annotation(cases: Sequence[Case]) -> Annotation:
+    """How masks were drawn: ``binary`` where none holds a second value, else ``instances``."""
+    step = max(1, len(cases) // _MASKS_LOOKED_AT)
+    for case in cases[::step]:
+        try:
+            pixels, _ = LabelReader().get_data(case["label"])
+        except ValueError:
+            continue  # said by the survey
+        if len(np.unique(pixels[pixels != 0])) > 1:
+            return "instances"
+    return "binary"
+
+
+def _data(layout: FolderLayout, place: Path, channel: str | None) -> list[Choice]:
+    choices = []
+    if not layout.plain:
+        table = str((place / PAIRS).resolve())
+        for part in ("training", "validation"):
+            listed = {
+                "_target_": "unet_paper.data.datasets.listed",
+                "pairs_csv": table,
+                "part": part,
+                "fold": "@fold",
+                "folds": "@folds",
+            }
+            choices.append(Choice(f"{part}_cases", listed, "images and masks that the check has paired"))
+    elif layout.mask_suffix:
+        choices.append(Choice("mask_suffix", layout.mask_suffix, "what a mask's name has after its image's"))
+    if channel is not None:
+        choices.append(Choice("channel", int(channel) if channel.isdigit() else channel, "as asked for"))
+    return choices
+
+
+def _fit_of_other(found: Survey, channel: int | str | None) -> Any:
+    transform = InstancesFromAnnotationd(annotation=found.annotation)
+
+    def fit(image: ImageFacts, other: ImageFacts) -> float:
+        grey = load_case(case_of(image), transform, channel)[0].astype(np.float32).mean(axis=0)
+        cells = load_case(case_of(other), transform, channel)[2]
+        return outline_fit(grey, cells)[0]
+
+    return fit
+
+
+def _fingerprint(layout: FolderLayout) -> str:
+    """Of names, sizes and times of all files that belong to a data set."""
+    files = [file for one in layout.images for file in (one.image, *one.annotation)]
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+
+def _write(result: Check, layout: FolderLayout, minutes: float, channel: int | str | None) -> None:
+    report = {
+        "unet_paper": unet_paper.__version__,
+        "folder": str(result.folder),
+        "minutes": minutes,
+        "files": _fingerprint(layout),
+        "findings": [asdict(finding) for finding in result.findings],
+        "configuration": {choice.setting: choice.value for choice in result.configuration.choices},
+        "summary": summary(result.survey),
+        "images": [asdict(image) for image in result.survey.images],
+    }
+    with placed(result.place / REPORT) as part:
+        part.write_text(json.dumps(_finite(report), indent=1), encoding="utf-8")
+    head = (
+        f"Settings for {result.folder}, written by unet-paper check from what the images and masks are.\n"
+        "It lies over train.yaml, data_folder.yaml and best_folder.yaml. Change what you like: unet-paper train uses\n"
+        "it as it is for as long as the images stay the same."
+    )
+    with placed(result.place / CHOSEN) as part:
+        part.write_text(result.configuration.to_yaml(head), encoding="utf-8")
+    page = check_page.page(result.survey, result.findings, result.configuration, str(result.folder), channel)
+    with placed(result.place / PAGE) as part:
+        part.write_text(page, encoding="utf-8")
+
+
+def summary(found: Survey) -> dict[str, Any]:
+    """The numbers of a survey that go into a line or a table each."""
+    images = found.images
+    heights, widths = zip(*(image.shape for image in images), strict=True)
+    counts = [len(image.areas) for image in images]
+    sizes = {image.pixel_size for image in images}
+    return {
+        "images": len(images),
+        "height": [min(heights), max(heights)],
+        "width": [min(widths), max(widths)],
+        "types": sorted({image.dtype for image in images}),
+        "channels": sorted({image.channels for image in images}),
+        "grey_values": [min(image.low for image in images), max(image.largest for image in images)],
+        "bits_used": int(max(image.largest for image in images)).bit_length(),
+        "pixel_size_um": [list(size) if size else None for size in sorted(sizes, key=str)],
+        "annotation": found.annotation,
+        "cells": found.cells,
+        "cells_per_image": [min(counts), float(np.median(counts)), max(counts)],
+        "diameter_px": [found.diameter(percent) for percent in (5, 50, 95)],
+        "touching": found.touching,
+        "foreground": found.foreground,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,256 @@
+"""Settings for a folder of one's own images, from what :mod:`unet_paper.data.survey` measured.
+
+Every rule is one function that returns a value and, in words, why; the numbers in it say where they come from. What
+comes out is an overlay on ``train.yaml``, ``data_folder.yaml`` and ``best_folder.yaml`` that a person can read and
+change. The idea is that of nnU-Net's fingerprint (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z): few rules, on
+measured properties of the data, in one place.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unet_paper import geometry
+from unet_paper.data.survey import Survey
+
+__all__ = ["Choice", "Configuration", "configure"]
+
+# seconds that one step of training takes with these features, a tile and a number of channels
+Stopwatch = Callable[[Sequence[int], int, int], float]
+
+# below, a wider network knows less after the same time than a narrower one
+FEWEST_STEPS = 1500
+MOST_STEPS = 20_000
+# channels of the first level, the paper's last
+WIDTHS = (16, 32, 64)
+SMALL_CELL = 40.0  # px; four levels reach 44 px to every side, as much as such a cell and its rim need; five 92
+STEPS_PER_EPOCH = 50
+VALIDATIONS = 12
+MAGNIFICATIONS = (0.125, 0.1667, 0.25, 0.3333, 0.5, 0.6667, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting and why it has its value."""
+
+    setting: str
+    value: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """All choices for a folder, in the order of the overlay."""
+
+    choices: Sequence[Choice]
+
+    def __getitem__(self, setting: str) -> Any:
+        return next(choice.value for choice in self.choices if choice.setting == setting)
+
+    def to_yaml(self, head: str = "") -> str:
+        """The overlay: a line a setting, its reason above it.
+
+        Args:
+            head: comment at the top.
+
+        >>> print(Configuration([Choice("flip", True, "cells have no upper side")]).to_yaml(), end="")
+        # cells have no upper side
+        flip: true
+        """
+        lines = [f"# {line}" for line in head.splitlines()]
+        for choice in self.choices:
+            # what is valid JSON is valid YAML
+            lines += [f"# {choice.why}", f"{choice.setting}: {json.dumps(choice.value)}"]
+        return "\n".join([*lines, ""])
+
+
+def configure(found: Survey, *, minutes: float, seconds_per_step: Stopwatch) -> Configuration:
+    """Settings for what a survey found.
+
+    Args:
+        found: the survey, of at least one image with a cell.
+        minutes: that training may take on this machine.
+        seconds_per_step: measures a step on this machine.
+
+    Raises:
+        ValueError: no time, or not one cell.
+    """
+    if not minutes > 0:
+        raise ValueError(f"minutes={minutes}: a time above 0 is needed")
+    if not found.cells:
+        raise ValueError("no mask holds a cell: there is nothing to learn; draw some")
+    magnification = _magnification(found)
+    diameter = found.diameter(50) * magnification.value
+    channels = max(image.channels for image in found.images)
+    width, tile, epochs = _network(found, magnification.value, minutes, seconds_per_step, channels)
+    return Configuration(
+        [
+            Choice("annotation", found.annotation, "masks hold one id a cell, or cells that do not touch in one value"),
+            *_channels(channels),
+            *_grey_values(found),
+            _exposure(found),
+            magnification,
+            _scale(found, magnification.value),
+            width,
+            Choice("dropout", 0.0, "a network this narrow has nothing to drop (the paper: half of 1024 channels)"),
+            tile,
+            Choice(
+                "displacement_std",
+                round(max(2.0, 10.0 * tile.value / 572), 1),
+                "px; the paper's 10 at its tile of 572, in proportion",
+            ),
+            Choice("noise_std", 0.004, "gives back the noise that resampling smooths: about one step of 8 bits"),
+            Choice("learning_rate", 0.002 if width.value[0] <= 16 else 0.001, "of Adam; narrow networks bear more"),
+            Choice("border", "dilation", f"{found.touching} of {found.cells} cells touch another: a border parts them"),
+            Choice(
+                "sigma",
+                round(min(5.0, max(2.0, diameter / magnification.value / 4)), 1),
+                "px; the paper's 5, or a quarter of a cell: between small cells it would reach over all background",
+            ),
+            Choice(
+                "class_weights",
+                [1.0, 1.0],
+                f"cells cover {found.foreground:.1%}; balanced in each image they weigh up to 50 where they are few, "
+                "and outlines grow fat; the threshold is chosen below instead",
+            ),
+            *_cells(found),
+            *_validation(found),
+            *epochs,
+        ]
+    )
+
+
+def _magnification(found: Survey) -> Choice:
+    """The challenge sets work where a cell has 40 to 100 px in the network: HeLa, 130 px, at 0.5, U373 at 1."""
+    diameter = found.diameter(50)
+    wanted = 1.0
+    if diameter > 100:
+        wanted = 65 / diameter
+    elif diameter < 12:
+        wanted = min(2.0, 18 / diameter)
+    value = min(MAGNIFICATIONS, key=lambda known: abs(math.log(known / wanted)))
+    said = "fits as it is" if value == 1 else f"so that it has {diameter * value:.0f} px in the network"
+    return Choice("magnification", value, f"a typical cell is {diameter:.0f} px across (half are smaller): {said}")
+
+
+def _scale(found: Survey, magnification: float) -> Choice:
+    spread = found.diameter(90) / max(found.diameter(10), 1e-6)
+    by = 1.4 if spread > 3 else 1.25
+    return Choice(
+        "scale",
+        [round(magnification / by, 3), round(magnification * by, 3)],
+        f"sizes drawn around it; between the smaller and the larger tenth of the cells lies a factor of {spread:.1f}",
+    )
+
+
+def _channels(channels: int) -> list[Choice]:
+    return [Choice("in_channels", channels, f"images have {channels} channels")] if channels > 1 else []
+
+
+def _grey_values(found: Survey) -> list[Choice]:
+    """White is what the camera can say, never what a set happens to hold: later images may be brighter."""
+    kinds = {image.dtype for image in found.images}
+    largest = max(image.largest for image in found.images)
+    lowest = min(image.low for image in found.images)
+    if kinds == {"uint8"} or (all(kind.startswith("float") for kind in kinds) and lowest >= 0 and largest <= 1):
+        return []
+    if kinds <= {"uint8", "uint16"}:
+        maximum = next(full for full in (4095, 16383, 65535) if largest <= full)
+        if maximum == 65535:
+            return []
+        return [
+            Choice("grey_maximum", maximum, f"grey values reach {largest:g}: a camera of {maximum.bit_length()} bits")
+        ]
+    digits = 10.0 ** math.floor(math.log10(max(largest, 1e-9)))
+    maximum_of_float = math.ceil(2 * largest / digits) * digits
+    choices = [
+        Choice("grey_maximum", maximum_of_float, f"grey values reach {largest:g}; twice that, for images to come")
+    ]
+    if lowest < 0:
+        below = -math.ceil(2 * max(-min(image.low for image in found.images), 1e-9) / digits) * digits
+        choices.insert(0, Choice("grey_minimum", below, f"and go down to {lowest:g}"))
+    return choices
+
+
+def _exposure(found: Survey) -> Choice:
+    highs = [max(image.high, 1e-6) for image in found.images]
+    ratio = float(np.percentile(highs, 90) / np.percentile(highs, 10))
+    by = round(min(2.0, max(1.0, math.sqrt(ratio))), 2) if ratio > 1.5 else 1.0
+    return Choice(
+        "exposure",
+        [round(1 / by, 3), by],
+        f"a factor of {ratio:.1f} lies between bright and dark images" + (": drawn for every tile" if by > 1 else ""),
+    )
+
+
+def _network(
+    found: Survey, magnification: float, minutes: float, seconds_per_step: Stopwatch, channels: int
+) -> tuple[Choice, Choice, list[Choice]]:
+    """The widest network that takes enough steps in the time, on tiles about as large as the images."""
+    largest_cell = found.diameter(95) * magnification
+    levels = 4 if largest_cell <= SMALL_CELL else 5
+    side = max(min(image.shape) for image in found.images) * magnification
+    output = max(2 * largest_cell, min(side, 196.0 if levels == 4 else 260.0), geometry.smallest_output_size(levels))
+    tile = geometry.input_size(int(output), levels)
+    budget = 60.0 * minutes * 0.85
+    for first in WIDTHS:
+        features = [first * 2**level for level in range(levels)]
+        seconds = seconds_per_step(features, tile, channels)
+        if first == WIDTHS[0] or budget / seconds >= FEWEST_STEPS:
+            chosen, pace = features, seconds
+        else:
+            break
+    steps = int(min(MOST_STEPS, max(budget / pace, 2 * STEPS_PER_EPOCH)))
+    epochs = max(2, steps // STEPS_PER_EPOCH)
+    interval = max(1, round(epochs / VALIDATIONS))
+    reach = geometry.margin(levels)
+    return (
+        Choice(
+            "features",
+            chosen,
+            f"{levels} levels see {reach} px to every side, 19 of 20 cells are at "
+            f"most {largest_cell:.0f} px; the widest with {FEWEST_STEPS} steps in the time",
+        ),
+        Choice(
+            "tile_size",
+            tile,
+            f"px; gives {geometry.output_size(tile, levels)} px of output, images have {side:.0f} px at this size",
+        ),
+        [
+            Choice("steps_per_epoch", STEPS_PER_EPOCH, "an epoch is only how often one looks"),
+            Choice("max_epochs", epochs, f"{pace:.2f} s a step on this machine, {minutes:g} minutes"),
+            Choice("val_interval", interval, f"{VALIDATIONS} validations"),
+            Choice("patience", 6, "validations without a better score, half of them: more steps no longer help"),
+        ],
+    )
+
+
+def _cells(found: Survey) -> list[Choice]:
+    smallest = float(np.percentile(found.areas, 2))
+    often = found.touching >= 0.05 * found.cells
+    split = "are split where the network is surer" if often else "are left as they are"
+    return [
+        Choice("cells_preset", "folder_split" if often else "folder", f"cells joined by the threshold {split}"),
+        Choice("choose_cells", True, "threshold, splits and smallest cell are chosen on the validation images"),
+        Choice(
+            "min_size",
+            max(3, int(smallest / 2)),
+            f"px; half of what 98 of 100 cells have ({smallest:.0f} px): what is smaller is a speck",
+        ),
+    ]
+
+
+def _validation(found: Survey) -> list[Choice]:
+    count = len(found.images)
+    if count < 4:
+        return [Choice("fold", "block", f"{count} images are too few to hold one out: a quarter of each is held out")]
+    held_out = min(12, max(1, round(0.15 * count)))
+    folds = max(2, round(count / held_out))
+    return [
+        Choice("fold", 0, "the first run of neighbouring images is held out"),
+        Choice("folds", folds, f"{count // folds} of {count} images validate"),
+    ]

@@ -1,0 +1,249 @@
+"""What looks wrong in a folder of images and masks: rules over the numbers of :mod:`unet_paper.data.survey`.
+
+Every rule is one function, every threshold in it a number with a reason. A finding is a suspicion that a person looks
+at; none of them ends a run.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unet_paper.data.datasets import Case
+from unet_paper.data.survey import ImageFacts, Survey
+
+__all__ = ["Finding", "findings"]
+
+OtherFit = Callable[[ImageFacts, ImageFacts], float]
+
+# An outline as good as one of another image is a draw from a distribution of standard deviation 1; over all shifts of
+# an image of 256 px it reaches 4 to 5 by chance.
+_ON_THE_EDGES = 6.0
+_BY_CHANCE = 3.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One suspicion.
+
+    Attributes:
+        kind: a word for it, the same in ``check.json`` of every version.
+        files: that it is about.
+        what: was found.
+        remedy: what to do.
+    """
+
+    kind: str
+    files: Sequence[str]
+    what: str
+    remedy: str
+
+
+def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
+    """All findings of a survey, those that spoil a training first.
+
+    Args:
+        found: the survey.
+        other_fit: how well the mask of the second image lies on the edges of the first (``survey.outline_fit``); asked
+            for suspicious images only. Without it masks of another image are not looked for.
+    """
+    rules: Sequence[Iterator[Finding]] = (
+        _photographs(found),
+        _unusable(found),
+        _swapped(found, other_fit),
+        _shifted(found),
+        _inverted(found),
+        _empty(found),
+        _duplicates(found),
+        _pieces(found),
+        _specks(found),
+        _outliers(found),
+        _one_image(found),
+        _other_files(found),
+    )
+    return [finding for rule in rules for finding in rule]
+
+
+def _photographs(found: Survey) -> Iterator[Finding]:
+    files = [image.label for image in found.images if image.trouble == "photograph"]
+    if files:
+        yield Finding(
+            "mask is a photograph",
+            files,
+            "neighbouring pixels mostly differ, as grey values do: an image lies where a mask should",
+            "put the mask there, one value a cell on a background of 0",
+        )
+
+
+def _unusable(found: Survey) -> Iterator[Finding]:
+    for image in found.images:
+        if image.trouble not in ("", "photograph"):
+            yield Finding("mask cannot be used", [image.label], image.trouble, "training refuses it too; mend it first")
+
+
+def _judged(found: Survey) -> list[ImageFacts]:
+    """Images whose outlines can be judged: with cells, in a folder where outlines mostly lie on edges."""
+    outlined = [image for image in found.images if np.isfinite(image.outline) and not image.inverted]
+    good = sum(image.outline >= _ON_THE_EDGES for image in outlined)
+    return outlined if 2 * good > len(outlined) or len(outlined) <= 2 else []
+
+
+def _is_shifted(image: ImageFacts) -> bool:
+    # smoothing and a mask drawn a little wide move the best place by 1 or 2 px; a third of the image is no slip
+    distance = max(map(abs, image.best_shift))
+    near = distance <= min(image.shape) / 3
+    return distance >= 3 and near and image.best_outline >= _ON_THE_EDGES and image.outline < 0.7 * image.best_outline
+
+
+def _swapped(found: Survey, other_fit: OtherFit | None) -> Iterator[Finding]:
+    suspects = [
+        image for image in _judged(found) if image.outline < _BY_CHANCE and image.best_outline < 2 * _ON_THE_EDGES
+    ]
+    if other_fit is None:
+        return
+    for image in suspects:
+        others = [other for other in found.images if other is not image and other.shape == image.shape and other.areas]
+        fits = [(other_fit(image, other), other) for other in others]
+        best, whose = max(fits, key=lambda pair: pair[0], default=(0.0, image))
+        if best >= _ON_THE_EDGES and best > image.best_outline - 1:
+            yield Finding(
+                "mask of another image",
+                [image.image, image.label],
+                f"the outlines lie nowhere near an edge of this image, those of {whose.label} do",
+                "give each image its own mask",
+            )
+        elif not _is_shifted(image) and len(_judged(found)) > 2 and image.outline < 1:
+            yield Finding(
+                "mask of another image",
+                [image.image, image.label],
+                "the outlines lie nowhere near an edge of this image, unlike those of the other images",
+                "look at both one over the other; is it the mask of an image that is not here?",
+            )
+
+
+def _shifted(found: Survey) -> Iterator[Finding]:
+    for image in _judged(found):
+        if _is_shifted(image):
+            rows, columns = image.best_shift
+            yield Finding(
+                "mask is shifted",
+                [image.image, image.label],
+                f"the outlines would lie on the image's edges {rows:+d} rows and {columns:+d} columns from here",
+                "save image and mask with one frame, without cropping one of them",
+            )
+
+
+def _inverted(found: Survey) -> Iterator[Finding]:
+    for image in found.images:
+        if image.inverted:
+            yield Finding(
+                "mask is inverted",
+                [image.label],
+                f"one cell reaches the image's corners and covers most of it ({image.foreground:.0%} are cell)",
+                "swap the mask's two values, so that 0 is the background",
+            )
+
+
+def _empty(found: Survey) -> Iterator[Finding]:
+    files = [image.label for image in found.images if not image.areas and not image.trouble]
+    if files:
+        yield Finding(
+            "mask is empty",
+            files,
+            "no cell is drawn: the network learns that there is none in this image",
+            "right if there is none; otherwise draw them, or take the image out",
+        )
+
+
+def _duplicates(found: Survey) -> Iterator[Finding]:
+    same: dict[str, list[ImageFacts]] = defaultdict(list)
+    for image in found.images:
+        same[image.image_hash].append(image)
+    for group in same.values():
+        if len(group) < 2:
+            continue
+        files = [image.image for image in group]
+        if len({image.label_hash for image in group}) > 1:
+            yield Finding(
+                "one image, different masks",
+                files,
+                f"{len(group)} files hold the same pixels, and their masks differ",
+                "keep the right mask",
+            )
+        else:
+            yield Finding(
+                "image is there twice",
+                files,
+                f"{len(group)} files hold the same pixels: with one in training and one held out, scores are too good",
+                "keep one",
+            )
+
+
+def _pieces(found: Survey) -> Iterator[Finding]:
+    broken = [image for image in found.images if image.in_pieces]
+    if broken:
+        yield Finding(
+            "ids in several pieces",
+            [image.label for image in broken],
+            f"{sum(image.in_pieces for image in broken)} ids lie in several pieces, which count as one cell",
+            "right for a cell that is hidden in part; otherwise give each piece an id, or say --annotation binary",
+        )
+
+
+def _specks(found: Survey) -> Iterator[Finding]:
+    dotted = [image for image in found.images if image.specks]
+    if dotted:
+        yield Finding(
+            "specks",
+            [image.label for image in dotted],
+            f"{sum(image.specks for image in dotted)} pieces are smaller than 2 % of a cell: slips of a pen?",
+            "erase them",
+        )
+
+
+def _outliers(found: Survey) -> Iterator[Finding]:
+    highs = np.log10([max(image.high, 1e-6) for image in found.images])
+    if len(highs) < 4:
+        return
+    middle = float(np.median(highs))
+    spread = 1.4826 * float(np.median(np.abs(highs - middle)))
+    # exposures of fluorescence differ ten times within one set of nuclei
+    files = [
+        image.image
+        for image, high in zip(found.images, highs, strict=True)
+        if abs(high - middle) > max(1.3, 5 * spread)
+    ]
+    if files:
+        yield Finding(
+            "another brightness",
+            files,
+            "twenty times brighter or darker than the middle one of the images",
+            "was it saved with another number of bits, or cut off? Take it out, or save all alike",
+        )
+
+
+def _one_image(found: Survey) -> Iterator[Finding]:
+    if len(found.images) == 1:
+        yield Finding(
+            "one image only",
+            [found.images[0].image],
+            "a block of it is held out, and its score says little about other images",
+            "annotate a part of some more images; three small ones teach more than a large one",
+        )
+
+
+def _other_files(found: Survey) -> Iterator[Finding]:
+    # a note, a table and a thumbnail database are in many folders
+    if found.other_files > max(10, len(found.images)):
+        yield Finding(
+            "many other files",
+            [],
+            f"{found.other_files} files are of kinds that are not taken; {len(found.images)} images are",
+            "right if they are not images; others are converted first, see docs/images.md",
+        )
+
+
+def case_of(image: ImageFacts) -> Case:
+    """The case that an entry of a survey is of."""
+    return {"image": image.image, "label": image.label}

@@ -1,0 +1,263 @@
+"""Images and their annotations as people keep them: which file belongs to which, and label images made of the rest.
+
+Understood are, in this order:
+
+- ``pairs.csv`` with the columns ``image`` and ``mask``;
+- ``images`` beside ``masks``, ``labels`` or ``annotations``, paired by name, with or without an ending or a beginning
+  in common (``_mask``, ``_masks``, ``_seg``, ``_label``, ``mask_``);
+- a folder for each image, with ``images`` and one mask file a cell in ``masks``, as the 2018 Data Science Bowl has them
+  (Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7);
+- images and masks in one folder, told apart by such an ending or beginning.
+
+Annotations are label images or masks; ROIs of ImageJ (``.zip``, ``.roi``); QuPath's GeoJSON (``.geojson``); COCO's JSON
+(one ``.json`` that names the images).
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import roifile
+from numpy.typing import NDArray
+from skimage.draw import polygon
+
+from unet_paper.data.datasets import natural_order
+from unet_paper.data.reader import LabelReader, extension, page_shapes
+
+__all__ = ["AnnotatedImage", "FolderLayout", "find", "label_image"]
+
+FOLDERS = ("masks", "labels", "annotations")
+ENDINGS = ("_masks", "_mask", "_seg", "_labels", "_label", "-mask", "-masks", "_cp_masks")
+BEGINNINGS = ("mask_", "masks_", "label_", "seg_")
+DRAWN = (".zip", ".roi", ".geojson")
+
+Labels = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image and the files that say where its cells are: one, or one a cell; a COCO file is that of all images."""
+
+    image: Path
+    annotation: Sequence[Path]
+
+    @property
+    def is_label_image(self) -> bool:
+        """Whether the annotation can be read as it is."""
+        return len(self.annotation) == 1 and bool(extension(self.annotation[0]))
+
+
+@dataclass(frozen=True)
+class FolderLayout:
+    """What a folder holds.
+
+    Attributes:
+        images: with their annotations, in natural order.
+        plain: whether ``data.datasets.folder`` finds the same by itself, with ``mask_suffix``.
+        mask_suffix: that the masks have.
+        other_files: of kinds that are not taken.
+    """
+
+    images: Sequence[AnnotatedImage]
+    plain: bool
+    mask_suffix: str = ""
+    other_files: int = 0
+
+
+def find(folder: str | Path) -> FolderLayout:
+    """Images and annotations of a folder.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: none of the layouts above, or an image or annotation without a partner; names what is there.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    if (root / "pairs.csv").is_file():
+        return FolderLayout(_listed(root / "pairs.csv"), plain=False)
+    names = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
+    if "images" in names:
+        drawn = next((names[name] for name in FOLDERS if name in names), None)
+        if drawn is not None:
+            return _two_folders(names["images"], drawn)
+        coco = sorted(root.glob("*.json"))
+        if coco:
+            return FolderLayout([AnnotatedImage(file, [coco[0]]) for file in _files(names["images"])], plain=False)
+        raise ValueError(f"{root}: images, but no {', '.join(FOLDERS[:-1])} or {FOLDERS[-1]} beside them")
+    bowl = [path for path in sorted(names.values()) if (path / "images").is_dir() and (path / "masks").is_dir()]
+    if bowl:
+        return _bowl(bowl)
+    return _one_folder(root)
+
+
+def label_image(found: AnnotatedImage) -> Labels:
+    """Label image of an image whose annotation is anything but one: a mask a cell, ROIs, GeoJSON or COCO.
+
+    Where cells overlap, the one drawn later lies on top.
+
+    Returns:
+        shape (H, W), cells 1 .. n in the order they were drawn.
+
+    Raises:
+        ValueError: for a file of another kind, or another size.
+    """
+    shape = page_shapes(found.image)[0][:2]
+    labels = np.zeros(shape, np.int32)
+    first = found.annotation[0]
+    if extension(first):
+        for number, file in enumerate(found.annotation, start=1):
+            pixels, _ = LabelReader().get_data(file)
+            if pixels.shape != shape:
+                raise ValueError(f"{file}: {pixels.shape} px, but its image has {shape}: both must have one size")
+            labels[pixels > 0] = number
+        return labels
+    outlines = _outlines(first, found.image)
+    for number, rings in enumerate(outlines, start=1):
+        inside = np.zeros(shape, bool)
+        for ring in rings:
+            # holes come after the ring around them: a pixel within both lies outside
+            rows, columns = polygon(ring[:, 1] - 0.5, ring[:, 0] - 0.5, shape)
+            inside[rows, columns] ^= True
+        labels[inside] = number
+    return labels
+
+
+def _outlines(file: Path, image: Path) -> list[list[NDArray[np.float64]]]:
+    """Cells of an annotation file: of each its rings, (n, 2), x and y; 0 is the upper left corner of the image."""
+    kind = file.suffix.lower()
+    if kind in (".zip", ".roi"):
+        rois = roifile.roiread(file)
+        return [[np.asarray(roi.coordinates(), float)] for roi in (rois if isinstance(rois, list) else [rois])]
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if kind == ".geojson" or (isinstance(content, dict) and content.get("type") == "FeatureCollection"):
+        features = content["features"] if isinstance(content, dict) else content
+        return [rings for feature in features for rings in _rings_of_geometry(feature["geometry"])]
+    return _coco(content, file, image)
+
+
+def _rings_of_geometry(geometry: Mapping[str, Any]) -> list[list[NDArray[np.float64]]]:
+    if geometry["type"] == "Polygon":
+        return [[np.array(ring, float)[:, :2] for ring in geometry["coordinates"]]]
+    if geometry["type"] == "MultiPolygon":
+        return [[np.array(ring, float)[:, :2] for part in geometry["coordinates"] for ring in part]]
+    return []
+
+
+def _coco(content: Mapping[str, Any], file: Path, image: Path) -> list[list[NDArray[np.float64]]]:
+    ids = [entry["id"] for entry in content.get("images", ()) if Path(entry["file_name"]).name == image.name]
+    if not ids:
+        raise ValueError(f"{file}: names no image {image.name}; COCO's images have a file_name each")
+    cells = []
+    for entry in content["annotations"]:
+        if entry["image_id"] != ids[0]:
+            continue
+        if not isinstance(entry["segmentation"], list):
+            raise ValueError(f"{file}: annotation {entry.get('id')} is run-length coded; export polygons")
+        cells.append([np.array(ring, float).reshape(-1, 2) for ring in entry["segmentation"]])
+    return cells
+
+
+def _two_folders(images: Path, drawn: Path) -> FolderLayout:
+    pictures, annotations = _files(images), _files(drawn, DRAWN)
+    coco = [file for file in drawn.iterdir() if file.suffix.lower() == ".json"]
+    others = _others(images) + _others(drawn, (*DRAWN, ".json"))
+    if coco and not annotations:
+        return FolderLayout([AnnotatedImage(file, [coco[0]]) for file in pictures], plain=False, other_files=others)
+    folders = [path for path in drawn.iterdir() if path.is_dir() and any(extension(file) for file in path.iterdir())]
+    if folders and not annotations:
+        masks = {path.name: _files(path) for path in folders}
+        return FolderLayout(_paired(pictures, masks, drawn)[0], plain=False, other_files=others)
+    by_name = {_stem(file): [file] for file in annotations}
+    pairs, ending = _paired(pictures, by_name, drawn)
+    plain = (
+        images.name == "images"
+        and drawn.name == "masks"
+        and ending is not None
+        and all(extension(file) for file in annotations)
+    )
+    return FolderLayout(pairs, plain, ending or "", others)
+
+
+def _paired(
+    pictures: Sequence[Path], annotations: Mapping[str, Sequence[Path]], where: Path
+) -> tuple[list[AnnotatedImage], str | None]:
+    """Pairs by name; and the masks' ending, None where they have a beginning instead."""
+    names = [_stem(file) for file in pictures]
+    if not names:
+        raise ValueError(f"{where}: no images beside it")
+    for before, after in [("", ""), *(("", e) for e in ENDINGS), *((b, "") for b in BEGINNINGS)]:
+        if all(before + name + after in annotations for name in names):
+            left = set(annotations) - {before + name + after for name in names}
+            if left:
+                first = sorted(left)[0]
+                raise ValueError(f"{where}: no image for {first} ({len(left)} such); remove what has no partner")
+            pairs = [AnnotatedImage(f, annotations[before + _stem(f) + after]) for f in pictures]
+            return pairs, None if before else after
+    lonely = [name for name in names if name not in annotations]
+    raise ValueError(
+        f"{where}: no annotation for image {lonely[0]} ({len(lonely)} such); it has the image's name, or that with "
+        f"{', '.join((*ENDINGS[:3], BEGINNINGS[0]))}"
+    )
+
+
+def _bowl(folders: Sequence[Path]) -> FolderLayout:
+    found = []
+    for folder in folders:
+        pictures = _files(folder / "images")
+        if len(pictures) != 1:
+            raise ValueError(f"{folder / 'images'}: {len(pictures)} images; one is expected, its cells in masks")
+        masks = _files(folder / "masks")
+        if not masks:
+            raise ValueError(f"{folder / 'masks'}: no mask; without a cell, give one that is black all over")
+        found.append(AnnotatedImage(pictures[0], masks))
+    return FolderLayout(found, plain=False)
+
+
+def _one_folder(root: Path) -> FolderLayout:
+    files = _files(root, DRAWN)
+    for before, after in [*(("", e) for e in ENDINGS), *((b, "") for b in BEGINNINGS), ("", "")]:
+        if before or after:
+            marked = [f for f in files if _stem(f).startswith(before) and _stem(f).endswith(after)]
+        else:
+            marked = [f for f in files if not extension(f)]
+        pictures = [f for f in files if f not in marked]
+        if marked and pictures and {before + _stem(f) + after for f in pictures} == {_stem(f) for f in marked}:
+            by_name = {_stem(f): [f] for f in marked}
+            pairs = [AnnotatedImage(f, by_name[before + _stem(f) + after]) for f in pictures]
+            plain = bool(after) and all(extension(f) for f in marked)
+            return FolderLayout(pairs, plain, after, _others(root, DRAWN))
+    raise ValueError(
+        f"{root}: no images with masks found. Put images in images and masks of the same names in masks, or both in "
+        f"one folder as NAME.tif and NAME_mask.tif ({len(files)} image files are there)"
+    )
+
+
+def _listed(table: Path) -> list[AnnotatedImage]:
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"image", "mask"} <= rows[0].keys():
+        raise ValueError(f"{table}: a table with the columns image and mask is needed, and a line for every pair")
+    found = [AnnotatedImage(table.parent / row["image"], [table.parent / row["mask"]]) for row in rows]
+    for named in (named for pair in found for named in (pair.image, *pair.annotation)):
+        if not named.is_file():
+            raise FileNotFoundError(f"{named}: no such file, named in {table}")
+    return found
+
+
+def _files(folder: Path, drawn: Iterable[str] = ()) -> list[Path]:
+    kinds = tuple(drawn)
+    taken = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")]
+    return sorted((f for f in taken if extension(f) or f.suffix.lower() in kinds), key=natural_order)
+
+
+def _others(folder: Path, drawn: Iterable[str] = ()) -> int:
+    return sum(f.is_file() for f in folder.iterdir() if not f.name.startswith(".")) - len(_files(folder, drawn))
+
+
+def _stem(file: Path) -> str:
+    return file.name[: -len(extension(file) or file.suffix)]
