@@ -80,7 +80,19 @@ def _train(request: Request) -> int:
     from unet_paper.app import check
 
     check.checked(request.place("FOLDER"), request.settings)
-    return _run(train.training(request.place("FOLDER"), request.settings, request.overlays))
+    folder, settings, overlays = request.place("FOLDER"), request.settings, request.overlays
+    training = train.training(folder, settings, overlays)
+    _run(training)
+    if settings.get("fold") == "all":
+        return 0  # nothing was held out that could be scored
+    from unet_paper.app import training_report
+
+    scored = {name: value for name, value in settings.items() if name != "resume"}
+    _run(train.evaluation(folder, scored, overlays))
+    run = Path(training.settings["output_dir"].strip('"'))
+    print(f"report: {training_report.write(run, training, train.check_folder(folder) / check.PAGE)}")
+    print(f"predict with it: unet-paper predict IMAGES --weights {run}")
+    return 0
 
 
 def _evaluate(request: Request) -> int:

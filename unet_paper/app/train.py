@@ -27,7 +27,9 @@ def training(folder: Path, settings: Mapping[str, str], overlays: Sequence[Path]
 def evaluation(folder: Path, settings: Mapping[str, str], overlays: Sequence[Path] = ()) -> BundleCommand:
     """The command that scores what ``training`` of the same folder made, on the images held out there."""
     command = training(folder, settings, overlays)
-    return BundleCommand("evaluating", [*command.configs, "evaluate"], command.settings)
+    # what the weights chose counts, not what their training began with
+    chosen = {} if "min_size" in settings else {"min_size": "None"}
+    return BundleCommand("evaluating", [*command.configs, "evaluate"], {**command.settings, **chosen})
 
 
 def run_folder(folder: Path) -> Path:
