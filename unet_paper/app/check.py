@@ -22,7 +22,7 @@ import torch
 import unet_paper
 from unet_paper.app import check_page
 from unet_paper.app.configuration import Choice, Configuration, configure
-from unet_paper.app.train import CHOSEN, check_folder
+from unet_paper.app.train import CHOSEN, SCORING, check_folder
 from unet_paper.data import folder_layout
 from unet_paper.data.annotation import Annotation, InstancesFromAnnotationd
 from unet_paper.data.datasets import Case, pairs
@@ -262,6 +262,8 @@ def _write(result: Check, layout: FolderLayout, minutes: float, channel: int | s
     )
     with placed(result.place / CHOSEN) as part:
         part.write_text(result.configuration.to_yaml(head), encoding="utf-8")
+    with placed(result.place / SCORING) as part:
+        part.write_text("# What the weights chose counts where they are scored.\nmin_size: null\n")
     page = check_page.page(result.survey, result.findings, result.configuration, str(result.folder), channel)
     with placed(result.place / PAGE) as part:
         part.write_text(page, encoding="utf-8")

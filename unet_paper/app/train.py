@@ -8,6 +8,7 @@ from unet_paper.app.bundle_command import BundleCommand, path_value
 
 CONFIGS = ("train", "data_folder", "best_folder")
 CHOSEN = "config.yaml"
+SCORING = "scoring.yaml"
 
 
 def training(folder: Path, settings: Mapping[str, str], overlays: Sequence[Path] = ()) -> BundleCommand:
@@ -27,9 +28,11 @@ def training(folder: Path, settings: Mapping[str, str], overlays: Sequence[Path]
 def evaluation(folder: Path, settings: Mapping[str, str], overlays: Sequence[Path] = ()) -> BundleCommand:
     """The command that scores what ``training`` of the same folder made, on the images held out there."""
     command = training(folder, settings, overlays)
-    # what the weights chose counts, not what their training began with
-    chosen = {} if "min_size" in settings else {"min_size": "None"}
-    return BundleCommand("evaluating", [*command.configs, "evaluate"], {**command.settings, **chosen})
+    configs = list(command.configs)
+    chosen, scoring = check_folder(folder) / CHOSEN, check_folder(folder) / SCORING
+    if chosen in configs and scoring.is_file():
+        configs.insert(configs.index(chosen) + 1, scoring)
+    return BundleCommand("evaluating", [*configs, "evaluate"], command.settings)
 
 
 def run_folder(folder: Path) -> Path:

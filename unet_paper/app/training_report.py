@@ -48,7 +48,7 @@ def write(run: Path, command: BundleCommand, check_page: Path | None = None) -> 
         f"<h1>{escape(run.name)}: {escape(key)} {_number(scores.get(key))} on held-out images</h1>",
         _table({name: _number(value) for name, value in scores.items()}),
         "<p>F1: of the cells, how many were found, and of those found, how many are cells; two are one where "
-        "they share more than half of their common area. SEG: mean overlap of the annotated cells. Both reach from 0 to 1.</p>",
+        "they share more than half of their common area. SEG: mean overlap of annotated cells.</p>",
         "<h2>Go on</h2>",
         *_commands(run, command, check_page),
         "<h2>Curves</h2>",

@@ -1,0 +1,117 @@
+"""Rules that choose settings, each on numbers that were made to break it."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from unet_paper import geometry
+from unet_paper.app.configuration import FEWEST_STEPS, Configuration, configure
+from unet_paper.data.held_out_block import HoldOutBlockd
+from unet_paper.data.survey import ImageFacts, Survey
+
+IMAGE = ImageFacts(
+    image="a.png",
+    label="a.png",
+    shape=(256, 256),
+    channels=1,
+    dtype="uint8",
+    low=2,
+    median=20,
+    high=200,
+    largest=250,
+    pixel_size=None,
+    foreground=0.1,
+    unknown=0,
+    areas=(314,) * 20,
+    whole_areas=(314,) * 20,
+    touching=0,
+    in_pieces=0,
+    specks=0,
+    inverted=False,
+    outline=20,
+    best_outline=20,
+    best_shift=(0, 0),
+    contrast=1,
+    image_hash="",
+    label_hash="",
+)
+
+
+def of(count: int = 20, minutes: float = 30, **facts: Any) -> Configuration:
+    images = [dataclasses.replace(IMAGE, **facts) for _ in range(count)]
+    return configure(Survey(images), minutes=minutes, seconds_per_step=lambda features, *_: features[0] / 32)
+
+
+@pytest.mark.parametrize(("across", "magnification"), [(130, 0.5), (90, 1), (20, 1), (13, 1), (8, 2), (520, 0.125)])
+def test_a_typical_cell_fits_the_network(across: float, magnification: float) -> None:
+    area = round(np.pi * across**2 / 4)
+    assert of(whole_areas=(area,) * 9)["magnification"] == magnification
+
+
+def test_tile_follows_the_images_and_is_valid() -> None:
+    small, large = of(shape=(64, 64)), of(shape=(2000, 2000))
+    assert small["tile_size"] < large["tile_size"] < 572
+    for chosen in (small, large):
+        assert geometry.output_size(chosen["tile_size"], len(chosen["features"])) > 0
+
+
+def test_the_widest_network_that_has_the_steps() -> None:
+    assert of(minutes=5)["features"][0] == 16
+    hours = of(minutes=300)
+    assert hours["features"][0] == 64
+    assert hours["max_epochs"] * hours["steps_per_epoch"] >= FEWEST_STEPS
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest", "expected"),
+    [
+        ("uint8", 90, None),
+        ("uint16", 900, 4095),
+        ("uint16", 4095, 4095),
+        ("uint16", 5000, 16383),
+        ("uint16", 6e4, None),
+    ],
+)
+def test_white_is_the_camera_s_and_never_what_the_images_hold(dtype: str, largest: float, expected: int | None) -> None:
+    chosen = {choice.setting: choice.value for choice in of(dtype=dtype, largest=largest).choices}
+    assert chosen.get("grey_maximum") == expected
+
+
+def test_few_images_hold_out_a_block_and_many_whole_ones() -> None:
+    assert of(3)["fold"] == "block"
+    assert (of(4)["fold"], of(60)["fold"]) == (0, 0)
+    assert 60 // of(60)["folds"] in range(6, 13)
+
+
+def test_exposure_is_as_wide_as_the_images_differ() -> None:
+    assert of()["exposure"] == [1.0, 1.0]
+    images = [dataclasses.replace(IMAGE, high=high) for high in (10, 10, 10, 40, 40, 40)]
+    chosen = configure(Survey(images), minutes=1, seconds_per_step=lambda *_: 1.0)
+    assert chosen["exposure"] == [0.5, 2.0]
+
+
+def test_the_overlay_is_yaml_with_a_reason_above_every_line() -> None:
+    chosen = of()
+    text = chosen.to_yaml("head")
+    assert yaml.safe_load(text) == {choice.setting: choice.value for choice in chosen.choices}
+    lines = text.splitlines()[1:]
+    assert all(line.startswith("# ") for line in lines[::2])
+    assert len(lines) == 2 * len(chosen.choices)
+
+
+def test_nothing_to_learn_is_refused() -> None:
+    with pytest.raises(ValueError, match="no mask holds a cell"):
+        of(areas=(), whole_areas=())
+
+
+def test_a_block_is_known_to_one_side_only() -> None:
+    labels = np.zeros((1, 8, 8), np.int32)
+    labels[0, 1:3, 1:3], labels[0, 5:7, 5:7], labels[0, 1:3, 5:7], labels[0, 5:7, 1:3] = 1, 2, 3, 4
+    seen = {side: HoldOutBlockd()({"label": labels, "block": side})["label"] for side in ("training", "validation")}
+    known = [seen[side] >= 0 for side in ("training", "validation")]
+    assert (known[0] ^ known[1]).all()
+    assert known[1].sum() == 16
+    np.testing.assert_array_equal(HoldOutBlockd()({"label": labels})["label"], labels)
