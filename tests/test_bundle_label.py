@@ -122,7 +122,7 @@ def direct(bundle: Path, image: Path) -> Any:
         features=FEATURES,
         device="cpu",
     )
-    (labels,) = out.glob("*_cells.*")
+    (labels,) = out.glob("*_cells.[tn]*")
     return tifffile.imread(labels) if labels.suffix == ".tif" else np.asarray(nibabel.load(labels).dataobj).T.squeeze()
 
 

@@ -215,7 +215,7 @@ class CellOutputs:
                 fresh = len(known) == self.job.pages(source) and label.stat().st_mtime_ns < written
                 rows += known if fresh else [page.row for page in self._measured_anew(source)]
         others = [row for known in before.values() for row in known]
-        return rows + [row for row in others if any(self.job.output_dir.glob(f"{glob.escape(_stem(row))}_cells.*"))]
+        return rows + [row for row in others if any(self.job.output_dir.glob(f"{glob.escape(_stem(row))}_cells.[tn]*"))]
 
     def _name(self, source: str) -> str:
         """How tables name a file, or one page that was asked for."""
