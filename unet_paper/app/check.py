@@ -99,8 +99,9 @@ def checked(folder: Path, settings: dict[str, str]) -> None:
     Raises:
         ValueError: no number of minutes; otherwise as :func:`check`.
     """
+    typed = "minutes" in settings
     minutes = minutes_of(settings)
-    if is_current(folder, check_folder(folder), minutes):
+    if is_current(folder, check_folder(folder), minutes if typed else None):
         print(f"checked before: {check_folder(folder) / PAGE}")
         return
     say(check(folder, minutes=minutes, channel=settings.get("channel")))
@@ -135,14 +136,14 @@ def say(found: Check) -> None:
     print(f"report: {found.place / PAGE}; settings: {found.place / CHOSEN}", flush=True)
 
 
-def is_current(folder: Path, place: Path, minutes: float) -> bool:
-    """Whether ``place`` holds a check of the folder as it is now, for so many minutes."""
+def is_current(folder: Path, place: Path, minutes: float | None) -> bool:
+    """Whether ``place`` holds a check of the folder as it is now, for so many minutes; None: any."""
     try:
         report = json.loads((place / REPORT).read_text(encoding="utf-8"))
         layout = folder_layout.find(folder)
     except (OSError, ValueError):
         return False
-    same = report.get("files") == _fingerprint(layout) and report.get("minutes") == minutes
+    same = report.get("files") == _fingerprint(layout) and minutes in (None, report.get("minutes"))
     return bool(same and report.get("unet_paper") == unet_paper.__version__ and (place / CHOSEN).is_file())
 
 
@@ -243,8 +244,16 @@ def _fingerprint(layout: FolderLayout) -> str:
 
 
 def _write(result: Check, layout: FolderLayout, minutes: float, channel: int | str | None) -> None:
+    head = (
+        f"Settings for {result.folder}, written by unet-paper check from what the images and masks are.\n"
+        "It lies over train.yaml, data_folder.yaml and best_folder.yaml. Change what you like: unet-paper train uses\n"
+        "it as it is for as long as the images stay the same."
+    )
+    overlay = result.configuration.to_yaml(head)
+    _keep_changes(result.place)
     report = {
         "unet_paper": unet_paper.__version__,
+        "config_sha256": hashlib.sha256(overlay.encode()).hexdigest(),
         "folder": str(result.folder),
         "minutes": minutes,
         "files": _fingerprint(layout),
@@ -255,18 +264,27 @@ def _write(result: Check, layout: FolderLayout, minutes: float, channel: int | s
     }
     with placed(result.place / REPORT) as part:
         part.write_text(json.dumps(_finite(report), indent=1), encoding="utf-8")
-    head = (
-        f"Settings for {result.folder}, written by unet-paper check from what the images and masks are.\n"
-        "It lies over train.yaml, data_folder.yaml and best_folder.yaml. Change what you like: unet-paper train uses\n"
-        "it as it is for as long as the images stay the same."
-    )
     with placed(result.place / CHOSEN) as part:
-        part.write_text(result.configuration.to_yaml(head), encoding="utf-8")
+        part.write_text(overlay, encoding="utf-8")
     with placed(result.place / SCORING) as part:
         part.write_text("# What the weights chose counts where they are scored.\nmin_size: null\n")
     page = check_page.page(result.survey, result.findings, result.configuration, str(result.folder), channel)
     with placed(result.place / PAGE) as part:
         part.write_text(page, encoding="utf-8")
+
+
+def _keep_changes(place: Path) -> None:
+    """Move settings that a person has changed aside, before others are written."""
+    config = place / CHOSEN
+    try:
+        written = json.loads((place / REPORT).read_text(encoding="utf-8")).get("config_sha256")
+    except (OSError, ValueError):
+        written = None
+    if not config.is_file() or hashlib.sha256(config.read_bytes()).hexdigest() == written:
+        return
+    aside = next(path for n in range(1, 10**6) if not (path := place / f"{CHOSEN}.{n}").exists())
+    config.replace(aside)
+    print(f"{config} had changes of yours: it is now {aside}")
 
 
 def summary(found: Survey) -> dict[str, Any]:

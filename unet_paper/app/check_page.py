@@ -29,7 +29,8 @@ table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:le
 .finding{background:#fff4e0;border-left:4px solid #d98200;padding:.5rem .8rem;margin:.6rem 0}
 .fine{background:#e9f6ec;border-left:4px solid #2e8b57;padding:.5rem .8rem}
 .grid{display:flex;flex-wrap:wrap;gap:10px}figure{margin:0;width:220px}figcaption{font-size:12px;color:#555;
-overflow-wrap:anywhere}img{max-width:100%}code{background:#f3f3f3;padding:0 .2rem}.why{color:#555}"""
+overflow-wrap:anywhere}img{max-width:100%}code{background:#f3f3f3;padding:0 .2rem}.why{color:#555}
+pre{white-space:pre-wrap}"""
 
 
 def page(

@@ -1,0 +1,58 @@
+"""``unet-paper check``: what it writes, when it looks again, and that no one's changes are lost."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unet_paper.app import check
+from unet_paper.app.command_line import main
+
+
+@pytest.fixture
+def nuclei(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four images with a square cell each, in an empty folder that one works in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check, "seconds_per_step", lambda *_: 1.0)
+    for number in range(4):
+        ids = np.zeros((64, 64), np.uint8)
+        ids[10 + number : 30, 20:44] = 1
+        grey = 40 + 100 * ids + np.random.default_rng(number).integers(0, 9, ids.shape, dtype=np.uint8)
+        for kind, pixels in (("images", grey), ("masks", ids)):
+            file = tmp_path / "nuclei" / kind / f"n{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+    return Path("nuclei")
+
+
+def test_the_page_stands_alone_and_changed_settings_are_kept(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "nuclei", "--minutes", "4"]) == 0
+    place = Path("runs/checks/nuclei")
+    page = (place / "check.html").read_text()
+    assert "http" not in page
+    assert page.count("data:image/png") == 6  # four thumbnails, plots, a weight map
+    report = json.loads((place / "check.json").read_text())
+    assert report["findings"] == []
+    assert report["summary"]["cells"] == 4
+    assert check.is_current(nuclei, place, 4)
+    assert check.is_current(nuclei, place, None)
+    assert not check.is_current(nuclei, place, 5)
+    config = place / "config.yaml"
+    config.write_text(config.read_text() + "# mine\n")
+    (nuclei / "masks" / "n0.png").write_bytes((nuclei / "masks" / "n1.png").read_bytes())
+    assert not check.is_current(nuclei, place, None)
+    assert main(["check", "nuclei"]) == 0
+    assert "# mine" in (place / "config.yaml.1").read_text()
+    assert "had changes of yours" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--minutes", "soon"], "--minutes soon: a time above 0"), (["--epochs", "3"], "check takes --minutes")],
+)
+@pytest.mark.usefixtures("nuclei")
+def test_other_words_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "nuclei", *words]) == 1
+    assert said in capsys.readouterr().err
