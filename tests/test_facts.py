@@ -289,13 +289,3 @@ def test_grey_values_of_own_images_are_measured_and_recorded(
     half = [tifffile.imread(file) / 255 for file in sorted((tmp_path / "own" / "images").glob("*.tif"))][2:]
     assert told["grey_mean"] == pytest.approx(np.mean(half), abs=1e-6)
     assert told["grey_std"] == pytest.approx(np.std(half), abs=1e-6)
-
-
-def test_another_number_of_classes_is_refused_before_anything_is_trained(
-    run_bundle: Run, cells_folder: str, tmp_path: Path
-) -> None:
-    settings = {**TINY, "dataset_dir": cells_folder, "output_dir": str(tmp_path / "run"), "out_channels": 3}
-    with pytest.raises(RuntimeError) as info:
-        run_bundle("training", "train", **settings)
-    assert "out_channels=3: training knows two classes" in str(cause(info.value))
-    assert not (tmp_path / "run" / "last.pt").exists()

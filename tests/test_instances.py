@@ -284,8 +284,8 @@ class TestTransform:
             LabelInstancesd(regrow=-1)
         with pytest.raises(ValueError, match="output_key="):
             LabelInstancesd("pred", ("cells", "more"))
-        with pytest.raises(ValueError, match=r"'pred' of shape \(3, 4, 4\)"):
-            LabelInstancesd()({"pred": np.zeros((3, 4, 4))})
+        with pytest.raises(ValueError, match=r"'pred' of shape \(1, 4, 4\)"):
+            LabelInstancesd()({"pred": np.zeros((1, 4, 4))})
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from skimage.morphology import disk
 from skimage.segmentation import watershed
+
+from unet_paper.classes import label_each_class
 
 Connectivity = Literal[4, 8]
 
@@ -172,10 +175,11 @@ class LabelInstancesd(MapTransform):
     """Cells of the probabilities under ``keys``, put under ``output_key``, by :func:`label_instances`.
 
     The network's two probabilities (2, H, W) become a label image int32 (1, H, W) of the same container, device and
-    meta information. Computed on the host.
+    meta information. Those of more classes become ids that say their class, see :mod:`unet_paper.classes`. Computed on
+    the host.
 
     Args:
-        keys: key of the probabilities of background and cell.
+        keys: key of the probabilities of background and cell, or of background and several kinds of cells.
         output_key: key of the label image; as many as ``keys``.
         preset: name in :data:`PRESETS`, or all settings themselves, for what is not given; None takes the defaults of
             :func:`label_instances`.
@@ -232,18 +236,18 @@ class LabelInstancesd(MapTransform):
         """Item with the label image, see the class.
 
         Raises:
-            ValueError: for another shape than (2, H, W), or NaN.
+            ValueError: for another shape than (K, H, W) with two classes or more, or NaN.
         """
         item = dict(data)
         for key, output_key in self.key_iterator(item, self.output_keys):
             prediction = item[key]
-            if prediction.ndim != 3 or prediction.shape[0] != 2:
+            if prediction.ndim != 3 or prediction.shape[0] < 2:
                 raise ValueError(
                     f"{key!r} of shape {tuple(prediction.shape)}: probabilities of background and cell, shape "
-                    "(2, H, W), are needed"
+                    "(2, H, W), or of background and several kinds of cells, are needed"
                 )
-            probability = convert_data_type(prediction[1], np.ndarray)[0]
-            cells = label_instances(probability, **self.settings)
+            of_cells = convert_data_type(prediction[1:], np.ndarray)[0]
+            cells = label_each_class(of_cells, partial(label_instances, **self.settings))
             item[output_key] = convert_to_dst_type(cells[None], prediction, dtype=torch.int32)[0]
         return item
 

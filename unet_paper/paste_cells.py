@@ -24,6 +24,8 @@ from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unet_paper.classes import class_of, next_id
+
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 # directions and gaps that are tried for one cell before it is given up
@@ -37,11 +39,13 @@ class Cutting(NamedTuple):
         image: grey values of the window, shape (C, h, w).
         cell: its pixels, shape (h, w).
         opacity: 1 on the cell, falling to 0 at the end of the halo, 0 on other cells; shape (h, w).
+        class_index: its class.
     """
 
     image: NDArray[np.float32]
     cell: NDArray[np.bool_]
     opacity: NDArray[np.float32]
+    class_index: int
 
 
 class RandPasteCells(Randomizable):
@@ -57,12 +61,21 @@ class RandPasteCells(Randomizable):
         halo: px of surroundings that fade out around a copy.
         gap: largest distance in px between a copy and the cell that it is set against; 0: they touch.
         turn: copies are turned by multiples of 90 degrees and mirrored. Not for DIC, which lights cells from one side.
+        num_classes: background included; of more than two, ids say their class, see :mod:`unet_paper.classes`.
 
     Raises:
         ValueError: for a count that is no range (low, high) of whole numbers >= 0, a halo below 1 px or gap < 0.
     """
 
-    def __init__(self, *, count: tuple[int, int] = (2, 4), halo: int = 9, gap: float = 0.0, turn: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        count: tuple[int, int] = (2, 4),
+        halo: int = 9,
+        gap: float = 0.0,
+        turn: bool = True,
+        num_classes: int = 2,
+    ) -> None:
         low, high = count
         if not 0 <= low <= high or int(low) != low or int(high) != high:
             raise ValueError(f"count={tuple(count)}: two whole numbers (low, high) with 0 <= low <= high")
@@ -74,6 +87,7 @@ class RandPasteCells(Randomizable):
         self.halo = int(halo)
         self.gap = gap
         self.turn = turn
+        self.num_classes = num_classes
 
     def randomize(self) -> None:
         """Draws the number of cells; where they go depends on what is there and is drawn as they are set."""
@@ -113,7 +127,7 @@ class RandPasteCells(Randomizable):
             standing = np.argwhere(labels == int(self.R.choice(ids)))
             for _ in range(ATTEMPTS):
                 corner = self._slide(cutting.cell, standing)
-                if _set(grey, labels, cutting, corner):
+                if _set(grey, labels, cutting, corner, self.num_classes):
                     break
         return grey, labels
 
@@ -146,7 +160,7 @@ class RandPasteCells(Randomizable):
             turns, mirrored = int(self.R.randint(4)), bool(self.R.randint(2))
             image, opacity = _turned(image, turns, mirrored), _turned(opacity, turns, mirrored)
             cell = _turned(cell, turns, mirrored)
-        return Cutting(image, cell, opacity)
+        return Cutting(image, cell, opacity, int(class_of(np.array(number), self.num_classes)))
 
     def _slide(self, cell: NDArray[np.bool_], standing: NDArray[np.intp]) -> tuple[int, int]:
         """Upper left corner of the window at which the copy has slid against the standing cell from a random side."""
@@ -172,7 +186,13 @@ class RandPasteCells(Randomizable):
         return int(corner[0]), int(corner[1])
 
 
-def _set(grey: NDArray[np.float32], labels: NDArray[np.int32], cutting: Cutting, corner: tuple[int, int]) -> bool:
+def _set(
+    grey: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    cutting: Cutting,
+    corner: tuple[int, int],
+    num_classes: int,
+) -> bool:
     """Paste in place; False, and nothing done, where the copy would leave the image or cover what it must not."""
     height, width = cutting.cell.shape
     top, left = corner
@@ -197,7 +217,7 @@ def _set(grey: NDArray[np.float32], labels: NDArray[np.int32], cutting: Cutting,
     if halo.any():
         image = image + np.median((grey[:, place[0], place[1]] - image)[:, halo], axis=1)[:, None, None]
     grey[:, place[0], place[1]] += opacity * (image - grey[:, place[0], place[1]])
-    there[cell] = labels.max() + 1
+    there[cell] = next_id(labels, cutting.class_index, num_classes)
     return True
 
 
@@ -212,7 +232,7 @@ class RandPasteCellsd(Randomizable, MapTransform):
     Args:
         keys: key of the image, shape (C, H, W).
         label_key: key of the instance image, shape (1, H, W).
-        count, halo, gap, turn: see :class:`RandPasteCells`.
+        count, halo, gap, turn, num_classes: see :class:`RandPasteCells`.
         allow_missing_keys: pass over items that lack the key.
     """
 
@@ -225,11 +245,12 @@ class RandPasteCellsd(Randomizable, MapTransform):
         halo: int = 9,
         gap: float = 0.0,
         turn: bool = True,
+        num_classes: int = 2,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.label_key = label_key
-        self.paste = RandPasteCells(count=count, halo=halo, gap=gap, turn=turn)
+        self.paste = RandPasteCells(count=count, halo=halo, gap=gap, turn=turn, num_classes=num_classes)
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None

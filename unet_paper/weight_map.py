@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from monai.utils.misc import ensure_tuple
 from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
 from numpy.typing import NDArray
 
+from unet_paper.classes import check_num_classes, class_of
 from unet_paper.nearest_cells import compiled, label_image, largest_square, two_nearest_squares
 
 Border = Literal["dilation", "neighbour"]
@@ -73,21 +74,24 @@ def separation_border(instances: NDArray[np.integer], method: Border = "dilation
     return np.where(cut & (labels > 0), np.int32(0), labels)
 
 
-def class_balance(instances: NDArray[np.integer], largest: float | None = None) -> tuple[float, float]:
-    """Class weights that balance the class frequencies, the two values of w_c in Eq. 2.
+def class_balance(
+    instances: NDArray[np.integer], largest: float | None = None, num_classes: int = 2
+) -> tuple[float, ...]:
+    """Class weights that balance the class frequencies, the values of w_c in Eq. 2.
 
     The paper states no normalisation. Here n pixels of which n_k are of class k give w_k = n / (K n_k), K being the
-    number of classes present: both classes weigh the same in the sum, and the mean of w_c is 1, so that w0 keeps its
+    number of classes present: all classes weigh the same in the sum, and the mean of w_c is 1, so that w0 keeps its
     size relative to w_c whatever the frequencies. An absent class has weight 1. Unknown pixels do not count.
 
     Args:
         instances: label image, any shape (a stack gives one balance for all of it); 0 is background, -1 unknown,
             > 0 a cell.
-        largest: weight that the rarer class gets at most, >= 1, not in the paper; the other's is then what keeps the
+        largest: weight that a rare class gets at most, >= 1, not in the paper; the others' are then what keeps the
             mean 1. Where cells are a hundredth of an image, they weigh 50, and outlines move outwards. None: no limit.
+        num_classes: background included; of more than two, ids say their class, see :mod:`unet_paper.classes`.
 
     Returns:
-        Weight of the background and weight of the cells.
+        Weight of the background, and of each class of cells.
 
     Raises:
         ValueError: for ``largest`` below 1.
@@ -98,15 +102,22 @@ def class_balance(instances: NDArray[np.integer], largest: float | None = None) 
         >>> class_balance(np.array([[0, 0, 0, 7]]))
         (0.6666666666666666, 2.0)
     """
-    background, cell = int(np.count_nonzero(instances == 0)), int(np.count_nonzero(instances > 0))
     if largest is not None and not largest >= 1:
         raise ValueError(f"largest_class_weight={largest}: at least 1, at which the classes are not balanced")
-    if background == 0 or cell == 0:
-        return 1.0, 1.0
-    known, rare = background + cell, min(background, cell)
-    weight = min(known / (2 * rare), math.inf if largest is None else largest)
-    other = (known - weight * rare) / (known - rare)
-    return (other, weight) if cell == rare else (weight, other)
+    instances = np.asarray(instances)
+    pixels = np.bincount(class_of(instances[instances >= 0], num_classes), minlength=num_classes)
+    weights = [1.0] * num_classes
+    present = [int(k) for k in np.argsort(pixels, kind="stable") if pixels[k]]
+    # from the rarest on: each its share of what the limit has left, the last one all of it
+    left = int(pixels.sum())
+    share: float = left
+    for after, k in enumerate(present[:-1]):
+        count = int(pixels[k])
+        weights[k] = min(share / ((len(present) - after) * count), math.inf if largest is None else largest)
+        share, left = share - weights[k] * count, left - count
+    if len(present) > 1:
+        weights[present[-1]] = share / left
+    return tuple(weights)
 
 
 def weight_map(
@@ -114,8 +125,9 @@ def weight_map(
     *,
     w0: float = 10.0,
     sigma: float = 5.0,
-    class_weights: tuple[float, float] | None = None,
+    class_weights: Sequence[float] | None = None,
     largest_class_weight: float | None = None,
+    num_classes: int = 2,
 ) -> NDArray[np.float32]:
     r"""Weight map of Ronneberger et al. (2015), Eq. 2.
 
@@ -133,8 +145,11 @@ def weight_map(
             id > 0.
         w0: height of the border term.
         sigma: width of the border term in px; the paper uses about 5.
-        class_weights: w_c of background and cells; None balances this image's classes by :func:`class_balance`.
+        class_weights: w_c of background and cells, or of each class; None balances this image's classes by
+            :func:`class_balance`.
         largest_class_weight: limit of the balance, see there; None: none, as the paper.
+        num_classes: background included. Of more than two, ids say their class, see :mod:`unet_paper.classes`; d1 and
+            d2 are the distances to the nearest cells of whatever class.
 
     Returns:
         Weights, shape (H, W).
@@ -148,11 +163,11 @@ def weight_map(
     """
     _check_border_term(w0, sigma)
     labels = label_image(instances)
-    background, cell = class_balance(labels, largest_class_weight) if class_weights is None else class_weights
-    _check_class_weights((background, cell))
+    weights = class_balance(labels, largest_class_weight, num_classes) if class_weights is None else class_weights
+    _check_class_weights(weights, num_classes)
     limit = largest_square(labels, _reach(w0, sigma))
     squares = two_nearest_squares(labels, limit)
-    return _compiled_weigh()(labels, squares, limit, w0, sigma, True, cell, background, 0.0, 1.0)
+    return _compiled_weigh()(labels, squares, limit, w0, sigma, True, np.array(weights, np.float64), 0.0, 1.0)
 
 
 def weight_map_falk2019(
@@ -195,7 +210,8 @@ def weight_map_falk2019(
     labels = label_image(instances)
     limit = largest_square(labels, max(_reach(w0, sigma), _reach(1 - background, rim_sigma)))
     squares = two_nearest_squares(labels, limit)
-    return _compiled_weigh()(labels, squares, limit, w0, sigma, False, 1.0, background, 1 - background, rim_sigma)
+    weights = np.array([background, 1.0])
+    return _compiled_weigh()(labels, squares, limit, w0, sigma, False, weights, 1 - background, rim_sigma)
 
 
 class WeightMap(Transform):
@@ -207,8 +223,11 @@ class WeightMap(Transform):
             annotated).
         w0: height of the border term; None takes the preset's.
         sigma: width of the border term in px; None takes the preset's.
-        class_weights: preset ``"paper"`` only: w_c of background and cells; None balances each image.
+        class_weights: preset ``"paper"`` only: w_c of background and cells, or of each class; None balances each
+            image.
         largest_class_weight: limit of that balance, see :func:`class_balance`.
+        num_classes: background included; of more than two, ids say their class, see :mod:`unet_paper.classes`. Cells of
+            different classes may touch: the border is set between those of one class.
 
     Raises:
         ValueError: for an unknown preset or border, a parameter out of range, or class_weights with ``"falk2019"``.
@@ -221,9 +240,11 @@ class WeightMap(Transform):
         border: Border | None = "dilation",
         w0: float | None = None,
         sigma: float | None = None,
-        class_weights: tuple[float, float] | None = None,
+        class_weights: Sequence[float] | None = None,
         largest_class_weight: float | None = None,
+        num_classes: int = 2,
     ) -> None:
+        check_num_classes(num_classes)
         if preset not in BORDER_TERM:
             raise ValueError(f"preset={preset!r}: choose one of {sorted(BORDER_TERM)}")
         if border is not None and border not in BORDER_NEIGHBOURS:
@@ -237,10 +258,11 @@ class WeightMap(Transform):
         self.sigma = preset_sigma if sigma is None else sigma
         self.class_weights = class_weights
         self.largest_class_weight = largest_class_weight
+        self.num_classes = num_classes
         class_balance(np.zeros((1, 1), np.int32), largest_class_weight)
         _check_border_term(self.w0, self.sigma)
         if class_weights is not None:
-            _check_class_weights(class_weights)
+            _check_class_weights(class_weights, num_classes)
 
     def __call__(self, instances: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NdarrayOrTensor]:
         """Label and weight, computed on the host, of the container, device and meta information of the input.
@@ -249,7 +271,8 @@ class WeightMap(Transform):
             instances: instance image, shape (1, H, W), of whole numbers; 0 is background, -1 unknown.
 
         Returns:
-            Class label uint8 (1 cell, 0 background, border or unknown) and weight float32, shape (1, H, W) each.
+            Class label uint8 (1 cell, or the class of the cell; 0 background, border or unknown) and weight float32,
+            shape (1, H, W) each.
 
         Raises:
             ValueError: for another shape, or values that are not whole numbers.
@@ -262,8 +285,8 @@ class WeightMap(Transform):
         if not np.array_equal(ids, image[0]):
             raise ValueError(f"instances of type {image.dtype} hold values that are not whole numbers: no instance ids")
         if self.border is not None:
-            ids = separation_border(ids, self.border)
-        label = convert_to_dst_type((ids > 0)[None], instances, dtype=torch.uint8)[0]
+            ids = self._parted(ids, self.border)
+        label = convert_to_dst_type(class_of(ids, self.num_classes)[None], instances, dtype=torch.uint8)[0]
         if self.preset == "paper":
             weights = weight_map(
                 ids,
@@ -271,11 +294,19 @@ class WeightMap(Transform):
                 sigma=self.sigma,
                 class_weights=self.class_weights,
                 largest_class_weight=self.largest_class_weight,
+                num_classes=self.num_classes,
             )
         else:
             weights = weight_map_falk2019(ids, w0=self.w0, sigma=self.sigma)
         weight = convert_to_dst_type(weights[None], instances, dtype=torch.float32)[0]
         return label, weight
+
+    def _parted(self, ids: NDArray[np.int32], border: Border) -> NDArray[np.int32]:
+        if self.num_classes == 2:
+            return separation_border(ids, border)
+        classes = class_of(ids, self.num_classes)
+        kinds = [separation_border(np.where(classes == k, ids, 0), border) for k in range(1, self.num_classes)]
+        return np.where(ids > 0, np.sum(kinds, axis=0, dtype=np.int32), ids)
 
 
 class WeightMapd(MapTransform):
@@ -294,6 +325,7 @@ class WeightMapd(MapTransform):
         sigma: see there.
         class_weights: see there.
         largest_class_weight: see there.
+        num_classes: see there.
         allow_missing_keys: pass over items that lack the key.
 
     Raises:
@@ -310,8 +342,9 @@ class WeightMapd(MapTransform):
         border: Border | None = "dilation",
         w0: float | None = None,
         sigma: float | None = None,
-        class_weights: tuple[float, float] | None = None,
+        class_weights: Sequence[float] | None = None,
         largest_class_weight: float | None = None,
+        num_classes: int = 2,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -327,6 +360,7 @@ class WeightMapd(MapTransform):
             sigma=sigma,
             class_weights=class_weights,
             largest_class_weight=largest_class_weight,
+            num_classes=num_classes,
         )
 
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
@@ -346,11 +380,12 @@ def _check_border_term(w0: float, sigma: float) -> None:
         raise ValueError(f"sigma={sigma}: a finite width > 0 px is needed")
 
 
-def _check_class_weights(class_weights: tuple[float, float]) -> None:
-    if len(class_weights) != 2 or not all(weight >= 0 and math.isfinite(weight) for weight in class_weights):
-        raise ValueError(
-            f"class_weights={class_weights}: two finite weights >= 0 are needed, of background and of cells"
-        )
+def _check_class_weights(class_weights: Sequence[float], num_classes: int) -> None:
+    if len(class_weights) != num_classes or not all(weight >= 0 and math.isfinite(weight) for weight in class_weights):
+        needed = "two finite weights >= 0 are needed, of background and of cells"
+        if num_classes != 2:
+            needed = f"{num_classes} finite weights >= 0 are needed, of background and of each class of cells"
+        raise ValueError(f"class_weights={tuple(class_weights)}: {needed}")
 
 
 def _reach(height: float, sigma: float) -> float:
@@ -370,20 +405,20 @@ def _weigh(
     w0: float,
     sigma: float,
     border_on_cells: bool,
-    cell: float,
-    background: float,
+    class_weights: NDArray[np.float64],
     rim: float,
     rim_sigma: float,
 ) -> NDArray[np.float32]:
     # Eq. 2 and its form of 2019, a pixel at a time: arrays between NumPy's operations cost more than what is computed
     height, width = labels.shape
+    kinds = len(class_weights) - 1
     weights = np.zeros((height, width), np.float32)
     for y in range(height):
         for x in range(width):
             if labels[y, x] < 0:
                 continue
             on_cell = labels[y, x] > 0
-            weight = cell if on_cell else background
+            weight = class_weights[(labels[y, x] - 1) % kinds + 1] if on_cell else class_weights[0]
             first, second = squares[y, x]
             if not on_cell and rim > 0 and first <= limit:
                 weight += rim * np.exp(-first / (2 * rim_sigma**2))

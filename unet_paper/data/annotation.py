@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import measure
 
+from unet_paper.classes import check_num_classes, instance_ids
 from unet_paper.data.notices import Notices
 from unet_paper.data.reader import source_of
 from unet_paper.nearest_cells import two_nearest_distances
 
-Annotation = Literal["binary", "instances", "either"]
+Annotation = Literal["binary", "instances", "either", "classes"]
 Connectivity = Literal[4, 8]
 
 UNKNOWN = -1
@@ -37,6 +38,8 @@ class InstancesFromAnnotationd(MapTransform):
     - ``"instances"``: the values are the ids. An id may have several components and is one cell.
     - ``"either"``: one value besides 0 is a binary mask, several are ids; for what people draw with programs of both
       kinds.
+    - ``"classes"``: the values are classes, 0 the background; every connected component of a class is a cell, with an
+      id that says its class (:mod:`unet_paper.classes`). Of two classes this is ``"binary"``.
 
     What would be learnt wrongly is refused: ids most of which lie in pieces (values between two others at the rims of
     an interpolated mask; classes), several values and no background. A mask that is one cell all over, and one without
@@ -63,8 +66,9 @@ class InstancesFromAnnotationd(MapTransform):
 
     Args:
         keys: key of the annotation, shape (1, H, W).
-        annotation: ``"binary"``, ``"instances"`` or ``"either"``.
-        connectivity: 4 or 8 neighbours make a component of a binary annotation.
+        annotation: ``"binary"``, ``"instances"``, ``"either"`` or ``"classes"``.
+        num_classes: background included; more than two need ``"classes"``.
+        connectivity: 4 or 8 neighbours make a component of a binary annotation, or of a class.
         markers_key: key of the marker image, shape (1, H, W), 0 or an id per cell; an item without it is taken as fully
             annotated.
         unknown_radius: distance in px from the marker of an undrawn cell within which pixels are unknown.
@@ -72,7 +76,7 @@ class InstancesFromAnnotationd(MapTransform):
         field_of_interest: width in px of the frame around the field of interest in which cells are not annotated.
         ignore_value: value of the annotation that says unknown.
         background_value: value of the annotation that says background: 0, in masks of ilastik 1. A value that no pixel
-            has, such as -1, says that there is no background.
+            has, such as -1, says that there is no background. Classes count from it: the next value is class 1.
         allow_missing_keys: pass over items that lack the key.
 
     Raises:
@@ -89,6 +93,7 @@ class InstancesFromAnnotationd(MapTransform):
         keys: KeysCollection = "label",
         *,
         annotation: Annotation = "binary",
+        num_classes: int = 2,
         connectivity: Connectivity = 4,
         markers_key: str = "markers",
         unknown_radius: float = 100.0,
@@ -100,7 +105,18 @@ class InstancesFromAnnotationd(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if annotation not in get_args(Annotation):
-            raise ValueError(f"annotation={annotation!r}: choose 'binary', 'instances' or 'either'")
+            raise ValueError(f"annotation={annotation!r}: choose 'binary', 'instances', 'either' or 'classes'")
+        check_num_classes(num_classes)
+        if num_classes > 2 and annotation != "classes":
+            raise ValueError(
+                f"out_channels={num_classes}: masks of annotation={annotation!r} tell cells from background, two "
+                "classes; say --annotation classes for masks whose values are the classes"
+            )
+        if annotation == "classes" and background_value < 0:
+            raise ValueError(
+                f"background_value={background_value}: with annotation='classes' the background is a class; say which "
+                "value of the masks it has"
+            )
         if connectivity not in (4, 8):
             raise ValueError(f"connectivity={connectivity}: 4 or 8 neighbours make a component")
         if not unknown_radius >= 0:
@@ -110,6 +126,7 @@ class InstancesFromAnnotationd(MapTransform):
         if field_of_interest < 0:
             raise ValueError(f"field_of_interest={field_of_interest}: a width >= 0 px is needed, 0 for no frame")
         self.annotation = annotation
+        self.num_classes = num_classes
         self.connectivity = connectivity
         self.markers_key = markers_key
         self.unknown_radius = unknown_radius
@@ -126,7 +143,8 @@ class InstancesFromAnnotationd(MapTransform):
 
         Raises:
             ValueError: names the file, for another shape, markers of another size, values that are not whole numbers,
-                negative ids, a binary annotation of more than two values, ids without background, or ids in pieces.
+                negative ids, a binary annotation of more than two values, ids without background, ids in pieces, or
+                classes that there are not.
         """
         item = dict(data)
         for key in self.key_iterator(item):
@@ -154,6 +172,10 @@ class InstancesFromAnnotationd(MapTransform):
         ignored = (
             np.zeros(annotation.shape, dtype=bool) if self.ignore_value is None else annotation == self.ignore_value
         )
+        if self.annotation == "classes":
+            instances = self._of_classes(annotation, ignored, source)
+            instances[ignored] = UNKNOWN
+            return instances
         drawn = self._drawn(annotation, ignored, source)
         values = np.unique(drawn[~ignored])
         if self.annotation == "binary" or (self.annotation == "either" and np.count_nonzero(values) == 1):
@@ -175,6 +197,40 @@ class InstancesFromAnnotationd(MapTransform):
             self._check_pieces(instances, source)
         instances[ignored] = UNKNOWN
         return instances
+
+    def _of_classes(self, annotation: NDArray[np.int64], ignored: NDArray[np.bool_], source: str) -> NDArray[np.int32]:
+        classes = np.where(ignored, 0, annotation - self.background_value)
+        known = np.unique(annotation[~ignored])
+        wrong = known[(known < self.background_value) | (known >= self.background_value + self.num_classes)]
+        if len(wrong):
+            raise ValueError(self._no_class(int(wrong[-1] if wrong[-1] > self.background_value else wrong[0]), source))
+        if not classes.any():
+            self._notices.warn("masks without a cell", source, f"{source}: no cell is drawn in this mask")
+        elif self.background_value not in known:
+            self._notices.warn(
+                "no background",
+                source,
+                f"{source} holds the values {_some(known)}, and no pixel is background ({self.background_value}): say "
+                f"--background_value {known[0]} if that is the background",
+            )
+        instances = np.zeros(classes.shape, np.int32)
+        for k in range(1, self.num_classes):
+            numbers, _ = ndimage.label(classes == k, self._structure, output=np.int32)
+            instances += instance_ids(numbers, k, self.num_classes)
+        return instances
+
+    def _no_class(self, value: int, source: str) -> str:
+        first, last = self.background_value, self.background_value + self.num_classes - 1
+        if value < first:
+            return (
+                f"{source} holds the value {value}, below that of the background ({first}): say --ignore_value {value} "
+                "if it means unknown"
+            )
+        classes = f"{source} holds the value {value}, and with out_channels={self.num_classes} classes are {first} to"
+        remedies = f"say --out_channels {value - first + 1} if that is a class, --ignore_value {value} if it is unknown"
+        if self.num_classes == 2:
+            remedies += ", --annotation binary if cells are whatever is not background"
+        return f"{classes} {last}: {remedies}"
 
     def _drawn(self, annotation: NDArray[np.int64], ignored: NDArray[np.bool_], source: str) -> NDArray[np.int64]:
         """The annotation with 0 where it says background or unknown."""
@@ -229,16 +285,16 @@ class InstancesFromAnnotationd(MapTransform):
             raise ValueError(
                 f"{source}: {broken} of its {count} ids lie in pieces, {total} in all, with less than half of their "
                 "pixels in one: those are no cells but rims of a mask that was interpolated or saved with losses, or "
-                "classes; threshold the mask or save it anew, with one id a cell, or with two values and "
-                "--annotation binary"
+                f"classes; say --annotation classes --out_channels {ids[-1] + 1} if they are; else threshold the mask "
+                "or save it anew, with one id a cell, or with two values and --annotation binary"
             )
         if count == 1:
             # a drawn cell may be in pieces, so this is no error; with several ids it is no binary image
-            logger.warning(
-                "%s holds one id, %d, in %d pieces, taken as one cell: say --annotation binary if they are cells",
+            self._notices.warn(
+                "one id in pieces",
                 source,
-                ids[-1],
-                total,
+                f"{source} holds one id, {ids[-1]}, in {total} pieces, taken as one cell: say --annotation binary if "
+                "they are cells",
             )
 
     def _near_undrawn_cells(self, instances: NDArray[np.int32], markers: NDArray[np.int64]) -> NDArray[np.bool_]:

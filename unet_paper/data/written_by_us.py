@@ -12,7 +12,7 @@ from unet_paper.data.reader import NIFTI, TIFF, extension
 SOFTWARE = "unet_paper"
 # how the header of each table begins
 TABLES = ("id,area_px,", "page,id,area_px,", "image,page,id,area_px,", "image,page,cells,")
-KINDS = ("_cells", "_probability", "_overview", "_outlines")
+KINDS = ("_cells", "_classes", "_probability", "_overview", "_outlines")
 
 
 def read_mark(file: Path) -> str:

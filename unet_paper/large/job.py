@@ -106,6 +106,11 @@ class LargePrediction:
         dask: str | None = None,
         part: str | None = None,
     ) -> None:
+        if network["out_channels"] != 2:
+            raise ValueError(
+                f"ckpt_path={ckpt_path}: tells {network['out_channels']} classes apart, and blocks are joined to cells "
+                "of one kind; cut the image into parts that fit into memory and predict them with inference.yaml"
+            )
         levels = len(network["features"])
         factor = geometry.pooling_factor(levels)
         if symmetries != "none":

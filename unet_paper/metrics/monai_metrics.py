@@ -20,6 +20,7 @@ of every single image.
 """
 
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,11 +29,13 @@ from typing import Any, ClassVar
 import ignite.distributed as idist
 import numpy as np
 import torch
+from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric
 from monai.utils import evenly_divisible_all_gather
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from unet_paper.classes import cell_probability, check_num_classes, class_of
 from unet_paper.metrics.ctc import DetectionErrors, LabelImage, check_label_image, ctc_det_errors, ctc_seg_objects
 from unet_paper.metrics.em_inputs import THRESHOLDS, V_THRESHOLDS, Statistics, sweep
 from unet_paper.metrics.f1 import f1_counts
@@ -54,11 +57,14 @@ __all__ = [
     "ISBIMetric",
     "ImageRowsMetric",
     "IoU",
+    "OfClasses",
     "PixelError",
     "RandError",
     "VInfo",
     "VRand",
     "WarpingError",
+    "by_class",
+    "pairs_by_class",
 ]
 
 Images = Tensor | Sequence[Tensor]
@@ -73,6 +79,10 @@ class ImageRowsMetric(CumulativeIterationMetric):
 
     channels: ClassVar[int]
     """Channels of a prediction; a reference has one."""
+
+    def takes(self, channels: int) -> bool:
+        """Whether a prediction may have so many channels."""
+        return channels == self.channels
 
     # of monai.metrics.Cumulative, which has no types
     _buffers: list[list[Tensor]] | None
@@ -141,7 +151,7 @@ class ImageRowsMetric(CumulativeIterationMetric):
         if y is None:
             raise ValueError("y=None: a score needs the reference; let output_transform return (y_pred, y)")
         expected = (y_pred.shape[0], 1, *y_pred.shape[2:])
-        if y_pred.ndim != 4 or y_pred.shape[1] != self.channels:
+        if y_pred.ndim != 4 or not self.takes(y_pred.shape[1]):
             raise ValueError(
                 f"y_pred.shape={tuple(y_pred.shape)}: {type(self).__name__} takes (B, {self.channels}, H, W)"
             )
@@ -157,7 +167,8 @@ class ImageRowsMetric(CumulativeIterationMetric):
 class ISBIMetric(ImageRowsMetric):
     """A score of the ISBI 2012 challenge of probabilities (2, H, W), given reference instances (1, H, W).
 
-    Channel 1 is the cell. An unknown pixel counts as membrane on which prediction and reference agree.
+    Channel 1 is the cell; of more than two classes, all but the background are. An unknown pixel counts as membrane on
+    which prediction and reference agree.
 
     Args:
         statistics: sums of a slice, (thresholds, columns), from (probability, label, thresholds).
@@ -181,6 +192,10 @@ class ISBIMetric(ImageRowsMetric):
         self.thresholds = thresholds
         self.columns = columns
 
+    def takes(self, channels: int) -> bool:
+        """Whether there is background and at least one class of cells."""
+        return channels >= self.channels
+
     @property
     def row_shape(self) -> tuple[int, ...]:
         """Thresholds, columns."""
@@ -189,7 +204,8 @@ class ISBIMetric(ImageRowsMetric):
     def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
         """Sums of the slice at every threshold."""
         check_label_image("y", reference, lowest=-1)
-        return self.statistics(np.where(reference < 0, 0, prediction[1]), reference > 0, self.thresholds)
+        probability = np.where(reference < 0, 0, cell_probability(prediction))
+        return self.statistics(probability, reference > 0, self.thresholds)
 
     def score(self, rows: Statistics) -> float:
         """Best over the thresholds of the sums over all slices."""
@@ -255,11 +271,62 @@ class VInfo(ISBIMetric):
         super().__init__(v_info_statistics, v_info_from_statistics, sweep(threshold, V_THRESHOLDS), columns=3)
 
 
-class CTCSeg(ImageRowsMetric):
+def pairs_by_class(
+    prediction: LabelImage, reference: LabelImage, num_classes: int, of_class: int | None = None
+) -> list[tuple[LabelImage, LabelImage]]:
+    """Prediction and reference of each class of cells; unknown pixels are unknown in all of them.
+
+    Args:
+        prediction: label image, shape (H, W).
+        reference: label image, shape (H, W); -1 is unknown.
+        num_classes: background included; of more than two, ids say their class, see :mod:`unet_paper.classes`.
+        of_class: that one alone.
+    """
+    if num_classes == 2:
+        return [(prediction, reference)]
+    predicted, annotated = class_of(prediction, num_classes), class_of(reference, num_classes)
+    wanted = range(1, num_classes) if of_class is None else (of_class,)
+    return [
+        (np.where(predicted == k, prediction, 0), np.where((annotated == k) | (reference < 0), reference, 0))
+        for k in wanted
+    ]
+
+
+class OfClasses(ImageRowsMetric):
+    """A score of cells that may be of several classes: of all of them, or of one.
+
+    The cells of a class are compared with those of the same class alone, and what is counted is added up.
+
+    Args:
+        num_classes: background included; of more than two, ids say their class, see :mod:`unet_paper.classes`.
+        of_class: 1 .. ``num_classes`` - 1 for the cells of one class alone; None: of all.
+
+    Raises:
+        ValueError: for fewer than two classes, or a class that there is not.
+    """
+
+    channels = 1
+
+    def __init__(self, *, num_classes: int = 2, of_class: int | None = None) -> None:
+        super().__init__()
+        check_num_classes(num_classes)
+        if of_class is not None and not 1 <= of_class < num_classes:
+            raise ValueError(f"of_class={of_class}: classes of cells are 1 to {num_classes - 1}")
+        self.num_classes = num_classes
+        self.of_class = of_class
+
+    def pairs(self, prediction: LabelImage, reference: LabelImage) -> list[tuple[LabelImage, LabelImage]]:
+        """Prediction and reference of each class that counts, shape (H, W)."""
+        return pairs_by_class(prediction, reference, self.num_classes, self.of_class)
+
+
+class CTCSeg(OfClasses):
     """SEG (:func:`unet_paper.metrics.ctc.ctc_seg`) of predicted cells (1, H, W), given reference instances (1, H, W).
 
     Args:
         field_of_interest: width in px of the band along the border; objects wholly inside the band are ignored.
+        num_classes: see :class:`OfClasses`; a cell that was found as one of another class was not found.
+        of_class: see there.
 
     Example:
         >>> metric = CTCSeg()
@@ -269,17 +336,20 @@ class CTCSeg(ImageRowsMetric):
         (0.555..., [0.5, 0.666...])
     """
 
-    channels = 1
     row_shape = (2,)
 
-    def __init__(self, *, field_of_interest: int = 0) -> None:
-        super().__init__()
+    def __init__(self, *, field_of_interest: int = 0, num_classes: int = 2, of_class: int | None = None) -> None:
+        super().__init__(num_classes=num_classes, of_class=of_class)
         self.field_of_interest = field_of_interest
 
     def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
         """Sum of the Jaccard indices, number of objects."""
-        objects = ctc_seg_objects(prediction, reference[None], field_of_interest=self.field_of_interest)
-        return np.array([sum(score.jaccard for score in objects), len(objects)], dtype=np.float64)
+        objects = [
+            score.jaccard
+            for cells, annotated in self.pairs(prediction[0], reference)
+            for score in ctc_seg_objects(cells, annotated, field_of_interest=self.field_of_interest)
+        ]
+        return np.array([sum(objects), len(objects)], dtype=np.float64)
 
     def score(self, rows: Statistics) -> float:
         """Mean Jaccard index of all objects."""
@@ -288,24 +358,28 @@ class CTCSeg(ImageRowsMetric):
         return float(math.fsum(rows[:, 0]) / objects) if objects else float("nan")
 
 
-class CTCDet(ImageRowsMetric):
+class CTCDet(OfClasses):
     """DET (:func:`unet_paper.metrics.ctc.ctc_det`) of predicted cells (1, H, W), given markers or instances (1, H, W).
 
     Args:
         field_of_interest: width in px of the band along the border; objects wholly inside the band are ignored.
+        num_classes: see :class:`OfClasses`; a cell that was found as one of another class was not found.
+        of_class: see there.
     """
 
-    channels = 1
     row_shape = (4,)
 
-    def __init__(self, *, field_of_interest: int = 0) -> None:
-        super().__init__()
+    def __init__(self, *, field_of_interest: int = 0, num_classes: int = 2, of_class: int | None = None) -> None:
+        super().__init__(num_classes=num_classes, of_class=of_class)
         self.field_of_interest = field_of_interest
 
     def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
         """Objects, splits, false negatives, false positives."""
-        errors = ctc_det_errors(prediction, reference[None], field_of_interest=self.field_of_interest)
-        return np.array(errors, dtype=np.float64)
+        errors = [
+            ctc_det_errors(cells, annotated, field_of_interest=self.field_of_interest)
+            for cells, annotated in self.pairs(prediction[0], reference)
+        ]
+        return np.array(errors, dtype=np.float64).sum(axis=0)
 
     def score(self, rows: Statistics) -> float:
         """DET of the summed errors."""
@@ -313,41 +387,87 @@ class CTCDet(ImageRowsMetric):
         return errors.det() if errors.objects else float("nan")
 
 
-class IoU(ImageRowsMetric):
-    """Foreground IoU (:func:`unet_paper.metrics.iou.iou`) of predicted cells (1, H, W), given instances (1, H, W)."""
+class IoU(OfClasses):
+    """IoU (:func:`unet_paper.metrics.iou.iou`) of predicted cells (1, H, W), given instances (1, H, W).
 
-    channels = 1
-    row_shape = (2,)
+    Of several classes it is the mean of the IoU of each. A class of which no image has a pixel, predicted or annotated,
+    is not defined and does not count; if that is so of all, neither is the mean.
+
+    Args:
+        num_classes: see :class:`OfClasses`.
+        of_class: see there.
+    """
+
+    def __init__(self, *, num_classes: int = 2, of_class: int | None = None) -> None:
+        super().__init__(num_classes=num_classes, of_class=of_class)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Classes, intersection and union."""
+        return (2,) if self.num_classes == 2 else (self.num_classes - 1 if self.of_class is None else 1, 2)
 
     def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
-        """Pixels of the intersection and of the union."""
-        return np.array(iou_counts(prediction, reference[None]), dtype=np.float64)
+        """Pixels of the intersection and of the union, of each class."""
+        counts = [iou_counts(cells, annotated) for cells, annotated in self.pairs(prediction[0], reference)]
+        return np.array(counts, dtype=np.float64).reshape(self.row_shape)
 
     def score(self, rows: Statistics) -> float:
         """Intersection over union of the summed pixels."""
-        intersection, union = rows.sum(axis=0)
-        return float(intersection / union) if union else 1.0
+        if self.num_classes == 2:
+            intersection, union = rows.sum(axis=0)
+            return float(intersection / union) if union else 1.0
+        present = [(intersection, union) for intersection, union in rows.sum(axis=0) if union]
+        return float(np.mean([i / u for i, u in present])) if present else float("nan")
 
 
-class F1(ImageRowsMetric):
+class F1(OfClasses):
     """F1 (:func:`unet_paper.metrics.f1.f1`) of predicted cells (1, H, W), given reference instances (1, H, W).
 
     Args:
         threshold: of the intersection over union above which two cells are one.
+        num_classes: see :class:`OfClasses`; a cell that was found as one of another class was not found.
+        of_class: see there.
     """
 
-    channels = 1
     row_shape = (3,)
 
-    def __init__(self, *, threshold: float = 0.5) -> None:
-        super().__init__()
+    def __init__(self, *, threshold: float = 0.5, num_classes: int = 2, of_class: int | None = None) -> None:
+        super().__init__(num_classes=num_classes, of_class=of_class)
         self.threshold = threshold
 
     def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
         """Matches, predicted cells, annotated cells."""
-        return np.array(f1_counts(prediction[0], reference, threshold=self.threshold), dtype=np.float64)
+        counts = [f1_counts(*pair, threshold=self.threshold) for pair in self.pairs(prediction[0], reference)]
+        return np.array(counts, dtype=np.float64).sum(axis=0)
 
     def score(self, rows: Statistics) -> float:
         """F1 of the summed counts."""
         matched, found, annotated = rows.sum(axis=0)
         return float(2 * matched / (found + annotated)) if found + annotated else float("nan")
+
+
+def by_class(names: Sequence[str], **metrics: Callable[..., ImageRowsMetric]) -> dict[str, IgniteMetricHandler]:
+    """Handlers that score each class of cells alone, for an evaluator's ``additional_metrics``; none for two classes.
+
+    Args:
+        names: of the classes, background first.
+        metrics: name of a score, and what makes it, which takes ``num_classes`` and ``of_class``.
+
+    Returns:
+        ``{"SCORE_CLASS": handler}``, of ``cells`` and ``instances`` of the engine's output.
+
+    >>> sorted(by_class(["background", "round", "very long"], IoU=IoU))
+    ['IoU_round', 'IoU_very_long']
+    """
+    if len(names) == 2:
+        return {}
+    return {
+        # tables and boards take no other characters
+        re.sub(r"[^\w-]+", "_", f"{score} {name}"): IgniteMetricHandler(
+            metric_fn=metric(num_classes=len(names), of_class=k),
+            output_transform=from_engine(["cells", "instances"]),
+        )
+        for score, metric in metrics.items()
+        for k, name in enumerate(names)
+        if k
+    }

@@ -25,6 +25,7 @@ from scipy import ndimage
 from torch import nn
 from torch.utils.data import ConcatDataset
 
+from unet_paper.classes import class_of
 from unet_paper.data.datasets import pairs
 from unet_paper.data.reader import EXTENSIONS, NIFTI, NRRD, LabelReader, PageReader, extension
 from unet_paper.release import contents, polygons
@@ -58,6 +59,8 @@ class LabelImaged(MapTransform):
         image_key: key of the image that it was predicted from, with metadata of ``PageReader``.
         cell_ids: keep one id per cell; otherwise a mask of 0 and 1, as programs need that show a segment per value. In
             it, cells that touch are parted by the pixels of both that touch, so that they remain two.
+        num_classes: background included; of more than two, ids say their class, see :mod:`unet_paper.classes`, and a
+            mask has the classes in the place of 1.
         allow_missing_keys: pass over items that lack the key.
     """
 
@@ -67,11 +70,13 @@ class LabelImaged(MapTransform):
         *,
         image_key: str = "image",
         cell_ids: bool = True,
+        num_classes: int = 2,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.image_key = image_key
         self.cell_ids = cell_ids
+        self.num_classes = num_classes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Item with the label image, (W, H) or for NIfTI (W, H, 1), uint16, and the image with its axes reversed.
@@ -97,7 +102,7 @@ class LabelImaged(MapTransform):
 
     def _label(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.uint16]:
         if not self.cell_ids:
-            return (separation_border(ids) > 0).astype(np.uint16)
+            return class_of(separation_border(ids), self.num_classes).astype(np.uint16)
         if ids.max(initial=0) >= 2**16:
             raise ValueError(
                 f"{ids.max()} cells: a 16-bit label image numbers 65535; ask for a mask: clear the option cell_ids"

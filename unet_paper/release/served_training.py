@@ -12,6 +12,8 @@ from typing import Any
 from monai.data.dataset import CacheDataset
 from torch.utils.data import Dataset
 
+from unet_paper.data.annotated_dataset import AnnotatedDataset
+from unet_paper.data.annotation import Annotation
 from unet_paper.release import monai_label
 
 _HERE = __name__
@@ -52,6 +54,7 @@ def also_served(config: Mapping[str, Any], differences: Mapping[str, Any]) -> di
             "data": section["dataset"]["data"],
             "transform": f"@{name}#preprocessing",
             "served": "@served",
+            **{key: "@annotation" for key in ("annotation",) if key in section["dataset"]},
         }
     sections["validate"]["dataset"]["otherwise"] = "@train#dataset#data"
     publish = {
@@ -83,10 +86,16 @@ def cases(
     transform: Callable[[Any], Any],
     served: bool,
     otherwise: Sequence[Mapping[str, str]] | None = None,
+    annotation: Annotation | None = None,
 ) -> Dataset[Any]:
-    """Dataset of cases: of MONAI Label's, those that can be read; else all, or an error."""
+    """Dataset of cases: of MONAI Label's, those that can be read; else all, or an error.
+
+    Masks for training are judged all together, see ``data.annotated_dataset``.
+    """
     if served:
         return monai_label.labelled_images(data or (), transform, otherwise or ())
+    if annotation is not None:
+        return AnnotatedDataset(data or (), transform, annotation=annotation, progress=False)
     return CacheDataset(data, transform, progress=False)
 
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import find_contours, points_in_poly
 
+from unet_paper.running.figures import cell_colours
+
 Ring = NDArray[np.float64]
 
 
@@ -124,6 +126,7 @@ def qupath_geojson(
     measurements: Sequence[Mapping[int, Mapping[str, float]]],
     axis: str,
     generator: str,
+    classes: Sequence[Mapping[int, str]] | None = None,
 ) -> str:
     """GeoJSON FeatureCollection of detections, as QuPath imports it; each feature stands in a line.
 
@@ -132,17 +135,37 @@ def qupath_geojson(
         measurements: of each page, of each cell.
         axis: of the pages: ``t`` or ``z``.
         generator: the program.
+        classes: of each page, the name of each cell's class; ``cell`` where there is none.
     """
+    named = classes or [{}] * len(pages)
+    # QuPath takes the colour of a class from the first object that has it
+    known = sorted({name for page in named for name in page.values()})
+    painted = cell_colours(np.arange(1, len(known) + 1)[None])[0].tolist()
+    colours = dict(zip(known, painted, strict=True))
     features = [
-        json.dumps(_feature(outline, measured.get(outline.id, {}), {"c": -1, "z": 0, "t": 0, axis: page}))
-        for page, (outlines, measured) in enumerate(zip(pages, measurements, strict=True))
+        json.dumps(
+            _feature(
+                outline,
+                measured.get(outline.id, {}),
+                {"c": -1, "z": 0, "t": 0, axis: page},
+                of_cells.get(outline.id, "cell"),
+                colours,
+            )
+        )
+        for page, (outlines, measured, of_cells) in enumerate(zip(pages, measurements, named, strict=True))
         for outline in outlines
     ]
     head = f'{{"type": "FeatureCollection", "generator": {json.dumps(generator)}, "features": ['
     return head + "\n" + ",\n".join(features) + "\n]}\n"
 
 
-def _feature(outline: Outline, measured: Mapping[str, float], plane: Mapping[str, int]) -> dict[str, Any]:
+def _feature(
+    outline: Outline,
+    measured: Mapping[str, float],
+    plane: Mapping[str, int],
+    class_name: str,
+    colours: Mapping[str, list[int]],
+) -> dict[str, Any]:
     polygons = [[ring.tolist() for ring in part] for part in outline.parts]
     several = len(polygons) > 1
     geometry = {"type": "MultiPolygon" if several else "Polygon", "coordinates": polygons if several else polygons[0]}
@@ -154,7 +177,7 @@ def _feature(outline: Outline, measured: Mapping[str, float], plane: Mapping[str
         "properties": {
             "objectType": "detection",
             "name": str(outline.id),
-            "classification": {"name": "cell", "color": [255, 200, 0]},
+            "classification": {"name": class_name, "color": colours.get(class_name, [255, 200, 0])},
             "measurements": measured,
         },
     }

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from PIL import Image
 
+from unet_paper.classes import cell_probability, class_of
 from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import LabelReader, PageReader, extension, layout, split_page
 from unet_paper.data.written_by_us import is_ours
@@ -23,8 +24,10 @@ from unet_paper.running.placement import placed
 from unet_paper.running.prediction_job import PredictionJob
 from unet_paper.running.prediction_page import prediction_page, worst_first
 from unet_paper.running.prediction_summary import (
+    CLASS,
     Row,
     TableOfImage,
+    class_by_cell,
     join_cells,
     measurements_by_cell,
     read_summary,
@@ -68,8 +71,10 @@ class CellOutputs:
         job: which images are predicted, and where their predictions go.
         outputs: of the above.
         ckpt_path: the weights, named on the page.
+        classes: names of the classes, background first; of more than two, ids say their class, see
+            :mod:`unet_paper.classes`, tables name it, and the summary counts each.
         label_key: key of the label image (1, H, W) in the engine's output.
-        probability_key: key of the probabilities (2, H, W).
+        probability_key: key of the probabilities (K, H, W).
 
     Raises:
         ValueError: an output that there is not.
@@ -81,12 +86,14 @@ class CellOutputs:
         outputs: Sequence[str] | str,
         *,
         ckpt_path: str | Path = "",
+        classes: Sequence[str] = ("background", "cell"),
         label_key: str = "pred",
         probability_key: str = "probability",
     ) -> None:
         self.job = job
         self.outputs = check_outputs(outputs)
         self.ckpt_path = Path(ckpt_path)
+        self.classes = tuple(classes)
         self.label_key = label_key
         self.probability_key = probability_key
         self._source = ""
@@ -126,7 +133,7 @@ class CellOutputs:
                 self._source, self._pages = source, []
             labels = output[self.label_key][0].cpu().numpy()
             known = self.probability_key in output
-            probability = output[self.probability_key][1].cpu().numpy() if known else None
+            probability = cell_probability(output[self.probability_key].cpu().numpy()) if known else None
             self._pages.append(self._measure(source, len(self._pages), labels, probability))
             if len(self._pages) == self.job.pages(source):
                 self._write(source, self._pages, self._of_an_image())
@@ -142,6 +149,10 @@ class CellOutputs:
         table = cell_table(labels, image, probability, pixel_size=size, channel_names=names)
         page = number if self.job.pages(source) > 1 else ""
         row = summary_row(self._name(source), page, labels, probability, table, size)
+        if len(self.classes) > 2:
+            of_cells = class_of(table["id"], len(self.classes))
+            table[CLASS] = np.array(self.classes)[of_cells]
+            row |= {f"cells_{name}": int(np.sum(of_cells == k)) for k, name in enumerate(self.classes) if k}
         outlined = {"rois", "geojson"} & set(self.outputs)
         pictured = "outlines" in self.outputs and number == 0
         return MeasuredPage(
@@ -176,7 +187,8 @@ class CellOutputs:
             axis = "t" if layout(source).axes[-1:] == "T" else "z"
             measured = [measurements_by_cell(page.table) for page in pages]
             with placed(self.job.path(source, "geojson")) as part:
-                part.write_text(qupath_geojson(outlines, measured, axis, mark), encoding="utf-8")
+                classes = [class_by_cell(page.table) for page in pages]
+                part.write_text(qupath_geojson(outlines, measured, axis, mark, classes), encoding="utf-8")
         if "outlines" in kinds and pages[0].picture is not None:
             save_picture(pages[0].picture, self.job.path(source, "outlines"), mark)
 

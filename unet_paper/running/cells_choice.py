@@ -8,12 +8,14 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
+from unet_paper.classes import label_each_class
 from unet_paper.instances import Settings, label_instances
 from unet_paper.running import engines
 from unet_paper.running.facts import Facts
@@ -73,7 +75,7 @@ class CellsChoice:
 
     def _keep(self, engine: Any) -> None:
         for output in engine.state.output:
-            probability = output["pred"][1].detach().cpu().numpy().astype(np.float16)
+            probability = output["pred"][1:].detach().cpu().numpy().astype(np.float16)
             self._cases.append((probability, output["instances"][0].cpu().numpy()))
 
     def _choose(self, engine: Any) -> None:
@@ -152,9 +154,9 @@ class CellsChoice:
         if hasattr(self.metric, "thresholds"):
             alone = copy.copy(self.metric)
             alone.thresholds = (settings["threshold"],)
-            of_cell = probability.astype(np.float32)
-            return np.asarray(alone.row(np.stack([1 - of_cell, of_cell]), reference))
-        cells = label_instances(probability.astype(np.float32), **settings)
+            of_cells = probability.astype(np.float32)
+            return np.asarray(alone.row(np.concatenate([1 - of_cells.sum(axis=0)[None], of_cells]), reference))
+        cells = label_each_class(probability.astype(np.float32), partial(label_instances, **settings))
         return np.asarray(self.metric.row(cells[None], reference))
 
     def _smallest_annotated(self) -> int:

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 BEST = run_folder.BEST
 LAST = run_folder.LAST
+CLASSIFIER = "classifier"
 # where checkpoints of this and of other programs keep the network's state dict
 _NESTED = ("network", "model", "state_dict", "model_state_dict", "net", "weights", "params", "ema")
 # what DistributedDataParallel and DataParallel, torch.compile and torch.optim.swa_utils put before every name
@@ -165,6 +166,7 @@ def load_weights(
     expected_sha256: str | None = None,
     reinitialise: Sequence[str] = (),
     setting: str = "ckpt_path",
+    other_classes: bool = False,
 ) -> None:
     """Load a checkpoint into a network, all of it or nothing.
 
@@ -175,6 +177,8 @@ def load_weights(
         reinitialise: modules of the network, such as ``"classifier"``, that keep the weights they have, whatever the
             checkpoint has in their place.
         setting: what the config calls the file, for errors.
+        other_classes: the network may have another number of classes; its classifier then keeps the weights it has,
+            which is said.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_weights``, and if names or shapes do not fit the network.
@@ -182,6 +186,18 @@ def load_weights(
     weights = read_weights(path, expected_sha256, setting)
     bare = _bare(network)
     state = bare.state_dict()
+    reinitialise = list(reinitialise)
+    if other_classes and CLASSIFIER not in reinitialise:
+        before, now = (len(weights_.get(f"{CLASSIFIER}.weight", ())) for weights_ in (weights, state))
+        if before and before != now:
+            logger.warning(
+                "%s=%s tells %d classes apart, this network %d: its classifier starts from chance, all else from there",
+                setting,
+                path,
+                before,
+                now,
+            )
+            reinitialise.append(CLASSIFIER)
     for module in reinitialise:
         kept = {name: value for name, value in state.items() if name.startswith(f"{module}.")}
         if not kept:

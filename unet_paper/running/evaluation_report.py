@@ -18,8 +18,9 @@ from scipy import ndimage
 
 from unet_paper.data.annotation import Annotation
 from unet_paper.instances import PRESETS, Settings
-from unet_paper.metrics.ctc import ctc_seg_objects
+from unet_paper.metrics.ctc import ObjectScore, ctc_seg_objects
 from unet_paper.metrics.em_inputs import RULES
+from unet_paper.metrics.monai_metrics import pairs_by_class
 from unet_paper.metrics.warping_error import TopologicalError, topological_errors
 from unet_paper.running import checkpoint, figures, logbook
 from unet_paper.running.placement import placed
@@ -73,7 +74,9 @@ def paint_topological_errors(image: Array, errors: Array, *, spread: int = 2) ->
     return painted
 
 
-def paint_objects(image: Array, cells: Array, instances: Array, *, field_of_interest: int = 0) -> RGB:
+def paint_objects(
+    image: Array, cells: Array, instances: Array, *, field_of_interest: int = 0, num_classes: int = 2
+) -> RGB:
     """Paint the objects of the reference over an image by their Jaccard index (SEG): yellow 0 to green 1, missed red.
 
     Outlines are those of the predicted cells: green where they match an object, orange where they match none. Unknown
@@ -84,12 +87,13 @@ def paint_objects(image: Array, cells: Array, instances: Array, *, field_of_inte
         cells: predicted cells, shape (H, W).
         instances: reference cells, shape (H, W); -1 is unknown.
         field_of_interest: width in px of the band along the border; objects wholly inside are left unpainted.
+        num_classes: background included; a cell matches an object of its own class.
 
     Returns:
         RGB image of shape (H, W, 3).
     """
     painted = _grey(image)
-    objects = ctc_seg_objects(cells, instances, field_of_interest=field_of_interest)
+    objects = _objects(cells, instances, field_of_interest, num_classes)
     matched = {score.prediction_id for score in objects}
     fills = [(instances < 0, np.array(UNKNOWN))]
     for score in objects:
@@ -129,12 +133,13 @@ def objects_figure(case: Mapping[str, Array], title: str = "", *, field_of_inter
     """Objects of the reference over the image, matched or missed, with the Jaccard index of each (the terms of SEG).
 
     Args:
-        case: ``image``, ``cells`` and ``instances``, each (1, H, W).
+        case: ``image``, ``cells`` and ``instances``, each (1, H, W), and ``pred``, (K, H, W), of K classes.
         title: written above.
         field_of_interest: width in px of the band along the border; objects wholly inside are ignored.
     """
     cells, instances = case["cells"][0], case["instances"][0]
-    objects = ctc_seg_objects(cells, instances, field_of_interest=field_of_interest)
+    num_classes = len(case["pred"]) if "pred" in case else 2
+    objects = _objects(cells, instances, field_of_interest, num_classes)
     missed = sum(score.prediction_id is None for score in objects)
     names = (
         (MATCHED, f"matched: {len(objects) - missed}"),
@@ -143,7 +148,9 @@ def objects_figure(case: Mapping[str, Array], title: str = "", *, field_of_inter
         (UNKNOWN, "unknown"),
     )
     handles = [Patch(color=_hex(colour), label=label) for colour, label in names]
-    painted = paint_objects(case["image"][0], cells, instances, field_of_interest=field_of_interest)
+    painted = paint_objects(
+        case["image"][0], cells, instances, field_of_interest=field_of_interest, num_classes=num_classes
+    )
     figure = _figure(painted, f"{title}  Jaccard index of each reference object", handles)
     for score in objects:
         y, x = ndimage.center_of_mass(instances == score.reference_id)
@@ -159,7 +166,7 @@ class ErrorMaps:
 
     Args:
         folder: where the pictures go.
-        annotation: ``"binary"`` or ``"instances"``, see ``annotation.InstancesFromAnnotationd``.
+        annotation: ``"binary"``, ``"instances"`` or ``"classes"``, see ``annotation.InstancesFromAnnotationd``.
         cells_preset: post-processing in ``instances.PRESETS``, or its settings themselves: threshold and field of
             interest hold here too.
     """
@@ -270,6 +277,12 @@ class EvaluationReport:
         }
 
 
+def _objects(cells: Array, instances: Array, field_of_interest: int, num_classes: int) -> list[ObjectScore]:
+    """Objects of the reference, matched within their class."""
+    pairs = pairs_by_class(cells, instances, num_classes)
+    return [score for pair in pairs for score in ctc_seg_objects(*pair, field_of_interest=field_of_interest)]
+
+
 def _settings(preset: str | Settings) -> Settings:
     if not isinstance(preset, str):
         return preset
@@ -287,6 +300,8 @@ def _conventions(metric: Any) -> dict[str, Any]:
         found["rules"] = RULES
     if hasattr(metric, "field_of_interest"):
         found |= {"field_of_interest": metric.field_of_interest, "objects": "label ids"}
+    if getattr(metric, "num_classes", 2) > 2:
+        found |= {"classes": metric.num_classes, "of_class": metric.of_class or "each, added up"}
     return found
 
 

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,6 +42,7 @@ USUAL: Mapping[str, Any] = {
     "grey_minimum": 0,
     "grey_maximum": None,
     "channel": None,
+    "classes": None,
 }
 _PACKAGES = ("torch", "monai", "numpy")
 
@@ -63,7 +65,7 @@ class Facts:
         grey_minimum: grey value that is black, see ``data.reader``.
         grey_maximum: grey value that is white; None: full scale of the files.
         channel: number or name of the channel that is taken from images with several.
-        classes: names of the classes, background first; by default those of two classes, or numbers.
+        classes: names of the classes, background first, see :func:`class_names`.
         pixel_size: of the images that it was trained on, in micrometres, before magnification; None: not known.
         symmetries: test-time averaging.
         training: for the record: data, recipe, seed, versions. Plain numbers, words, lists and mappings.
@@ -102,12 +104,9 @@ class Facts:
         plain = _plain({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
         if plain["classes"] is None:
             plain["classes"] = default_classes(plain["out_channels"])
+        plain["classes"] = class_names(plain["classes"], plain["out_channels"])
         for name, value in plain.items():
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
-        if len(plain["classes"]) != self.out_channels:
-            raise ValueError(
-                f"classes={plain['classes']}: one name for each of out_channels={self.out_channels} is needed"
-            )
         for name in ("grey_mean", "grey_std"):
             value = plain[name]
             if not all(isinstance(number, int | float) for number in (value if isinstance(value, list) else [value])):
@@ -276,18 +275,22 @@ def merged(facts: Mapping[str, Any], used: Mapping[str, Any]) -> dict[str, Any]:
     return {**facts, **_plain(used)}
 
 
-def two_classes(out_channels: int) -> int:
-    """The number of classes of a run; annotation, weight map and scores know background and cell.
+def class_names(names: Sequence[str] | None, out_channels: int) -> list[str]:
+    """Names of the classes of a network, background first, as given or else :func:`default_classes`.
 
     Raises:
-        ValueError: for another number, before a run trains for nothing.
+        ValueError: for another number of names than classes, or two that files and tables could not tell apart.
+
+    >>> class_names(["background", "round", "long"], 3)
+    ['background', 'round', 'long']
     """
-    if out_channels != 2:
-        raise ValueError(
-            f"out_channels={out_channels}: training knows two classes, background and cell; for several kinds of cells "
-            "train a network for each, with the masks of that kind"
-        )
-    return out_channels
+    found = default_classes(out_channels) if names is None else [str(name) for name in names]
+    if len(found) != out_channels:
+        raise ValueError(f"classes={found}: one name for each of out_channels={out_channels} is needed")
+    plain = [re.sub(r"[^\w-]+", "_", name.casefold()) for name in found]
+    if len(set(plain)) != len(plain):
+        raise ValueError(f"classes={found}: every class needs a name of its own")
+    return found
 
 
 def default_classes(out_channels: int) -> list[str]:

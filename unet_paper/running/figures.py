@@ -52,7 +52,8 @@ def case_figure(case: Mapping[str, Array], title: str = "") -> Figure:
 
     Args:
         case: any of ``image``, ``instances`` (reference cells), ``label`` (0/1), ``weight``, ``pred`` (probabilities,
-            channel 1 is the foreground) and ``cells`` (predicted), each of shape (C, H, W).
+            channel 1 is the foreground; several kinds of cells get a colour each) and ``cells`` (predicted), each of
+            shape (C, H, W).
         title: written above.
     """
     shown = [name for name in _CAPTIONS if name in case]
@@ -72,12 +73,20 @@ def case_figure(case: Mapping[str, Array], title: str = "") -> Figure:
             drawn = axes.imshow(array[0], cmap="turbo", vmin=0, vmax=max(1.0, float(np.percentile(array, 99.9))))
             figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02)
         elif name == "pred":
-            axes.imshow(array[1], cmap="gray", vmin=0, vmax=1)
+            axes.imshow(_probabilities(array), cmap="gray", vmin=0, vmax=1)
         else:
             axes.imshow(cell_colours(array[0]))
         axes.set_title(_CAPTIONS[name], fontsize=8)
         axes.set_axis_off()
     return figure
+
+
+def _probabilities(of_classes: Array) -> Array:
+    """Of the cell, grey; of several kinds of cells a colour each, as bright as it is probable."""
+    if len(of_classes) == 2:
+        return np.asarray(of_classes[1])
+    colours = cell_colours(np.arange(1, len(of_classes))[None])[0] / 255
+    return np.einsum("khw,kc->hwc", of_classes[1:], colours).clip(0, 1)
 
 
 def _labelled(label: Array, case: Mapping[str, Array]) -> NDArray[np.uint8]:

@@ -28,6 +28,7 @@ RECORD = "predictions.json"
 # what a file's name has after the image's; None: as the image's own format has it
 _ENDINGS = {
     "cells": None,
+    "classes": None,
     "probability": None,
     "overview": "_overview.png",
     "outlines": "_outlines.png",
@@ -51,6 +52,7 @@ class PredictionJob:
             ``predictions.json``.
         ckpt_path: the weights, of which the sha256 is recorded.
         overwrite: predict anew what was predicted before, with whatever settings.
+        num_classes: background included; with more than two there is an image of classes too.
 
     Raises:
         FileExistsError: a file of the user's, or a prediction by other weights or settings, is where a prediction would
@@ -65,9 +67,11 @@ class PredictionJob:
         made_with: Mapping[str, Any],
         ckpt_path: str | Path,
         overwrite: bool = False,
+        num_classes: int = 2,
     ) -> None:
         self.output_dir = Path(str(output_dir))
         self.failed: dict[str, str] = {}
+        self._kinds = [kind for kind in KINDS if kind != "_classes" or num_classes > 2]
         # what loads the weights says better what is wrong if there are none
         weights = checkpoint.sha256(ckpt_path) if Path(ckpt_path).is_file() else None
         self.made_with = {"weights_sha256": weights, **_flat(made_with)}
@@ -111,7 +115,8 @@ class PredictionJob:
 
         Args:
             source: the file.
-            kind: ``cells``, ``probability``, ``overview``, ``outlines``, ``table``, ``rois`` or ``geojson``.
+            kind: ``cells``, ``classes``, ``probability``, ``overview``, ``outlines``, ``table``, ``rois`` or
+                ``geojson``.
         """
         file = Path(source)
         stem = file.name[: -len(extension(file))]
@@ -170,7 +175,7 @@ class PredictionJob:
 
     def _is_done(self, source: str, overwrite: bool) -> bool:
         """Whether a file needs no prediction; raises where its prediction has no place to go."""
-        for kind in KINDS:
+        for kind in self._kinds:
             path = self.path(source, kind.removeprefix("_"))
             if path.exists() and not (path.is_file() and read_mark(path)):
                 raise FileExistsError(

@@ -13,6 +13,8 @@ from unet_paper.running.doubt import doubt
 from unet_paper.running.placement import placed
 
 Row = dict[str, Any]
+# column of a table of cells of several kinds: the name of each cell's class
+CLASS = "class"
 # of an image, in this order; what is not known of any image is left out
 _WORDS = ("image", "page")
 # figures of a number that a person reads
@@ -99,11 +101,18 @@ def join_cells(tables: Iterable[TableOfImage], path: Path) -> None:
 
 def measurements_by_cell(table: Columns) -> dict[int, dict[str, float]]:
     """A table as numbers by cell, without what is not known."""
-    columns: Mapping[str, list[Any]] = {name: values.tolist() for name, values in table.items() if name != "id"}
+    columns: Mapping[str, list[Any]] = {
+        name: values.tolist() for name, values in table.items() if name not in ("id", CLASS)
+    }
     return {
         int(number): {name: float(values[k]) for name, values in columns.items() if values[k] == values[k]}
         for k, number in enumerate(table["id"].tolist())
     }
+
+
+def class_by_cell(table: Columns) -> dict[int, str]:
+    """Names of the cells' classes, where there are several kinds of cells."""
+    return dict(zip(table["id"].tolist(), table[CLASS].tolist(), strict=True)) if CLASS in table else {}
 
 
 def _mean(values: NDArray[Any]) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
+from unet_paper.classes import cell_probability, class_of
 from unet_paper.data.reader import NIFTI, extension, layout, split_page
 from unet_paper.running.cell_outputs import OTHERS, check_outputs
 from unet_paper.running.figures import cell_colours
@@ -57,6 +58,7 @@ class PredictionWriter:
     """Handler of an evaluator that writes, for every image file ``NAME.*`` it predicts:
 
     - ``NAME_cells.tif``: label image, uint16 (uint32 beyond 65535 cells on any page), 0 is background;
+    - ``NAME_classes.tif``: of networks with several kinds of cells, the class of each pixel's cell, 0 is background;
     - ``NAME_probability.tif``: float32 probability of the foreground, where the output has ``probability``;
     - ``NAME_overview.png``: image, probability and cells of the first page, side by side.
 
@@ -66,7 +68,8 @@ class PredictionWriter:
     Args:
         job: which images are predicted, and where their predictions go.
         label_key: key of the label image (1, H, W) in the engine's output.
-        probability_key: key of the probabilities (2, H, W); channel 1 is written.
+        num_classes: background included; of more than two, ids say their class, see :mod:`unet_paper.classes`.
+        probability_key: key of the probabilities (K, H, W); that of a cell of whatever class is written.
         outputs: with ``probability`` and ``overview`` those two are written; others are ``cell_outputs``'.
     """
 
@@ -77,9 +80,11 @@ class PredictionWriter:
         probability_key: str = "probability",
         *,
         outputs: Sequence[str] | str = OTHERS,
+        num_classes: int = 2,
     ) -> None:
         self.job = job
         self.outputs = check_outputs(outputs)
+        self.num_classes = num_classes
         self.label_key = label_key
         self.probability_key = probability_key
         self._source = ""
@@ -99,14 +104,17 @@ class PredictionWriter:
             address = str(item["image"].meta["filename_or_obj"])
             source = str(split_page(address)[0])
             cells = output[self.label_key][0].cpu().numpy()
-            probability = output[self.probability_key].cpu().numpy() if self.probability_key in output else None
+            known = self.probability_key in output
+            probability = cell_probability(output[self.probability_key].cpu().numpy()) if known else None
             if source != self._source:
                 self._begin(source, probability is not None and "probability" in self.outputs)
                 if "overview" in self.outputs:
                     image = item["image"][0].cpu().numpy()
-                    self._picture = overview(image, None if probability is None else probability[1], cells)
+                    self._picture = overview(image, probability, cells)
             if probability is not None and "probability" in self.outputs:
-                self._files["probability"].append(probability[1].astype(np.float32))
+                self._files["probability"].append(probability.astype(np.float32))
+            if "classes" in self._files:
+                self._files["classes"].append(class_of(cells, self.num_classes))
             self._files["cells"].append(cells)
             self._pages += 1
             if self._pages == self.job.pages(source):
@@ -116,7 +124,8 @@ class PredictionWriter:
         self._abandon()
         self._source = source
         # the label image last: where it stands, all of its company does
-        for kind in ("probability", "cells") if probability else ("cells",):
+        kinds = ["probability"] * probability + ["classes"] * (self.num_classes > 2) + ["cells"]
+        for kind in kinds:
             path, mark, pages = self.job.path(source, kind), self.job.mark(source), self.job.pages(source)
             if extension(source) in NIFTI:
                 self._files[kind] = NiftiVolume(path, Path(source), pages, mark)

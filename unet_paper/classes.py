@@ -1,0 +1,102 @@
+"""Several kinds of cells: instance ids that say of which class a cell is.
+
+The paper's networks tell two classes apart, background and cell. With K classes, 0 the background, K - 1 kinds of cells
+share one instance image. The cell number n = 1, 2, ... of class c = 1 .. K - 1 has the id
+
+.. math:: (n - 1) (K - 1) + c,
+
+so that an id says its class wherever the image goes, turned, deformed, cut, pasted or saved; with two classes an id is
+the number of its cell.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Refuse a number of classes that is none.
+
+    Raises:
+        ValueError: for fewer than two.
+    """
+    if num_classes < 2:
+        raise ValueError(f"out_channels={num_classes}: at least 2 classes are needed, background and cell")
+
+
+def instance_ids(numbers: NDArray[np.int32], class_index: int, num_classes: int) -> NDArray[np.int32]:
+    """Ids of the cells of one class.
+
+    Args:
+        numbers: 1, 2, ... for the cells of the class, 0 elsewhere.
+        class_index: 1 .. ``num_classes`` - 1.
+        num_classes: K, background included.
+
+    >>> instance_ids(np.array([0, 1, 2], np.int32), 2, num_classes=3)
+    array([0, 2, 4], dtype=int32)
+    """
+    return np.where(numbers > 0, (numbers - 1) * (num_classes - 1) + class_index, 0).astype(np.int32)
+
+
+def class_of(ids: NDArray[np.integer], num_classes: int) -> NDArray[np.uint8]:
+    """Class of each id; 0 for background, and for unknown pixels.
+
+    Args:
+        ids: instance image or ids, of any shape.
+        num_classes: K, background included.
+
+    >>> class_of(np.array([0, 1, 2, 3, 4, -1]), num_classes=3)
+    array([0, 1, 2, 1, 2, 0], dtype=uint8)
+    """
+    if num_classes == 2:
+        return (ids > 0).astype(np.uint8)
+    return np.where(ids > 0, (ids - 1) % (num_classes - 1) + 1, 0).astype(np.uint8)
+
+
+def next_id(ids: NDArray[np.integer], class_index: int, num_classes: int) -> int:
+    """The id of a further cell of a class, above all that there are.
+
+    >>> next_id(np.array([0, 1, 4]), 1, num_classes=3)
+    5
+    """
+    numbered = -(-int(ids.max(initial=0)) // (num_classes - 1))
+    return numbered * (num_classes - 1) + class_index
+
+
+def cell_probability(probabilities: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Probability that a pixel is of a cell of whatever class.
+
+    Args:
+        probabilities: of the K classes, shape (K, H, W).
+    """
+    return probabilities[1] if len(probabilities) == 2 else probabilities[1:].sum(axis=0)
+
+
+def label_each_class(
+    of_cells: NDArray[np.floating], label: Callable[[NDArray[np.floating]], NDArray[np.int32]]
+) -> NDArray[np.int32]:
+    """Cells of several classes from their probabilities.
+
+    A pixel is of the class with the greatest probability among those of cells (of equal ones the first), and as
+    probable a cell as all of them together. Each class is labelled in the map of its own pixels. Where a cell then
+    reaches beyond these, into a hole that was filled or a gap that was given back, it takes what no other cell has.
+
+    Args:
+        of_cells: probabilities of the classes 1 .. K - 1, shape (K - 1, H, W).
+        label: cells 1 .. n of one map, see :func:`unet_paper.instances.label_instances`.
+
+    Returns:
+        Instance image, shape (H, W).
+    """
+    kinds = len(of_cells)
+    if kinds == 1:
+        return label(of_cells[0])
+    of_any, winner = of_cells.sum(axis=0), of_cells.argmax(axis=0)
+    labelled = [instance_ids(label(np.where(winner == kind, of_any, 0)), kind + 1, kinds + 1) for kind in range(kinds)]
+    cells = np.zeros(of_any.shape, np.int32)
+    for kind, ids in enumerate(labelled):
+        cells = np.where((winner == kind) & (ids > 0), ids, cells)
+    for ids in labelled:
+        cells = np.where(cells == 0, ids, cells)
+    return cells
