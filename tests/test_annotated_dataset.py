@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import TINY
+from monai.transforms import Lambda
 
 from unet_paper.data.annotated_dataset import AnnotatedDataset
 from unet_paper.data.annotation import Annotation
@@ -18,9 +19,8 @@ Run = Callable[..., None]
 
 def dataset(*masks: Any, annotation: Annotation = "instances", key: str = "label") -> AnnotatedDataset:
     data = [{"label": f"{number}.png", "number": str(number)} for number in range(len(masks))]
-    return AnnotatedDataset(
-        data, lambda item: {key: np.asarray(masks[int(item["number"])])[None]}, annotation=annotation, progress=False
-    )
+    read = Lambda(lambda item: {"label": "", key: np.asarray(masks[int(item["number"])])[None]})
+    return AnnotatedDataset(data, read, annotation=annotation, progress=False)
 
 
 BLACK_AND_WHITE = [[255, 0, 255, 0, 255]]
@@ -37,21 +37,34 @@ def test_masks_without_a_cell_are_said_once(key: str, caplog: pytest.LogCaptureF
 
 
 def test_black_and_white_taken_for_ids_is_refused_with_the_setting_that_helps() -> None:
-    with pytest.raises(ValueError, match=r"each of 2 masks holds one id, 255, .* say --annotation binary"):
+    with pytest.raises(ValueError, match=r"2 cells in 2 masks, and 2 of them \(ids 255\) .* say --annotation binary"):
         dataset(BLACK_AND_WHITE, BLACK_AND_WHITE, [[0, 0, 0, 0, 0]])
+
+
+def test_classes_taken_for_ids_are_refused_or_said(caplog: pytest.LogCaptureFixture) -> None:
+    both = [[1, 0, 2, 0, 1, 0, 2, 0, 1, 0, 2]]
+    with pytest.raises(ValueError, match=r"\(ids 1, 2\) .* say --annotation classes --out_channels 3"):
+        dataset(both, both)
+    # the second class is whole in all masks
+    large = [[1, 0, 2, 2, 2, 1, 0, 1]]
+    dataset(large, large)
+    (record,) = caplog.records
+    assert "4 cells in 2 masks, and 2 of them (ids 1) lie in pieces" in record.getMessage()
+    assert "--annotation classes --out_channels 3 if they are classes" in record.getMessage()
 
 
 @pytest.mark.parametrize(
     "masks",
     [
-        ([[255, 0, 255, 0, 255]], [[254, 0, 254, 0, 254]]),  # a cell of its own in each
         ([[7, 0, 7, 7, 7]],),  # a cell and a speck of it
         ([[7, 7, 0, 7, 7]],),  # halves
-        (BLACK_AND_WHITE, [[255, 255, 255, 0, 0]]),  # half of the masks only
+        ([[1, 0, 1, 0, 1, 2, 3, 4, 5]],),  # one of five
+        [[[k, 0, k, 0, k]] for k in range(1, 10)],  # ids that go on from mask to mask
     ],
 )
-def test_a_cell_in_pieces_is_no_error(masks: Any) -> None:
+def test_a_cell_in_pieces_is_no_error(masks: Any, caplog: pytest.LogCaptureFixture) -> None:
     dataset(*masks)
+    assert not caplog.records
 
 
 def test_of_other_annotations_one_id_says_nothing() -> None:

@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 from monai.data.dataset import CacheDataset
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from unet_paper.data.annotation import Annotation
+from unet_paper.data.annotation import Annotation, ids_in_pieces
 
 logger = logging.getLogger(__name__)
+
+# different ids in a whole data set, up to which they may be classes
+_VALUES = 8
 
 
 class AnnotatedDataset(CacheDataset):
     """MONAI's ``CacheDataset``, that judges the masks when it has read them.
 
-    One line says that none of the masks holds a cell. Refused are masks for ``annotation="instances"`` that all hold
-    the same one id, most of them in pieces none of which has half of its pixels: black and white, in which the cells
-    are the pieces.
+    One line says that none of the masks holds a cell. Masks for ``annotation="instances"`` that have the same few ids
+    throughout, most of them in pieces none of which has half of their pixels, are black and white, or classes: refused.
+    Where this is so of every fourth, it is said.
 
     Args:
         data: cases with ``label``.
@@ -41,7 +43,9 @@ class AnnotatedDataset(CacheDataset):
         progress: bool = True,
     ) -> None:
         super().__init__(data, transform, progress=progress)
-        masks = [np.asarray(item["instances" if "instances" in item else "label"])[0] for item in self._cache]
+        read = [item.get("instances", item["label"]) for item in self._cache]
+        # with a transform that MONAI does not cache there is nothing to judge yet
+        masks = [np.asarray(mask)[0] for mask in read if not isinstance(mask, str)]
         drawn = [mask for mask in masks if (mask > 0).any()]
         if masks and not drawn:
             logger.warning(
@@ -50,22 +54,26 @@ class AnnotatedDataset(CacheDataset):
                 len(masks),
                 data[0]["label"],
             )
-        if annotation == "instances" and drawn:
-            self._refuse_black_and_white(drawn)
-
-    def _refuse_black_and_white(self, drawn: Sequence[NDArray[Any]]) -> None:
-        ids = {int(number) for mask in drawn for number in (mask[mask > 0].min(), mask.max())}
-        in_pieces = sum(_lies_in_pieces(mask > 0) for mask in drawn) if len(ids) == 1 else 0
-        if 2 * in_pieces > len(drawn):
-            raise ValueError(
-                f"annotation='instances': each of {len(drawn)} masks holds one id, {ids.pop()}, and in {in_pieces} of "
-                "them it lies in pieces, none of which has half of its pixels: so are masks in black and white, and "
-                "each would be trained as one cell; say --annotation binary, by which every piece is a cell"
-            )
+        if annotation == "instances":
+            _judge_ids(drawn)
 
 
-def _lies_in_pieces(cell: NDArray[np.bool_]) -> bool:
-    """Whether no piece, corners included, has half of the pixels."""
-    pieces, _ = ndimage.label(cell, np.ones((3, 3)))
-    areas = np.bincount(pieces.ravel())[1:]
-    return bool(2 * areas.max() < areas.sum())
+def _judge_ids(masks: Sequence[NDArray[Any]]) -> None:
+    """An id that lies in pieces is an exception where ids are cells, and the rule where values are something else."""
+    found = [ids_in_pieces(mask)[:2] for mask in masks]
+    cells = sum(len(ids) for ids, _ in found)
+    in_pieces = sum(int(broken.sum()) for _, broken in found)
+    values = sorted({int(number) for ids, broken in found for number in ids[broken]})
+    # values of a mask are few and the same in all, unlike ids
+    if 4 * in_pieces < cells or not values or len({int(number) for ids, _ in found for number in ids}) > _VALUES:
+        return
+    remedy = "--annotation binary, by which every piece is a cell"
+    if any(len(ids) > 1 for ids, _ in found):
+        remedy = f"--annotation classes --out_channels {max(int(ids[-1]) for ids, _ in found) + 1} if they are classes"
+    what = (
+        f"annotation='instances': {cells} cells in {len(masks)} masks, and {in_pieces} of them (ids "
+        f"{', '.join(map(str, values))}) lie in pieces none of which has half of their pixels"
+    )
+    if 2 * in_pieces > cells:
+        raise ValueError(f"{what}: so do the values of masks that are no ids, each taken for one cell; say {remedy}")
+    logger.warning("%s: each is taken for one cell; say %s", what, remedy)

@@ -265,22 +265,10 @@ class InstancesFromAnnotationd(MapTransform):
 
     def _check_pieces(self, instances: NDArray[np.int32], source: str) -> None:
         """An id is a cell, mostly in one piece: what lies in many is a rim, a class, or a mask of black and white."""
-        ids, numbered = np.unique(instances, return_inverse=True)
-        numbered = numbered.reshape(instances.shape) + (ids[0] > 0 if len(ids) else 0)
-        count = len(ids) - (len(ids) > 0 and ids[0] == 0)
-        if not count:
-            return
-        # pieces of all ids at once: two pixels are of one piece if they touch and are equal
-        pieces, total = measure.label(numbered, background=0, connectivity=2, return_num=True)
+        ids, in_pieces, total = ids_in_pieces(instances)
+        count, broken = len(ids), int(in_pieces.sum())
         if total == count:
             return
-        owner = np.zeros(total + 1, np.int64)
-        owner[pieces] = numbered
-        areas = np.bincount(pieces.ravel(), minlength=total + 1)
-        largest = np.zeros(count + 1, np.int64)
-        np.maximum.at(largest, owner[1:], areas[1:])
-        whole = np.bincount(numbered.ravel(), minlength=count + 1)
-        broken = int(np.count_nonzero(2 * largest[1:] < whole[1:]))
         if count > 1 and broken > 1 and 2 * broken > count and instances.size >= _PIXELS_TO_JUDGE:
             raise ValueError(
                 f"{source}: {broken} of its {count} ids lie in pieces, {total} in all, with less than half of their "
@@ -313,6 +301,29 @@ class InstancesFromAnnotationd(MapTransform):
         frame = np.ones(shape, dtype=bool)
         frame[width:-width, width:-width] = False
         return frame
+
+
+def ids_in_pieces(instances: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.bool_], int]:
+    """Ids of an instance image, whether each lies in pieces none of which has half of its pixels, and all pieces.
+
+    Args:
+        instances: shape (H, W); what touches by a corner is one piece.
+
+    >>> ids_in_pieces(np.array([[4, 0, 4, 0, 4, 0, 7, 7, 0, 7]]))
+    (array([4, 7]), array([ True, False]), 5)
+    """
+    ids, numbered = np.unique(np.maximum(instances, 0), return_inverse=True)
+    numbered = numbered.reshape(instances.shape) + (ids[0] > 0 if len(ids) else 0)
+    ids = ids[ids > 0]
+    # pieces of all ids at once: two pixels are of one piece if they touch and are equal
+    pieces, total = measure.label(numbered, background=0, connectivity=2, return_num=True)
+    owner = np.zeros(total + 1, np.int64)
+    owner[pieces] = numbered
+    areas = np.bincount(pieces.ravel(), minlength=total + 1)
+    largest = np.zeros(len(ids) + 1, np.int64)
+    np.maximum.at(largest, owner[1:], areas[1:])
+    whole = np.bincount(numbered.ravel(), minlength=len(ids) + 1)
+    return ids, 2 * largest[1:] < whole[1:], int(total)
 
 
 def _image(annotation: NdarrayOrTensor, source: str) -> NDArray[np.int64]:

@@ -106,7 +106,7 @@ class LargePrediction:
         dask: str | None = None,
         part: str | None = None,
     ) -> None:
-        if network["out_channels"] != 2:
+        if network.get("out_channels", 2) != 2:
             raise ValueError(
                 f"ckpt_path={ckpt_path}: tells {network['out_channels']} classes apart, and blocks are joined to cells "
                 "of one kind; cut the image into parts that fit into memory and predict them with inference.yaml"
