@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unet_paper.app.segmenter import Segmenter
 from unet_paper.classes import cell_probability, class_of, instance_ids, label_each_class, next_id
 from unet_paper.data.annotation import InstancesFromAnnotationd
 from unet_paper.instances import LabelInstancesd, label_instances
@@ -314,6 +315,9 @@ def test_two_kinds_of_cells_from_masks_to_tables(
     assert {int(row["id"]): row["class"] for row in table} == {
         int(number): NAMES[class_of(np.array(number), 3)] for number in np.unique(cells) if number
     }
+    found = Segmenter.from_checkpoint(run / "model.pt", device="cpu")(tifffile.imread(two_kinds / "images" / "1.tif"))
+    np.testing.assert_array_equal(found.labels, cells)
+    assert found.table["class"].tolist() == [row["class"] for row in table]
     summary = {row["image"]: row for row in rows(output / "summary.csv")}
     assert int(summary["1.tif"]["cells_dark"]) == sum(row["class"] == "dark" for row in table)
     features = json.loads((output / "1.geojson").read_text())["features"]

@@ -9,7 +9,7 @@ so that an id says its class wherever the image goes, turned, deformed, cut, pas
 the number of its cell.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,15 @@ def class_of(ids: NDArray[np.integer], num_classes: int) -> NDArray[np.uint8]:
     if num_classes == 2:
         return (ids > 0).astype(np.uint8)
     return np.where(ids > 0, (ids - 1) % (num_classes - 1) + 1, 0).astype(np.uint8)
+
+
+def named(ids: NDArray[np.integer], names: Sequence[str]) -> NDArray[np.str_]:
+    """Name of each id's class.
+
+    >>> named(np.array([1, 2]), ["background", "round", "long"]).tolist()
+    ['round', 'long']
+    """
+    return np.array(names)[class_of(ids, len(names))]
 
 
 def next_id(ids: NDArray[np.integer], class_index: int, num_classes: int) -> int:

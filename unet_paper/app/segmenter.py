@@ -16,8 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from unet_paper.app.bundle_command import config_path
 from unet_paper.app.predict import weights_of
+from unet_paper.classes import cell_probability, named
 from unet_paper.measurements import Columns, cell_table
 from unet_paper.running import checkpoint, facts
+from unet_paper.running.prediction_summary import CLASS
 from unet_paper.running.settings import cause
 
 # what the config does to reach an array in a file
@@ -56,6 +58,7 @@ class Segmenter:
 
     def __init__(self, parser: ConfigParser) -> None:
         self.network: torch.nn.Module = parser.get_parsed_content("network")
+        self.classes: list[str] = parser.get_parsed_content("class_names")
         self.channel: int | str | None = parser.get_parsed_content("channel")
         transforms = [
             parser.get_parsed_content(f"preprocessing#transforms#{number}")
@@ -126,9 +129,11 @@ class Segmenter:
         except RuntimeError as error:  # in which MONAI wraps what went wrong
             raise cause(error) from None
         labels = output["pred"][0].cpu().numpy()
-        of_cell = output["probability"][1].cpu().numpy()
+        of_cell = cell_probability(output["probability"].cpu().numpy())
         channels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
         table = cell_table(labels, channels, of_cell, pixel_size=pixel_size, channel_names=names)
+        if len(self.classes) > 2:
+            table[CLASS] = named(table["id"], self.classes)
         return Segmentation(labels, table, of_cell.astype(np.float32) if probability else None)
 
     def _predicted(self, pixels: NDArray[Any], pixel_size: tuple[float, float] | None) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from PIL import Image
 
-from unet_paper.classes import cell_probability, class_of
+from unet_paper.classes import cell_probability, named
 from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import LabelReader, PageReader, extension, layout, split_page
 from unet_paper.data.written_by_us import is_ours
@@ -150,9 +150,8 @@ class CellOutputs:
         page = number if self.job.pages(source) > 1 else ""
         row = summary_row(self._name(source), page, labels, probability, table, size)
         if len(self.classes) > 2:
-            of_cells = class_of(table["id"], len(self.classes))
-            table[CLASS] = np.array(self.classes)[of_cells]
-            row |= {f"cells_{name}": int(np.sum(of_cells == k)) for k, name in enumerate(self.classes) if k}
+            table[CLASS] = named(table["id"], self.classes)
+            row |= {f"cells_{name}": int(np.sum(table[CLASS] == name)) for name in self.classes[1:]}
         outlined = {"rois", "geojson"} & set(self.outputs)
         pictured = "outlines" in self.outputs and number == 0
         return MeasuredPage(
