@@ -441,9 +441,9 @@ class F1(OfClasses):
         return np.array(counts, dtype=np.float64).sum(axis=0)
 
     def score(self, rows: Statistics) -> float:
-        """F1 of the summed counts."""
+        """F1 of the summed counts; not defined without an annotated cell, as SEG and DET are not."""
         matched, found, annotated = rows.sum(axis=0)
-        return float(2 * matched / (found + annotated)) if found + annotated else float("nan")
+        return float(2 * matched / (found + annotated)) if annotated else float("nan")
 
 
 def by_class(names: Sequence[str], **metrics: Callable[..., ImageRowsMetric]) -> dict[str, IgniteMetricHandler]:
