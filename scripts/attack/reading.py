@@ -8,6 +8,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -52,12 +53,14 @@ def checkpoint_reader() -> Callable[[str], bytes]:
 
 
 def _module(*names: str) -> Any:
+    import unet_paper
+
+    # by its file: a module that the checkout lacks would be taken from a package that is installed for editing
+    root = Path(str(unet_paper.__file__)).parent
     for name in names:
-        try:
+        if (root / f"{name.replace('.', '/')}.py").is_file():
             return importlib.import_module(f"unet_paper.{name}")
-        except ModuleNotFoundError:
-            continue
-    raise ModuleNotFoundError(f"unet_paper has none of {', '.join(names)}")
+    raise ModuleNotFoundError(f"{root} has none of {', '.join(names)}")
 
 
 if __name__ == "__main__":
