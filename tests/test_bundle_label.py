@@ -48,6 +48,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             config["ckpt_sha256"] = None  # as in an archive that MONAI Label serves
         else:
             differences = ConfigParser.load_config_file(str(CONFIGS / "monai_label.yaml"))
+            config |= {"grey_mean": 0.5, "grey_std": 0.17}  # an archive's training has those of its weights
             config = served_training.also_served(config, differences | {"tile_size": 92, "steps_per_epoch": 2})
         ConfigParser.export_config_file(config, str(root / "configs" / f"{name}.json"), fmt="json", indent=1)
     torch.manual_seed(3)

@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unet_paper.data.image_store import open_image
 from unet_paper.inferer import OverlapTileInferer
 from unet_paper.instances import DEFAULTS, PRESETS, label_instances
 from unet_paper.large import tasks
@@ -147,6 +148,15 @@ def small(tmp_path: Path) -> Path:
 def expected_cells(pixels: NDArray[np.uint8], weights: Path, threshold: float) -> NDArray[np.int32]:
     settings = {**DEFAULTS, **CELLS, "threshold": threshold}
     return label_instances(whole_probability(pixels, weights), **settings)  # type: ignore[arg-type]
+
+
+def test_the_magnification_follows_the_pixel_size(job: Job, tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, picture((100, 130)), resolution=(20_000, 20_000), resolutionunit="CENTIMETER")
+    image = open_image(str(path))
+    assert image.pixel_size == (0.5, 0.5)
+    for trained, expected in ((None, 0.5), (0.45, 0.5), (0.25, 1.0), (1.0, 0.25)):
+        assert job(path, magnification=0.5, pixel_size=trained).plan(image).magnification == expected
 
 
 class TestInterrupted:

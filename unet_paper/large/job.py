@@ -22,7 +22,7 @@ from unet_paper.large import label_store
 from unet_paper.large.plan import PLAN, Plan, processor, software
 from unet_paper.large.runners import Runner, runner
 from unet_paper.large.tasks import STORE, Case, check_worker, run_task
-from unet_paper.running import checkpoint, machine
+from unet_paper.running import checkpoint, machine, pixel_size_step
 from unet_paper.running.placement import placed
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class LargePrediction:
         channel: number, name or numbers of the channels that the network sees; None for all.
         cells: settings of :func:`unet_paper.instances.label_instances`.
         magnification: of the image before prediction.
+        pixel_size: of the training images in micrometres, which the magnification follows; None: not known.
         symmetries: ``"none"``; anything else is refused.
         tile_size: of the network's input in px; None for the smallest that predicts 388 px.
         precision: ``"float32"``, ``"bfloat16"`` or ``"auto"``, see :func:`unet_paper.running.machine.choose`, by which
@@ -89,6 +90,7 @@ class LargePrediction:
         channel: int | str | Sequence[int] | None = None,
         cells: Mapping[str, Any] = DEFAULTS,
         magnification: float = 1.0,
+        pixel_size: float | None = None,
         symmetries: str = "none",
         tile_size: int | None = None,
         precision: str = machine.AUTO,
@@ -138,7 +140,7 @@ class LargePrediction:
         self.part = _part(part)
         self.dataset_dir, self.output_dir, self.ckpt_path = str(dataset_dir), Path(output_dir), str(ckpt_path)
         self.ckpt_sha256 = ckpt_sha256
-        self.channel = channel
+        self.channel, self.pixel_size = channel, pixel_size
         self.missing_chunks: MissingChunks = missing_chunks
         self.workers, self.dask = workers, dask
         self.device, self.precision, self.memory_format, self.threads = str(device), precision, memory_format, threads
@@ -171,6 +173,7 @@ class LargePrediction:
                 f"channel={self.channel!r}: the network takes {wanted} channels, these are {len(channels)}; "
                 "choose with --channel NUMBER"
             )
+        ratio = pixel_size_step.magnified(image.address, image.pixel_size, self.pixel_size)
         return Plan(
             image=image.identity,
             channels=channels,
@@ -178,7 +181,7 @@ class LargePrediction:
             pixel_size=None if image.pixel_size is None else list(image.pixel_size),
             channel_names=[image.channel_names[number] if image.channel_names else str(number) for number in channels],
             engine=self._engine(),
-            **self._settings,
+            **{**self._settings, "magnification": self._settings["magnification"] * ratio},
         )
 
     def _engine(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Images of another pixel size than those of the training: brought to the size that cells had there."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +48,34 @@ class PixelSizeStep:
         """How much larger the image's pixels are than those of the training; 1 where that makes no difference."""
         address = meta["filename_or_obj"]
         address = address if isinstance(address, str) else address[0]
-        size = meta.get("pixel_size_um") or _of_file(address)
-        if self.pixel_size is None or size is None:
-            return 1.0
-        height, width = (float(side) / self.pixel_size for side in size)
-        ratio = (height * width) ** 0.5
-        if 1 / TOLERANCE <= ratio <= TOLERANCE:
-            return 1.0
-        self._notices.warn(
-            "another pixel size",
-            address,
-            f"{address}: pixels of {(own := ratio * self.pixel_size):.4g} um, in training {self.pixel_size:.4g} um: "
-            f"magnified {ratio:.3g} times; min_size and the like stay in px of the image; --pixel_size {own:.4g} "
-            "leaves it as it is",
-        )
-        return ratio
+        return magnified(address, meta.get("pixel_size_um") or _of_file(address), self.pixel_size, self._notices)
+
+
+def magnified(
+    address: str, size: Sequence[float] | None, trained: float | None, notices: Notices | None = None
+) -> float:
+    """How much larger an image's pixels are than those of the training; 1 where that makes no difference.
+
+    Args:
+        address: name of the image, for the line that says what is done.
+        size: height and width of its pixels in micrometres; None: not known.
+        trained: side of the training images' pixels in micrometres; None: not known.
+        notices: says the line; None: one of its own.
+    """
+    if trained is None or size is None:
+        return 1.0
+    height, width = (float(side) / trained for side in size)
+    ratio = (height * width) ** 0.5
+    if 1 / TOLERANCE <= ratio <= TOLERANCE:
+        return 1.0
+    (notices or Notices(logger)).warn(
+        "another pixel size",
+        address,
+        f"{address}: pixels of {(own := ratio * trained):.4g} um, in training {trained:.4g} um: "
+        f"magnified {ratio:.3g} times; min_size and the like stay in px of the image; --pixel_size {own:.4g} "
+        "leaves it as it is",
+    )
+    return ratio
 
 
 def _of_file(address: str) -> tuple[float, float] | None:
