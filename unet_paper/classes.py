@@ -77,9 +77,9 @@ def cell_probability(probabilities: NDArray[np.floating]) -> NDArray[np.floating
     """Probability that a pixel is of a cell of whatever class.
 
     Args:
-        probabilities: of the K classes, shape (K, H, W).
+        probabilities: of the K classes, shape (K, H, W); or of the cell alone, shape (1, H, W).
     """
-    return probabilities[1] if len(probabilities) == 2 else probabilities[1:].sum(axis=0)
+    return probabilities[-1] if len(probabilities) <= 2 else probabilities[1:].sum(axis=0)
 
 
 def label_each_class(

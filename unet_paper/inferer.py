@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from unet_paper import geometry
 from unet_paper.activation_memory import activation_bytes
+from unet_paper.mosaic import Mosaic, Pointwise, View
 from unet_paper.network import UNet
 from unet_paper.row_streaming import RowStream, streaming_bytes
 
@@ -28,6 +29,8 @@ SYMMETRIES: dict[Symmetries, tuple[tuple[int, bool], ...]] = {
     "rotations": ((0, False), (1, False), (2, False), (3, False)),
     "all": tuple(itertools.product(range(4), (False, True))),
 }
+# images of a batch, first row and column in the image as it is seen, scores (b, K, h, w)
+Piece = tuple[slice, int, int, Tensor]
 USUAL_OUTPUT = 388
 # 64 px take a quarter longer than the image in one piece, 128 px no longer; no more memory than that needs.
 STRIP_HEIGHT = 128
@@ -179,6 +182,28 @@ class OverlapTileInferer(Inferer):
                 memory budget that no tile fits.
             TypeError: ``"rows"`` with another network, or with further arguments; a result that is no tensor.
         """
+        return self.mapped(inputs, network, None, *args, **kwargs)
+
+    def mapped(
+        self, inputs: Tensor, network: Callable[..., Tensor], function: Pointwise | None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Like a call, with what a function makes of the scores in their place, piece by piece as they are there.
+
+        The scores of a large image are twice the size of the probability that is wanted of them, or more.
+
+        Args:
+            inputs: as of a call.
+            network: as of a call.
+            function: of scores (B, K, h, w), what becomes of each pixel whatever is beside it; None: the scores.
+            args: as of a call.
+            kwargs: as of a call.
+
+        Returns:
+            Shape (B, K', H, W), K' channels of the function, else as a call.
+
+        Raises:
+            ValueError, TypeError: as a call.
+        """
         if self.engine is not None:
             network = cast(Callable[..., Tensor], self.engine(network))
         module = unwrapped(network)
@@ -187,7 +212,8 @@ class OverlapTileInferer(Inferer):
             raise TypeError("args, kwargs: strategy='rows' calls the network's layers, which take no further arguments")
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         members = SYMMETRIES[self.symmetries]
-        scores: Tensor | None = None
+        # an average is complete with its last member
+        result = Mosaic(image.shape, function if len(members) == 1 else None)
         with tqdm(
             total=len(members) * image.shape[0] * image.shape[2] * image.shape[3],
             desc="overlap-tile",
@@ -198,73 +224,57 @@ class OverlapTileInferer(Inferer):
             disable=not self.progress,
         ) as bar:
             for turns, mirrored in members:
-                seen = torch.rot90(image.flip(3) if mirrored else image, turns, (2, 3))
-                if self.strategy == "rows":
-                    result = self._stream(seen, module, bar.update)
-                else:
-                    result = self._tile(seen, module, lambda tiles: network(tiles, *args, **kwargs), bar.update)
-                result = torch.rot90(result, -turns, (2, 3))
-                result = result.flip(3) if mirrored else result
-                scores = result if scores is None else scores.add_(result)
-        assert scores is not None
-        if len(members) > 1:
-            scores /= len(members)
-        return MetaTensor(scores).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else scores
+                seen = View(image, turns, mirrored)
+                for images, top, left, piece in (
+                    self._stream(seen, module)
+                    if self.strategy == "rows"
+                    else self._tile(seen, module, lambda tiles: network(tiles, *args, **kwargs))
+                ):
+                    result.add(images, *seen.place(piece, top, left))
+                    bar.update(piece[:, 0].numel())
+        found = result.average(len(members), function) if len(members) > 1 else result.whole
+        assert found is not None
+        return MetaTensor(found).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else found
 
-    def _tile(
-        self,
-        image: Tensor,
-        module: object,
-        network: Callable[[Tensor], Tensor],
-        advance: Callable[[int], object],
-    ) -> Tensor:
-        tile_size = self._choose_tile_size(image, module)
-        rows, columns = (plan_spans(length, tile_size, self.levels) for length in image.shape[2:])
-        scores: Tensor | None = None
-        for tiles in _batches(image.shape[0], rows, columns, self.batch_size):
-            result = network(torch.cat([self._read(image[i : i + 1], row, column) for i, row, column in tiles]))
+    def _tile(self, seen: View, module: object, network: Callable[[Tensor], Tensor]) -> Iterator[Piece]:
+        tile_size = self._choose_tile_size(seen, module)
+        rows, columns = (plan_spans(length, tile_size, self.levels) for length in seen.shape[2:])
+        for tiles in _batches(seen.shape[0], rows, columns, self.batch_size):
+            given = [self._read(seen, slice(i, i + 1), row, column) for i, row, column in tiles]
+            result = network(torch.cat(given))
             self._check_result(result, tiles)
-            if scores is None:
-                scores = _empty_scores(image, result)
             for (index, row, column), tile in zip(tiles, result, strict=True):
-                written = tile[:, : row.stop - row.start, : column.stop - column.start]
-                scores[index, :, row.start : row.stop, column.start : column.stop] = written
-                advance(written[0].numel())
-        assert scores is not None
-        return scores
+                written = tile[None, :, : row.stop - row.start, : column.stop - column.start]
+                yield slice(index, index + 1), row.start, column.start, written
 
-    def _stream(self, image: Tensor, module: object, advance: Callable[[int], object]) -> Tensor:
-        height, width = image.shape[2:]
-        strip_height = self._choose_strip_height(image, module)
+    def _stream(self, seen: View, module: object) -> Iterator[Piece]:
+        batch, _, height, width = seen.shape
+        strip_height = self._choose_strip_height(seen, module)
         total = geometry.input_size(height, self.levels)
         columns = Span(0, width, geometry.input_size(width, self.levels))
-        scores: Tensor | None = None
-        for first in range(0, image.shape[0], self.batch_size):
-            images = slice(first, first + self.batch_size)
+        for first in range(0, batch, self.batch_size):
+            images = slice(first, min(first + self.batch_size, batch))
             stream = RowStream(module)
             done = 0
             for start in range(0, total, strip_height):
                 rows = Span(start, start + strip_height, min(strip_height, total - start))
-                result = stream.push(self._read(image[images], rows, columns))
+                result = stream.push(self._read(seen, images, rows, columns))
                 if result is None:
                     continue
-                if scores is None:
-                    scores = _empty_scores(image, result)
                 written = result[:, :, : height - done, :width]
-                scores[images, :, done : done + written.shape[2]] = written
+                yield images, done, 0, written
                 done += written.shape[2]
-                advance(written[:, 0].numel())
-        assert scores is not None
-        return scores
 
-    def _read(self, image: Tensor, row: Span, column: Span) -> Tensor:
-        for axis, span in ((2, row), (3, column)):
-            indices = mirrored_indices(span.start - geometry.margin(self.levels), span.read, image.shape[axis])
-            image = image.index_select(axis, indices.to(image.device))
-        return image
+    def _read(self, seen: View, images: slice, row: Span, column: Span) -> Tensor:
+        margin = geometry.margin(self.levels)
+        rows, columns = (
+            mirrored_indices(span.start - margin, span.read, length)
+            for span, length in zip((row, column), seen.shape[2:], strict=True)
+        )
+        return seen.read(images, rows, columns)
 
-    def _choose_tile_size(self, image: Tensor, module: object) -> int:
-        largest = geometry.input_size(max(image.shape[2:]), self.levels)
+    def _choose_tile_size(self, seen: View, module: object) -> int:
+        largest = geometry.input_size(max(seen.shape[2:]), self.levels)
         if self.strategy == "whole":
             return largest
         if self.memory_budget is None:
@@ -273,23 +283,23 @@ class OverlapTileInferer(Inferer):
         smallest = min(largest, geometry.input_size(factor, self.levels))
 
         def needed(size: int) -> int:
-            height, width = (min(size, geometry.input_size(length, self.levels)) for length in image.shape[2:])
-            shape = (self.batch_size, image.shape[1], height, width)
-            return activation_bytes(shape, _features(module, self.levels), _itemsize(image))
+            height, width = (min(size, geometry.input_size(length, self.levels)) for length in seen.shape[2:])
+            shape = (self.batch_size, seen.shape[1], height, width)
+            return activation_bytes(shape, _features(module, self.levels), _itemsize(seen.image))
 
         return _largest(range(largest, smallest - 1, -factor), needed, self.memory_budget, "tile")
 
-    def _choose_strip_height(self, image: Tensor, module: object) -> int:
-        height, width = (geometry.input_size(length, self.levels) for length in image.shape[2:])
-        batch = min(self.batch_size, image.shape[0])
+    def _choose_strip_height(self, seen: View, module: object) -> int:
+        height, width = (geometry.input_size(length, self.levels) for length in seen.shape[2:])
+        batch = min(self.batch_size, seen.shape[0])
         factor = geometry.pooling_factor(self.levels)
         if self.memory_budget is None:
             usual = min(STRIP_HEIGHT, STRIP_PIXELS // (batch * width))
             return self.tile_size or max(usual - usual % factor, factor)
 
         def needed(rows: int) -> int:
-            shape = (batch, image.shape[1], rows, width)
-            return streaming_bytes(shape, _features(module, self.levels), _itemsize(image))
+            shape = (batch, seen.shape[1], rows, width)
+            return streaming_bytes(shape, _features(module, self.levels), _itemsize(seen.image))
 
         heights = range(height - height % factor, 0, -factor)
         return _largest(heights, needed, self.memory_budget, "strip")
@@ -341,12 +351,6 @@ def _batches(
         remaining = list(tiles)
         for first in range(0, len(remaining), batch_size):
             yield tuple(remaining[first : first + batch_size])
-
-
-def _empty_scores(image: Tensor, result: Tensor) -> Tensor:
-    # Half precision would lose the averaging over symmetries and whatever follows the network.
-    dtype = torch.promote_types(result.dtype, torch.float32)
-    return result.new_empty((image.shape[0], result.shape[1], *image.shape[2:]), dtype=dtype)
 
 
 def _features(module: object, levels: int) -> tuple[int, ...]:

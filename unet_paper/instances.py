@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -15,12 +15,19 @@ from monai.utils.misc import ensure_tuple
 from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from skimage.morphology import disk
 from skimage.segmentation import watershed
 
+from unet_paper import label_image
 from unet_paper.classes import label_each_class
-
-Connectivity = Literal[4, 8]
+from unet_paper.label_image import (
+    Connectivity,
+    areas,
+    bands,
+    holding_a_square,
+    keep,
+    number_in_raster_order,
+    structure,
+)
 
 
 class Settings(TypedDict):
@@ -147,39 +154,41 @@ def label_instances(
     probability = np.asarray(probability)
     if probability.ndim != 2:
         raise ValueError(f"probability of shape {probability.shape}: one map, shape (H, W), is needed")
-    if np.isnan(probability).any():
+    if any(np.isnan(probability[rows]).any() for rows in bands(probability.shape)):
         raise ValueError("probability holds NaN: the network that made it has diverged, or its input held NaN")
     labels: NDArray[np.int32]
     foreground = probability > threshold
     labels, count = ndimage.label(foreground, structure(connectivity), output=np.int32)
     if min_width > 1:
-        labels, count = keep(labels, holding_a_square(labels, count, foreground, min_width))
+        count = keep(labels, holding_a_square(labels, count, foreground, min_width))
+    del foreground
     if len(split_thresholds):
         labels, count = split(labels, probability, settings)
     if fill_holes:
-        labels = _filled(labels, connectivity)
+        label_image.fill_holes(labels, connectivity)
     if min_size:
-        labels = _keep(labels, np.bincount(labels.ravel(), minlength=count + 1) >= min_size)
+        keep(labels, areas(labels, count) >= min_size)
     if regrow:
-        labels = regrown(labels, regrow)
+        labels = label_image.regrown(labels, regrow)
     if field_of_interest:
         frame = field_of_interest
         if 2 * frame >= min(labels.shape):
             raise ValueError(f"field_of_interest={frame}: leaves nothing of an image of {labels.shape} px")
-        inside = labels[frame:-frame, frame:-frame]
-        labels = _keep(labels, np.bincount(inside.ravel(), minlength=count + 1) > 0)
-    return _in_raster_order(labels)
+        keep(labels, areas(labels[frame:-frame, frame:-frame], count) > 0)
+    number_in_raster_order(labels)
+    return labels
 
 
 class LabelInstancesd(MapTransform):
     """Cells of the probabilities under ``keys``, put under ``output_key``, by :func:`label_instances`.
 
-    The network's two probabilities (2, H, W) become a label image int32 (1, H, W) of the same container, device and
-    meta information. Those of more classes become ids that say their class, see :mod:`unet_paper.classes`. Computed on
-    the host.
+    The network's two probabilities (2, H, W), or that of the cell alone (1, H, W), become a label image int32
+    (1, H, W) of the same container, device and meta information. Those of more classes become ids that say their class,
+    see :mod:`unet_paper.classes`. Computed on the host.
 
     Args:
-        keys: key of the probabilities of background and cell, or of background and several kinds of cells.
+        keys: key of the probability of the cell, or of those of background and cell, or of background and several kinds
+            of cells.
         output_key: key of the label image; as many as ``keys``.
         preset: name in :data:`PRESETS`, or all settings themselves, for what is not given; None takes the defaults of
             :func:`label_instances`.
@@ -236,17 +245,24 @@ class LabelInstancesd(MapTransform):
         """Item with the label image, see the class.
 
         Raises:
-            ValueError: for another shape than (K, H, W) with two classes or more, or NaN.
+            ValueError: for another shape than (K, H, W) with one class or more, NaN, or what is no probability.
         """
         item = dict(data)
         for key, output_key in self.key_iterator(item, self.output_keys):
             prediction = item[key]
-            if prediction.ndim != 3 or prediction.shape[0] < 2:
+            if prediction.ndim != 3 or prediction.shape[0] < 1:
                 raise ValueError(
                     f"{key!r} of shape {tuple(prediction.shape)}: probabilities of background and cell, shape "
-                    "(2, H, W), or of background and several kinds of cells, are needed"
+                    "(2, H, W), of the cell, or of background and several kinds of cells, are needed"
                 )
-            of_cells = convert_data_type(prediction[1:], np.ndarray)[0]
+            of_cells = convert_data_type(prediction[1:] if len(prediction) > 1 else prediction, np.ndarray)[0]
+            low, high = of_cells.min(initial=0), of_cells.max(initial=1)
+            # a sum of single precision may be a little more than 1
+            if low < 0 or high > 1.001:
+                raise ValueError(
+                    f"{key!r}: values from {low:g} to {high:g} are no probabilities; unet_paper.probability makes them "
+                    "from scores"
+                )
             cells = label_each_class(of_cells, partial(label_instances, **self.settings))
             item[output_key] = convert_to_dst_type(cells[None], prediction, dtype=torch.int32)[0]
         return item
@@ -276,60 +292,6 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(f"min_width={settings['min_width']}: a number of pixels >= 1 is needed, 1 switches it off")
 
 
-def structure(connectivity: Connectivity) -> NDArray[np.bool_]:
-    """Neighbourhood of 4 or 8 pixels, shape (3, 3)."""
-    return np.asarray(ndimage.generate_binary_structure(2, 1 if connectivity == 4 else 2))
-
-
-def holding_a_square(
-    labels: NDArray[np.int32], count: int, foreground: NDArray[np.bool_], width: int
-) -> NDArray[np.bool_]:
-    """Which components hold a square of foreground, ``width`` px wide.
-
-    Args:
-        labels: components 1 .. ``count`` of the foreground, shape (H, W), or a part of it around which nothing is cut.
-        count: of components.
-        foreground: shape (H, W).
-        width: of the square in px.
-
-    Returns:
-        Shape (count + 1,); [0] is the background, False.
-
-    >>> board = np.array([[1, 0, 1, 1], [0, 1, 1, 1]], bool)
-    >>> holding_a_square(*ndimage.label(board), board, 2).tolist()
-    [False, False, True]
-    """
-    squares = ndimage.binary_erosion(foreground, np.ones((width, width), bool))
-    held = np.bincount(labels[squares], minlength=count + 1) > 0
-    held[0] = False
-    return np.asarray(held)
-
-
-def keep(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Labels of which ``kept`` is true, numbered anew, and how many they are; the rest is background."""
-    return _keep(labels, kept), int(np.count_nonzero(kept[1:]))
-
-
-def _keep(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Labels of which ``kept`` is true, numbered anew; the rest is background."""
-    kept[0] = False
-    numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
-    return np.asarray(numbers[labels])
-
-
-def _in_raster_order(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Labels numbered 1 .. n in the order of their first pixels."""
-    flat = labels.ravel()
-    # a first pixel differs from the one before it
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])[::-1] if flat.size else np.empty(0, int)
-    first = np.full(int(flat.max(initial=0)) + 1, flat.size)
-    first[flat[starts]] = starts  # from the last to the first: the first stays
-    first[0] = -1
-    numbers = np.empty_like(first, dtype=np.int32)
-    numbers[np.argsort(first, kind="stable")] = np.arange(len(first), dtype=np.int32)
-    return np.asarray(numbers[labels])
-
-
 def split(
     labels: NDArray[np.int32],
     probability: NDArray[Any],
@@ -339,25 +301,25 @@ def split(
     """Components parted where they fall into several at a higher threshold, each for itself.
 
     Args:
-        labels: components 1 .. n, shape (H, W).
+        labels: components 1 .. n, shape (H, W); changed in place.
         probability: of the cell, shape (H, W).
         settings: ``split_thresholds``, ``min_size`` and ``connectivity`` count.
         whole: components left as they are.
 
     Returns:
-        Labels in which the first part of a component keeps its number and the others have numbers above n; and the
-        highest number.
+        The labels, in which the first part of a component keeps its number and the others have numbers above n; and
+        the highest number.
     """
     boxes = ndimage.find_objects(labels)
-    count, parted, whole = len(boxes), labels.copy(), set(whole)
+    count, whole = len(boxes), set(whole)
     for number, box in enumerate(boxes, start=1):
         if box is None or number in whole:
             continue
         parts = split_component(labels[box] == number, probability[box], settings)
         more = parts > 1
-        parted[box][more] = count - 1 + parts[more]
+        labels[box][more] = count - 1 + parts[more]
         count += int(parts.max()) - 1
-    return parted, count
+    return labels, count
 
 
 def split_component(component: NDArray[np.bool_], probability: NDArray[Any], settings: Settings) -> NDArray[np.int32]:
@@ -374,79 +336,14 @@ def split_component(component: NDArray[np.bool_], probability: NDArray[Any], set
         return seeds
     for threshold in settings["split_thresholds"]:
         parts, count = ndimage.label(component & (probability > threshold), around, output=np.int32)
-        parts = _keep(parts, np.bincount(parts.ravel(), minlength=count + 1) >= smallest)
+        keep(parts, areas(parts, count) >= smallest)
         inside = (parts > 0) & (seeds > 0)
         owner_and_part = np.unique(np.stack([seeds[inside], parts[inside]]), axis=1)
         owners, numbers = np.unique(owner_and_part[0], return_counts=True)
         several = owners[numbers > 1]
         if len(several):
             seeds = np.where(np.isin(seeds, several), np.where(inside, seeds.max() + parts, 0), seeds)
-    seeds = _in_raster_order(seeds)
+    number_in_raster_order(seeds)
     if seeds.max() == 1:
         return component.astype(np.int32)
     return np.asarray(watershed(-probability, seeds, connectivity=around, mask=component), np.int32)
-
-
-def lowest_and_highest(
-    labels: NDArray[np.int32], footprint: NDArray[np.bool_]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Lowest and highest label > 0 under the footprint around each pixel; where there is none, lowest > highest = 0.
-
-    Args:
-        labels: shape (H, W).
-        footprint: neighbourhood, shape (2 r + 1, 2 r + 1).
-    """
-    none = np.iinfo(np.int32).max
-    height, width = labels.shape
-    reach = footprint.shape[0] // 2
-    around = np.pad(labels, reach)
-    present = np.where(around > 0, around, none)
-    lowest, highest = np.full_like(labels, none), np.zeros_like(labels)
-    # whole images shifted, not windows: a tenth of the time of ndimage.minimum_filter with a footprint
-    for row, column in np.argwhere(footprint):
-        seen = slice(row, row + height), slice(column, column + width)
-        np.minimum(lowest, present[seen], out=lowest)
-        np.maximum(highest, around[seen], out=highest)
-    return lowest, highest
-
-
-def _filled(labels: NDArray[np.int32], connectivity: Connectivity) -> NDArray[np.int32]:
-    # what separates 4-connected components is 8-connected background, and the other way round
-    gaps, count = ndimage.label(labels == 0, structure(8 if connectivity == 4 else 4))
-    lowest, highest = lowest_and_highest(labels, structure(4))
-    index = np.arange(count + 1)
-    owner = np.asarray(ndimage.maximum(highest, gaps, index), dtype=np.int32)
-    hole = np.asarray(ndimage.minimum(lowest, gaps, index)) == owner
-    for rim in (gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]):
-        hole[rim] = False
-    hole[0] = False
-    return np.where(hole[gaps], owner[gaps], labels)
-
-
-def regrown(labels: NDArray[np.int32], distance: int) -> NDArray[np.int32]:
-    """Labels grown into the gaps between them, see :func:`label_instances`.
-
-    What becomes of a pixel depends on those within 2 ``distance`` px.
-
-    Args:
-        labels: shape (H, W).
-        distance: px by which labels grow.
-    """
-    lowest, highest = lowest_and_highest(labels, disk(2 * distance, dtype=bool))
-    rows, columns = np.nonzero((labels == 0) & (lowest < highest))
-    around = np.pad(labels, distance)
-    nearest = np.zeros_like(labels, shape=rows.shape)
-    # only where a gap is: far fewer pixels than a distance transform of the image visits
-    for row, column in _nearest_first(distance):
-        found = around[rows + row + distance, columns + column + distance]
-        nearest = np.where(nearest == 0, found, nearest)
-    grown = labels.copy()
-    grown[rows, columns] = nearest
-    return grown
-
-
-def _nearest_first(distance: int) -> list[tuple[int, int]]:
-    """Steps (rows, columns) up to this far; of equally far ones the left, then the upper comes first."""
-    reach = range(-distance, distance + 1)
-    steps = [(row, column) for column in reach for row in reach if row * row + column * column <= distance * distance]
-    return sorted(steps, key=lambda step: step[0] ** 2 + step[1] ** 2)

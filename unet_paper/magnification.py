@@ -14,6 +14,8 @@ import torch
 from monai.inferers.inferer import Inferer
 from torch import Tensor
 
+from unet_paper.mosaic import Pointwise, in_bands
+
 
 class Taps(NamedTuple):
     """What pixels [start, stop) of a resized axis are made of: source pixels and their weights, shape (taps, n)."""
@@ -111,15 +113,33 @@ class MagnifiedInferer(Inferer):
         """Scores (B, K, H, W) of images (B, C, H, W); ``args`` and ``kwargs`` go to the inferer, see there."""
         if self.magnification == 1:
             return self.inferer(inputs, network, *args, **kwargs)
+        return self.mapped(inputs, network, None, *args, **kwargs)
+
+    def mapped(
+        self, inputs: Tensor, network: Callable[..., Tensor], function: Pointwise | None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Like a call, with what a function makes of the scores in their place.
+
+        See :meth:`unet_paper.inferer.OverlapTileInferer.mapped`, which the inferer needs for magnification 1.
+        """
+        if self.magnification == 1:
+            found: Tensor = self.inferer.mapped(inputs, network, function, *args, **kwargs)
+            return found
         size = tuple(inputs.shape[-2:])
         resized = tuple(magnified_length(length, self.magnification) for length in size)
-        small = _resize(inputs, resized, antialias=True)
+        small = inputs
+        for dim, length in zip((-2, -1), resized, strict=True):
+            taps = resize_taps(small.shape[dim], length, 0, length, antialias=True)
+            small = resize_axis(small, small.dim() + dim, taps)
         scores = self.inferer(small, network, *args, **kwargs)
-        return _resize(scores, size, antialias=False)
+        del small
+        return in_bands(lambda rows: _enlarged(scores, size, rows, function), (len(scores), *size))
 
 
-def _resize(image: Tensor, size: tuple[int, ...], *, antialias: bool) -> Tensor:
-    for dim, length in zip((-2, -1), size, strict=True):
-        taps = resize_taps(image.shape[dim], length, 0, length, antialias=antialias)
-        image = resize_axis(image, image.dim() + dim, taps)
-    return image
+def _enlarged(scores: Tensor, size: tuple[int, ...], rows: slice, function: Pointwise | None) -> Tensor:
+    """Some rows of scores (B, K, h, w) brought to a size (H, W), and what a function makes of them."""
+    down = resize_taps(scores.shape[2], size[0], rows.start, rows.stop, antialias=False)
+    across = resize_taps(scores.shape[3], size[1], 0, size[1], antialias=False)
+    first, last = int(down.sources.min()), int(down.sources.max())
+    band = resize_axis(resize_axis(scores[:, :, first : last + 1], 2, down, first), 3, across)
+    return band if function is None else function(band)

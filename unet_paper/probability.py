@@ -1,10 +1,16 @@
 """Probabilities of the classes from the network's scores: the soft-max over the channels of section 3."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Protocol
 
+import torch
 from monai.config import KeysCollection
+from monai.inferers.inferer import Inferer
 from monai.transforms.transform import MapTransform
+from monai.utils.misc import ensure_tuple
 from torch import Tensor
+
+from unet_paper.mosaic import Pointwise
 
 
 def class_probabilities(scores: Tensor) -> Tensor:
@@ -46,4 +52,78 @@ class ClassProbabilitiesd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             item[key] = class_probabilities(item[key])
+        return item
+
+
+def cell_probability(scores: Tensor) -> Tensor:
+    """Probability of the cell: of :func:`class_probabilities`, what is class 1 of two.
+
+    Args:
+        scores: of background and cell, shape (B, 2, h, w).
+
+    Returns:
+        Shape (B, 1, h, w).
+
+    Raises:
+        ValueError: for other than two classes.
+    """
+    if scores.shape[1] != 2:
+        raise ValueError(
+            f"scores of {scores.shape[1]} classes: those of background and cell are needed, shape (B, 2, H, W); "
+            "out_channels=2"
+        )
+    return torch.stack([class_probabilities(image)[1:] for image in scores])
+
+
+class MappingInferer(Protocol):
+    """An inferer that hands its scores on piece by piece, see :class:`unet_paper.inferer.OverlapTileInferer`."""
+
+    def mapped(
+        self, inputs: Tensor, network: Callable[..., Tensor], function: Pointwise | None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """What a function makes of the scores, shape (B, K', H, W)."""
+
+
+class CellProbabilityInferer(Inferer):
+    """Probability of the cell in whole images: that of an inferer's scores, which are never held as a whole.
+
+    Args:
+        inferer: gives the scores of background and cell.
+    """
+
+    def __init__(self, *, inferer: MappingInferer) -> None:
+        super().__init__()
+        self.inferer = inferer
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Probability, shape (B, 1, H, W), of images (B, C, H, W); the rest goes to the inferer."""
+        return self.inferer.mapped(inputs, network, cell_probability, *args, **kwargs)
+
+
+class KeepProbabilityd(MapTransform):
+    """What lies under ``keys``, under ``names`` too: the same tensor, not a copy.
+
+    Args:
+        keys: keys of the probabilities.
+        names: their further names, as many.
+        allow_missing_keys: pass over items that lack the key.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "pred",
+        names: KeysCollection = "probability",
+        *,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.names = ensure_tuple(names)
+        if len(self.names) != len(self.keys):
+            raise ValueError(f"names={self.names}: one for each of keys={self.keys} is needed")
+
+    def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
+        """Item with both names."""
+        item = dict(data)
+        for key, name in self.key_iterator(item, self.names):
+            item[name] = item[key]
         return item

@@ -14,6 +14,7 @@ finds it. Ids need int64: float32 has none above 16,777,216.
 """
 
 import logging
+import math
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -333,7 +334,7 @@ class ScaleToUnitRanged(MapTransform):
             )
         if self.maximum is None and "full_scale" not in meta:
             self._say_unused_bits(dtype, high, source)
-        scaled = (tensor.to(torch.float32) - self.minimum) / (maximum - self.minimum)
+        scaled = (tensor.to(torch.float32) - self.minimum).div_(maximum - self.minimum)
         if isinstance(scaled, MetaTensor):
             scaled.meta["scaled_by"] = maximum
         return scaled
@@ -456,6 +457,7 @@ def _check(tensor: torch.Tensor, image: Any, source: str, channels: int) -> None
             f"{source}: {len(tensor)} channels{named}, the network takes {channels}; {choose}convert the image "
             f"{convert}, or train a network with --in_channels {len(tensor)}"
         )
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    # the extremes are finite where all values are: no second image for a mask
+    if tensor.is_floating_point() and not all(math.isfinite(value) for value in torch.aminmax(tensor)):
         bad = int((~torch.isfinite(tensor)).sum())
         raise ValueError(f"{source}: {bad} pixels are NaN or infinite; replace them before training or prediction")

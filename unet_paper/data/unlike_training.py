@@ -57,7 +57,7 @@ class SayUnlikeTrainingd(MapTransform):
             pixels = torch.as_tensor(item[key]).to(torch.float32)
             # plain floats: an item may come with its history
             std, mean = (float(v) for v in torch.std_mean(torch.Tensor.as_subclass(pixels, torch.Tensor), correction=0))
-            white = float((pixels >= 1).float().mean())
+            white = int((pixels >= 1).sum()) / pixels.numel()
             if self._is_far(mean, std, white):
                 source = source_of(item[key], key)
                 share = f", {100 * white:.0f} % of its pixels white" if white > self.saturated else ""

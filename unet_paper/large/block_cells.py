@@ -35,17 +35,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unet_paper.instances import (
-    Connectivity,
-    Settings,
-    holding_a_square,
-    keep,
-    lowest_and_highest,
-    regrown,
-    split,
-    split_component,
-    structure,
-)
+from unet_paper.instances import Settings, split, split_component
+from unet_paper.label_image import Connectivity, holding_a_square, keep, lowest_and_highest, regrown, structure
 from unet_paper.large.faces import Sides, inner_sides, join, sides
 from unet_paper.large.grid import Box, Grid
 from unet_paper.measurements import Columns, count_neighbours, measure_cells, neighbour_pairs
@@ -116,7 +107,7 @@ class BlockCells:
         held = self._holding_a_square(index, labels, count)
         whole = held.copy()
         whole[cut] = True
-        labels, count = keep(labels, whole)
+        count = keep(labels, whole)
         held = np.concatenate([[False], held[1:][whole[1:]]])
         cut = inner_sides(self.grid, index, sides(labels))
         boxes = ndimage.find_objects(labels)

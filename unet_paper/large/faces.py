@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from unet_paper.instances import Connectivity
+from unet_paper.label_image import Connectivity
 from unet_paper.large.grid import Grid
 
 

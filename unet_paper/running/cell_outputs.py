@@ -74,7 +74,7 @@ class CellOutputs:
         classes: names of the classes, background first; of more than two, ids say their class, see
             :mod:`unet_paper.classes`, tables name it, and the summary counts each.
         label_key: key of the label image (1, H, W) in the engine's output.
-        probability_key: key of the probabilities (K, H, W).
+        probability_key: key of the probabilities (K, H, W), or that of the cell (1, H, W).
 
     Raises:
         ValueError: an output that there is not.

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unet_paper.label_image import bands
+
 # An image without cells is no doubtful one: it counts as if this share of it were cells.
 _FLOOR = 0.01
 
@@ -25,5 +27,9 @@ def doubt(probability: NDArray[Any]) -> float:
     >>> doubt(np.array([[0.0, 1.0], [1.0, 0.0]])), round(doubt(np.full((4, 4), 0.5)), 2)
     (0.0, 0.98)
     """
-    values = np.asarray(probability, np.float64)
-    return float(np.minimum(values, 1 - values).sum() / (values.sum() + _FLOOR * max(values.size, 1)))
+    wrong = cell = 0.0
+    for rows in bands(probability.shape):
+        values = np.asarray(probability[rows], np.float64)
+        wrong += float(np.minimum(values, 1 - values).sum())
+        cell += float(values.sum())
+    return wrong / (cell + _FLOOR * max(probability.size, 1))

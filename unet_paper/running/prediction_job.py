@@ -228,11 +228,11 @@ class ReadableImages(IterableDataset[Any]):
             if str(split_page(address)[0]) in self.job.failed:
                 continue
             try:
-                item = self.transform({"image": address})
+                items = [self.transform({"image": address})]
             except Exception as error:  # of whatever a decoder raises: the others are not held up
                 self.job.fail(address, error)
             else:
-                yield item
+                yield items.pop()  # not held here while it is predicted
 
 
 class GuardedStep:

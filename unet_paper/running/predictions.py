@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
+from monai.data.meta_tensor import MetaTensor
+from monai.engines.utils import IterationEvents
 from numpy.typing import NDArray
 
 from unet_paper.classes import cell_probability, class_of
@@ -27,7 +29,7 @@ def overview(image: NDArray[Any], probability: NDArray[Any] | None, cells: NDArr
     """Image, probability (if there is one) and cells side by side, every n-th pixel of large ones.
 
     Args:
-        image: grey values, shape (H, W); their range is spread from black to white.
+        image: grey values, shape (H, W) or what is shown of it; their range is spread from black to white.
         probability: of the foreground, shape (H, W).
         cells: label image, shape (H, W).
 
@@ -37,8 +39,8 @@ def overview(image: NDArray[Any], probability: NDArray[Any] | None, cells: NDArr
     >>> overview(np.array([[2.0, 3.0]]), None, np.array([[0, 0]]))[0, :2, 0].tolist()
     [0, 255]
     """
-    step = -(-max(cells.shape) // PANEL)
-    image, cells = image[::step, ::step], cells[::step, ::step]
+    step = _step(cells.shape)
+    cells, image = cells[::step, ::step], image if image.shape != cells.shape else image[::step, ::step]
     low, high = image.min(), image.max()
     panels = [_grey((image - low) / (high - low if high > low else 1))]
     if probability is not None:
@@ -48,6 +50,10 @@ def overview(image: NDArray[Any], probability: NDArray[Any] | None, cells: NDArr
     gap = np.full((cells.shape[0], GAP, 3), 255, np.uint8)
     parts = [part for panel in panels for part in (gap, panel)]
     return np.concatenate(parts[1:], axis=1)
+
+
+def _step(shape: Sequence[int]) -> int:
+    return -(-max(shape[-2:]) // PANEL)
 
 
 def _grey(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -69,7 +75,8 @@ class PredictionWriter:
         job: which images are predicted, and where their predictions go.
         label_key: key of the label image (1, H, W) in the engine's output.
         num_classes: background included; of more than two, ids say their class, see :mod:`unet_paper.classes`.
-        probability_key: key of the probabilities (K, H, W); that of a cell of whatever class is written.
+        probability_key: key of the probabilities (K, H, W), or that of the cell (1, H, W); that of a cell of whatever
+            class is written.
         outputs: with ``probability`` and ``overview`` those two are written; others are ``cell_outputs``'.
     """
 
@@ -95,9 +102,20 @@ class PredictionWriter:
     def attach(self, engine: Engine) -> None:
         """Write while ``engine`` runs."""
         self.job.attach(engine)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._thin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._abandon)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._give_up)
+
+    @staticmethod
+    def _thin(engine: Any) -> None:
+        """Once it is predicted, leave of the image what the overview shows: its memory is needed for the cells."""
+        image = engine.state.batch["image"]
+        step = _step(image.shape)
+        if step > 1:
+            seen = MetaTensor(image.as_tensor()[..., ::step, ::step].clone()).copy_meta_from(image)
+            engine.state.batch["image"] = seen
+            engine.state.output["image"] = seen.as_tensor()
 
     def _write(self, engine: Any) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
@@ -109,10 +127,9 @@ class PredictionWriter:
             if source != self._source:
                 self._begin(source, probability is not None and "probability" in self.outputs)
                 if "overview" in self.outputs:
-                    image = item["image"][0].cpu().numpy()
-                    self._picture = overview(image, probability, cells)
+                    self._picture = overview(item["image"][0].cpu().numpy(), probability, cells)
             if probability is not None and "probability" in self.outputs:
-                self._files["probability"].append(probability.astype(np.float32))
+                self._files["probability"].append(probability.astype(np.float32, copy=False))
             if "classes" in self._files:
                 self._files["classes"].append(class_of(cells, self.num_classes))
             self._files["cells"].append(cells)
