@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import Inferer
 from torch import Tensor
 
@@ -127,13 +128,14 @@ class MagnifiedInferer(Inferer):
             return found
         size = tuple(inputs.shape[-2:])
         resized = tuple(magnified_length(length, self.magnification) for length in size)
-        small = inputs
+        small = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         for dim, length in zip((-2, -1), resized, strict=True):
             taps = resize_taps(small.shape[dim], length, 0, length, antialias=True)
             small = resize_axis(small, small.dim() + dim, taps)
         scores = self.inferer(small, network, *args, **kwargs)
         del small
-        return in_bands(lambda rows: _enlarged(scores, size, rows, function), (len(scores), *size))
+        result = in_bands(lambda rows: _enlarged(scores, size, rows, function), (len(scores), *size))
+        return MetaTensor(result).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else result
 
 
 def _enlarged(scores: Tensor, size: tuple[int, ...], rows: slice, function: Pointwise | None) -> Tensor:

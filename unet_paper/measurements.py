@@ -11,7 +11,10 @@ from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 from skimage.measure import regionprops_table
+
+from unet_paper.label_image import bands
 
 Columns = dict[str, NDArray[Any]]
 
@@ -130,16 +133,20 @@ def neighbour_pairs(labels: ArrayLike) -> NDArray[np.int64]:
     [[1, 2], [2, 3]]
     """
     labels = _label_image(labels)
-    found = [np.empty((0, 2), np.int64)]
-    for one, other in (
-        (labels[:, :-1], labels[:, 1:]),
-        (labels[:-1], labels[1:]),
-        (labels[:-1, :-1], labels[1:, 1:]),
-        (labels[:-1, 1:], labels[1:, :-1]),
-    ):
-        touch = (one != other) & (one > 0) & (other > 0)
-        found.append(np.stack([one[touch], other[touch]], axis=1).astype(np.int64))
-    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+    pairs = np.empty((0, 2), np.int64)
+    for rows in bands(labels.shape):
+        piece = labels[rows.start : rows.stop + 1]
+        found = [pairs]
+        for one, other in (
+            (piece[:, :-1], piece[:, 1:]),
+            (piece[:-1], piece[1:]),
+            (piece[:-1, :-1], piece[1:, 1:]),
+            (piece[:-1, 1:], piece[1:, :-1]),
+        ):
+            touch = (one != other) & (one > 0) & (other > 0)
+            found.append(np.stack([one[touch], other[touch]], axis=1).astype(np.int64))
+        pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+    return pairs
 
 
 def count_neighbours(ids: NDArray[Any], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -213,5 +220,11 @@ def _channels(image: ArrayLike | None, shape: tuple[int, ...]) -> list[NDArray[A
 
 
 def _mean_and_maximum(labels: NDArray[Any], values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    found = regionprops_table(labels, values.astype(np.float64), properties=("intensity_mean", "intensity_max"))
-    return np.asarray(found["intensity_mean"], np.float64), np.asarray(found["intensity_max"], np.float64)
+    """As ``regionprops_table`` has them, which would want all values in double precision at once."""
+    found = []
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is not None:
+            own = values[box][labels[box] == number].astype(np.float64)
+            found.append((own.mean(), own.max()))
+    mean, maximum = np.array(found, np.float64).reshape(-1, 2).T
+    return mean, maximum

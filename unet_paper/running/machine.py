@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -264,20 +264,28 @@ def own_cores(root: Path = Path("/"), environment: Mapping[str, str] = os.enviro
 
 def cpu_quota(root: Path = Path("/")) -> float:
     """CPUs that the cgroups of this process grant it, version 1 or 2; infinite where none limits it."""
+    return min((_quota(group) for group in cgroups("cpu", root)), default=math.inf)
+
+
+def cgroups(controller: str, root: Path = Path("/")) -> Iterator[Path]:
+    """Folders of the cgroups of this process, version 1 or 2, whose limits hold for it.
+
+    Args:
+        controller: ``"cpu"`` or ``"memory"``.
+        root: where ``/proc`` and ``/sys`` lie.
+    """
     table = root / "proc/self/cgroup"
-    least = math.inf
     for line in table.read_text().splitlines() if table.is_file() else ():
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         mount = root / "sys/fs/cgroup" / controllers
         here = mount / path.strip("/")
         # A parent's limit holds for its children. Within a container the path of the host may not exist.
         for group in (here, *here.parents):
-            least = min(least, _quota(group))
+            yield group
             if group == mount:
                 break
-    return least
 
 
 def _quota(group: Path) -> float:

@@ -12,19 +12,25 @@ from unet_paper.running.figures import cell_colours
 _SIDE = 1000
 # share of pixels that may be black, and white, in what is shown
 _CLIPPED = 0.3
+# px along the longer side of a picture, at most
+_SHOWN = 2048
 
 
 def outline_overlay(image: NDArray[Any], cells: NDArray[Any]) -> NDArray[np.uint8]:
     """The image in grey, spread from black to white, and on it the rim of each cell in a colour of its own.
+
+    Of an image of more than 2,048 px along a side every n-th pixel is shown: no screen shows more of it.
 
     Args:
         image: grey values, shape (H, W) or (C, H, W), of which the mean is shown.
         cells: label image, shape (H, W).
 
     Returns:
-        RGB image, shape (H, W, 3).
+        RGB image, shape (ceil(H / n), ceil(W / n), 3).
     """
-    grey = np.asarray(image, np.float32)
+    step = -(-max(cells.shape) // _SHOWN)
+    cells = cells[::step, ::step]
+    grey = np.asarray(image[..., ::step, ::step], np.float32)
     grey = grey if grey.ndim == 2 else grey.mean(axis=0)
     low, high = np.percentile(grey, [_CLIPPED, 100 - _CLIPPED])
     spread = np.clip((grey - low) / (high - low if high > low else 1), 0, 1)

@@ -19,6 +19,7 @@ import unet_paper
 from unet_paper.data.reader import NIFTI, extension, split_page
 from unet_paper.data.written_by_us import KINDS, SOFTWARE, read_mark
 from unet_paper.running import checkpoint
+from unet_paper.running.memory import PredictionMemory
 from unet_paper.running.placement import placed
 from unet_paper.running.settings import cause
 
@@ -53,6 +54,7 @@ class PredictionJob:
         ckpt_path: the weights, of which the sha256 is recorded.
         overwrite: predict anew what was predicted before, with whatever settings.
         num_classes: background included; with more than two there is an image of classes too.
+        memory: refuses files that will not fit, before the work begins; None tries all.
 
     Raises:
         FileExistsError: a file of the user's, or a prediction by other weights or settings, is where a prediction would
@@ -68,7 +70,9 @@ class PredictionJob:
         ckpt_path: str | Path,
         overwrite: bool = False,
         num_classes: int = 2,
+        memory: PredictionMemory | None = None,
     ) -> None:
+        self.memory = memory
         self.output_dir = Path(str(output_dir))
         self.failed: dict[str, str] = {}
         self._kinds = [kind for kind in KINDS if kind != "_classes" or num_classes > 2]
@@ -152,6 +156,18 @@ class PredictionJob:
             with placed(self.output_dir / RECORD) as part:
                 content = {"program": SOFTWARE, "settings": self._known}
                 part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+        for source in self._addresses:
+            if self.memory is not None and source not in self._done:
+                self._refuse_too_large(source, self.memory)
+
+    def _refuse_too_large(self, source: str, memory: PredictionMemory) -> None:
+        try:
+            memory.refuse(source, self.pages(source))
+        except MemoryError as error:
+            self.fail(source, error)
+        except Exception:  # whoever reads the file says better what is wrong with it
+            logger.debug("%s: its size is not known", source, exc_info=True)
 
     def _report(self, _engine: Engine) -> None:
         if self.failed:
