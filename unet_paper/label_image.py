@@ -23,13 +23,14 @@ def structure(connectivity: Connectivity) -> NDArray[np.bool_]:
     return np.asarray(ndimage.generate_binary_structure(2, 1 if connectivity == 4 else 2))
 
 
-def bands(shape: tuple[int, ...]) -> Iterator[slice]:
+def bands(shape: tuple[int, ...], pixels: int | None = None) -> Iterator[slice]:
     """Rows of an image, some at a time: what is done to them needs little memory beside the image.
 
     Args:
         shape: of the image (H, W).
+        pixels: at a time, about; None: ``BAND_PIXELS``.
     """
-    height = max(1, BAND_PIXELS // max(1, shape[1]))
+    height = max(1, (BAND_PIXELS if pixels is None else pixels) // max(1, shape[1]))
     return (slice(top, min(top + height, shape[0])) for top in range(0, shape[0], height))
 
 

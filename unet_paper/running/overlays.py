@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unet_paper.label_image import bands
 from unet_paper.running.figures import cell_colours
 
 # px of an image's longer side for which an outline is a pixel wider
@@ -14,6 +15,8 @@ _SIDE = 1000
 _CLIPPED = 0.3
 # px along the longer side of a picture, at most
 _SHOWN = 2048
+# of a picture that are drawn at a time
+_BAND_PIXELS = 2**17
 
 
 def outline_overlay(image: NDArray[Any], cells: NDArray[Any]) -> NDArray[np.uint8]:
@@ -29,14 +32,21 @@ def outline_overlay(image: NDArray[Any], cells: NDArray[Any]) -> NDArray[np.uint
         RGB image, shape (ceil(H / n), ceil(W / n), 3).
     """
     step = -(-max(cells.shape) // _SHOWN)
-    cells = cells[::step, ::step]
-    grey = np.asarray(image[..., ::step, ::step], np.float32)
-    grey = grey if grey.ndim == 2 else grey.mean(axis=0)
-    low, high = np.percentile(grey, [_CLIPPED, 100 - _CLIPPED])
-    spread = np.clip((grey - low) / (high - low if high > low else 1), 0, 1)
-    picture = np.repeat((255 * spread).astype(np.uint8)[..., None], 3, axis=2)
+    cells, image = cells[::step, ::step], image[..., ::step, ::step]
+    colours = cell_colours(np.arange(cells.max(initial=0) + 1))
+    picture = np.empty((*cells.shape, 3), np.uint8)
+    low, high = np.percentile(_grey(image), [_CLIPPED, 100 - _CLIPPED])
     width = 1 + max(cells.shape) // _SIDE
-    around = ndimage.minimum_filter(cells, 2 * width + 1) != ndimage.maximum_filter(cells, 2 * width + 1)
-    rim = around & (cells > 0)
-    picture[rim] = cell_colours(cells[rim])
+    for rows in bands(cells.shape, _BAND_PIXELS):
+        spread = np.clip((_grey(image[..., rows, :]) - low) / (high - low if high > low else 1), 0, 1)
+        picture[rows] = (255 * spread).astype(np.uint8)[..., None]
+        top = max(rows.start - width, 0)
+        around, own = cells[top : rows.stop + width], cells[rows]
+        edge = ndimage.minimum_filter(around, 2 * width + 1) != ndimage.maximum_filter(around, 2 * width + 1)
+        rim = edge[rows.start - top :][: len(own)] & (own > 0)
+        picture[rows][rim] = colours[own[rim]]
     return picture
+
+
+def _grey(image: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(image, np.float32) if image.ndim == 2 else np.asarray(image, np.float32).mean(axis=0)
