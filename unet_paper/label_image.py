@@ -50,7 +50,7 @@ def _renumber(labels: NDArray[np.int32], numbers: NDArray[np.int32]) -> None:
 
 
 def keep(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> int:
-    """Number the labels of which ``kept`` is true anew, in place, and tell how many they are; the rest is background."""
+    """Number labels of which ``kept`` is true anew in place, the rest is background; returns how many are kept."""
     kept[0] = False
     _renumber(labels, np.where(kept, np.cumsum(kept), 0).astype(np.int32))
     return int(np.count_nonzero(kept))

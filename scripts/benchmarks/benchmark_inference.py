@@ -5,7 +5,9 @@ repetitions are interleaved. Times are CPU time of one thread; memory is the gro
 beyond weights and image, result included (Linux only). Our scores are compared with those of the image in one piece in
 the same run. The network has a quarter of the paper's width, which is a sixteenth of the work.
 
-Then the share of inference.yaml that is not the network's: reading, normalising, stitching, labelling, writing.
+Then the share of inference.yaml that is not the network's: reading, normalising, stitching, labelling, writing. And
+what inference.yaml, run as it is by the released weights, takes of memory for each further pixel of an image: the
+difference of the highest resident sets with a large and a small image of the same phantom, side by side.
 """
 
 import re
@@ -20,6 +22,7 @@ from statistics import median
 from typing import Any
 
 import benchmarking
+import monai.bundle
 import numpy as np
 import tifffile
 import torch
@@ -35,6 +38,7 @@ from unet_paper.data import phantom
 from unet_paper.inferer import OverlapTileInferer
 from unet_paper.network import UNet
 from unet_paper.running import checkpoint, machine, openvino_engine
+from unet_paper.running.memory import PIXEL_BYTES, SPLITTING_PIXEL_BYTES
 
 TOLERANCE = 1e-5  # of the largest score
 WIDTH, PAPER = 16, 64
@@ -55,6 +59,9 @@ TIME_GOALS = {WHOLE: 1.0, COMMON_TILES: 0.70, WINDOWS["the same network padded",
 DEFAULT_GOAL = 0.65  # of the image in one piece
 MEMORY_GOAL, LARGE_GOAL = 0.35, 1.0
 AROUND_GOAL = 0.05
+# bytes for each pixel of an image that a whole prediction may take: what it is refused by, too
+COMMANDS = {"model": ("em", 1, PIXEL_BYTES), "hela": ("cells", 2, SPLITTING_PIXEL_BYTES)}
+COMMAND_SIZES, QUICK_COMMAND_SIZES = (1280, 3072), (256, 512)
 SMALLEST_LARGE = 1024  # px; goals are for large images, smaller ones only show where the curves begin
 
 Runs = dict[str, list[tuple[float, int]]]
@@ -148,10 +155,15 @@ def in_new_process(
     contender: str, size: int, width: int, keep: bool = False
 ) -> tuple[float, int, NDArray[np.float32] | None]:
     """``measure`` in a fresh process: one that inherits the imports, and nothing that this one has allocated."""
+    with new_process() as pool:
+        return pool.submit(measure, contender, size, width, keep).result()
+
+
+def new_process() -> ProcessPoolExecutor:
+    """A process that has the imports."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["monai.bundle", "monai.inferers", "unet_paper.inferer", "unet_paper.data.phantom"])
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(measure, contender, size, width, keep).result()
+    return ProcessPoolExecutor(max_workers=1, mp_context=context)
 
 
 def repeated(contenders: Sequence[str], size: int, width: int, repetitions: int) -> tuple[Runs, float]:
@@ -269,6 +281,47 @@ def around(width: int, folder: Path, repetitions: int) -> Row:
     )
 
 
+def command_memory(weights: str, sizes: tuple[int, int], folder: Path, quick: bool) -> Row:
+    """Bytes that inference.yaml takes for each further pixel, with released weights and all that it writes."""
+    kind, magnified, goal = COMMANDS[weights]
+    phantom.write(folder / kind, kind=kind, size=512, frames=4)
+    pages = tifffile.imread(folder / kind / "test-volume.tif" if kind == "em" else folder / kind / "01" / "t000.tif")
+    page = np.kron(pages[0] if kind == "em" else pages, np.ones((magnified, magnified), np.uint8))
+    peaks = []
+    for size in sizes:
+        print(f"{size} px: inference.yaml, {weights}.pt ...", file=sys.stderr)
+        image = folder / f"{weights}_{size}.tif"
+        repeats = -(-size // page.shape[0])
+        tifffile.imwrite(image, np.tile(page, (repeats, repeats))[:size, :size])
+        with new_process() as pool:
+            peaks.append(pool.submit(command_peak, str(image), weights, str(folder / f"{weights}_out_{size}")).result())
+    row = Row(
+        what=f"{weights}.pt, {sizes[0]} and {sizes[1]} px; ratio = bytes for each further pixel",
+        group="inference.yaml: memory of a whole prediction",
+        ratio=(peaks[1] - peaks[0]) / (sizes[1] ** 2 - sizes[0] ** 2),
+        extra={"peak MiB": ", ".join(f"{peak / 2**20:.0f}" for peak in peaks)},
+    )
+    if not quick:
+        row.at_most(goal)
+    return row
+
+
+def command_peak(image: str, weights: str, output_dir: str) -> int:
+    """Largest resident set of this process while inference.yaml predicts an image."""
+    Path("/proc/self/clear_refs").write_text("5")
+    monai.bundle.run(
+        run_id="run",
+        config_file=str(benchmarking.ROOT / "bundle" / "configs" / "inference.yaml"),
+        logging_file=False,
+        dataset_dir=image,
+        output_dir=output_dir,
+        ckpt_path=str(benchmarking.ROOT / "bundle" / "models" / f"{weights}.pt"),
+        threads=1,
+        device="cpu",
+    )
+    return resident("VmHWM")
+
+
 def _add(inside: list[float]) -> None:
     inside[0] += time.process_time() - inside.pop()
 
@@ -309,6 +362,9 @@ def main() -> int:
             if features == PAPER:
                 row.at_most(AROUND_GOAL)
             report.rows.append(row)
+        for weights in ("model",) if arguments.quick else COMMANDS:
+            given = QUICK_COMMAND_SIZES if arguments.quick else COMMAND_SIZES
+            report.rows.append(command_memory(weights, given, Path(folder), arguments.quick))
     report.series["inference"] = plot(points)
     report.notes.append(f"The network of the large images has {width} to {width << 4} features.")
     return report.finish(arguments.json)
