@@ -148,12 +148,16 @@ def test_what_training_and_inference_share_is_the_same() -> None:
     assert learned == of_image(inference["preprocessing"]["transforms"])
 
     def steps(transforms: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The post-processing, but for the copy that is saved and the name of the result."""
-        return [{**step, "output_key": None} for step in transforms if step["_target_"] != "CopyItemsd"]
+        """The post-processing of probabilities, but for the name of the result."""
+        names = ("KeepProbabilityd", "ClassProbabilitiesd")
+        return [{**step, "output_key": None} for step in transforms if not step["_target_"].endswith(names)]
 
     validated = steps(train["validate"]["postprocessing"]["transforms"])
     assert validated == steps(inference["postprocessing"]["transforms"])
     assert inference["inferer"]["inferer"].pop("progress")
+    # a loss is of scores; inference keeps the probability alone
+    assert train["validate"]["inferer"].pop("_target_") == "unet_paper.magnification.MagnifiedInferer"
+    assert inference["inferer"].pop("_target_") == "unet_paper.probability.CellProbabilityInferer"
     assert train["validate"]["inferer"] == inference["inferer"]
 
 

@@ -133,13 +133,11 @@ def test_probability_by_pieces_equals_that_of_the_scores_bit_for_bit(
     network = UNet(features=(2, 4, 8)).eval()
     image = torch.rand(1, 1, 75, 102)
     size = {} if strategy == "whole" else {"tile_size": 92 if strategy == "tiles" else 24}
-    inferer = MagnifiedInferer(
-        magnification=magnification,
-        inferer=OverlapTileInferer(levels=3, strategy=strategy, symmetries=symmetries, **size),
-    )
+    inferer = OverlapTileInferer(levels=3, strategy=strategy, symmetries=symmetries, **size)
     with torch.no_grad():
-        expected = class_probabilities(inferer(image, network)[0])[1:]
-        found = CellProbabilityInferer(inferer=inferer)(MetaTensor(image), network)
+        scores = MagnifiedInferer(inferer=inferer, magnification=magnification)(image, network)
+        expected = class_probabilities(scores[0])[1:]
+        found = CellProbabilityInferer(inferer=inferer, magnification=magnification)(MetaTensor(image), network)
     assert torch.equal(found[0], expected)
 
 

@@ -1,16 +1,15 @@
 """Probabilities of the classes from the network's scores: the soft-max over the channels of section 3."""
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.inferers.inferer import Inferer
 from monai.transforms.transform import MapTransform
 from monai.utils.misc import ensure_tuple
 from torch import Tensor
 
-from unet_paper.mosaic import Pointwise
+from unet_paper.magnification import MagnifiedInferer
 
 
 def class_probabilities(scores: Tensor) -> Tensor:
@@ -75,29 +74,17 @@ def cell_probability(scores: Tensor) -> Tensor:
     return torch.stack([class_probabilities(image)[1:] for image in scores])
 
 
-class MappingInferer(Protocol):
-    """An inferer that hands its scores on piece by piece, see :class:`unet_paper.inferer.OverlapTileInferer`."""
-
-    def mapped(
-        self, inputs: Tensor, network: Callable[..., Tensor], function: Pointwise | None, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """What a function makes of the scores, shape (B, K', H, W)."""
-
-
-class CellProbabilityInferer(Inferer):
+class CellProbabilityInferer(MagnifiedInferer):
     """Probability of the cell in whole images: that of an inferer's scores, which are never held as a whole.
 
     Args:
-        inferer: gives the scores of background and cell.
+        inferer: gives the scores of background and cell, such as :class:`unet_paper.inferer.OverlapTileInferer`.
+        magnification: of the images before prediction, see :class:`unet_paper.magnification.MagnifiedInferer`.
     """
-
-    def __init__(self, *, inferer: MappingInferer) -> None:
-        super().__init__()
-        self.inferer = inferer
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Probability, shape (B, 1, H, W), of images (B, C, H, W); the rest goes to the inferer."""
-        return self.inferer.mapped(inputs, network, cell_probability, *args, **kwargs)
+        return self.mapped(inputs, network, cell_probability, *args, **kwargs)
 
 
 class KeepProbabilityd(MapTransform):
