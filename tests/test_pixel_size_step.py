@@ -12,7 +12,9 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
 
+from unet_paper.inferer import OverlapTileInferer
 from unet_paper.magnification import MagnifiedInferer
+from unet_paper.probability import CellProbabilityInferer
 from unet_paper.running.pixel_size_step import PixelSizeStep
 
 
@@ -57,3 +59,9 @@ def test_it_says_so_and_stays_where_the_file_tells_nothing(
         magnification(image, 0.325)
     (line,) = caplog.messages
     assert "a.tif: pixels of 0.65 um, in training 0.325 um: magnified 2 times" in line
+
+
+def test_what_the_inferer_gives_stays_what_it_is(image: Path) -> None:
+    engine = SimpleNamespace(inferer=CellProbabilityInferer(inferer=OverlapTileInferer(levels=2)))
+    batch = {"image": MetaTensor(torch.zeros(1, 1, 4, 4), meta={"filename_or_obj": [str(image)]})}
+    assert isinstance(PixelSizeStep(lambda at_work, _: at_work.inferer, 0.325)(engine, batch), CellProbabilityInferer)

@@ -113,7 +113,9 @@ class PredictionMemory:
         pixel = max(pixel + VOLUME_BYTES * volume, CHANNEL_BYTES * channels)
         # sums of two scores wait for the last member of an average
         sums = 8 * seen[0] * seen[1] if self.averaged else 0
-        return height * width * pixel + sums + self._activations(seen)
+        # the image as the network sees it, and its scores; at half the magnification the figures measured hold them
+        magnified = 12 * seen[0] * seen[1] if self.magnification > 0.5 and self.magnification != 1 else 0
+        return height * width * pixel + sums + magnified + self._activations(seen)
 
     def refuse(self, file: str, pages: int) -> None:
         """Refuse a file of which a page does not fit.

@@ -8,7 +8,6 @@ from typing import Any
 from unet_paper.data.notices import Notices
 from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import layout, split_page
-from unet_paper.magnification import MagnifiedInferer
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class PixelSizeStep:
         ratio = self._ratio(batch["image"].meta)
         if ratio == 1:
             return self.step(engine, batch)
-        engine.inferer = MagnifiedInferer(inferer=inferer.inferer, magnification=inferer.magnification * ratio)
+        engine.inferer = type(inferer)(inferer=inferer.inferer, magnification=inferer.magnification * ratio)
         try:
             return self.step(engine, batch)
         finally:
