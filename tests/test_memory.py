@@ -20,7 +20,7 @@ from unet_paper.instances import PRESETS, LabelInstancesd, label_instances
 from unet_paper.magnification import MagnifiedInferer
 from unet_paper.mosaic import View
 from unet_paper.network import UNet
-from unet_paper.probability import CellProbabilityInferer, KeepProbabilityd, cell_probability, class_probabilities
+from unet_paper.probability import CellProbabilityInferer, KeepProbabilityd, class_probabilities, probabilities_of_cells
 from unet_paper.running.memory import PredictionMemory, available_memory
 
 MEMINFO = "MemTotal: 1000 kB\nMemFree: 10 kB\nMemAvailable: 800 kB\n"
@@ -141,9 +141,11 @@ def test_probability_by_pieces_equals_that_of_the_scores_bit_for_bit(
     assert torch.equal(found[0], expected)
 
 
-def test_other_numbers_of_classes_and_scores_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"scores of 3 classes.*out_channels=2"):
-        cell_probability(torch.zeros(1, 3, 4, 4))
+def test_one_class_and_scores_are_refused_and_of_more_classes_all_are_kept() -> None:
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        probabilities_of_cells(torch.zeros(1, 1, 4, 4))
+    three = torch.rand(1, 3, 4, 4)
+    assert torch.equal(probabilities_of_cells(three)[0], class_probabilities(three[0]))
     with pytest.raises(ValueError, match="are no probabilities"):
         LabelInstancesd()({"pred": torch.full((2, 4, 4), 3.0)})
     with pytest.raises(ValueError, match="one for each"):

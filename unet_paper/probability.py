@@ -9,6 +9,7 @@ from monai.transforms.transform import MapTransform
 from monai.utils.misc import ensure_tuple
 from torch import Tensor
 
+from unet_paper.classes import check_num_classes
 from unet_paper.magnification import MagnifiedInferer
 
 
@@ -54,28 +55,27 @@ class ClassProbabilitiesd(MapTransform):
         return item
 
 
-def cell_probability(scores: Tensor) -> Tensor:
-    """Probability of the cell: of :func:`class_probabilities`, what is class 1 of two.
+def probabilities_of_cells(scores: Tensor) -> Tensor:
+    """Of :func:`class_probabilities`, what cells are found in: that of the cell, of several kinds of cells all.
 
     Args:
-        scores: of background and cell, shape (B, 2, h, w).
+        scores: of background and cell, or of background and several kinds of cells, shape (B, K, h, w).
 
     Returns:
-        Shape (B, 1, h, w).
+        Shape (B, 1, h, w) for two classes, (B, K, h, w) for more.
 
     Raises:
-        ValueError: for other than two classes.
+        ValueError: for fewer than two classes.
     """
-    if scores.shape[1] != 2:
-        raise ValueError(
-            f"scores of {scores.shape[1]} classes: those of background and cell are needed, shape (B, 2, H, W); "
-            "out_channels=2"
-        )
-    return torch.stack([class_probabilities(image)[1:] for image in scores])
+    check_num_classes(scores.shape[1])
+    first = 1 if scores.shape[1] == 2 else 0
+    return torch.stack([class_probabilities(image)[first:] for image in scores])
 
 
 class CellProbabilityInferer(MagnifiedInferer):
     """Probability of the cell in whole images: that of an inferer's scores, which are never held as a whole.
+
+    Of more than two classes, all probabilities: :func:`probabilities_of_cells`.
 
     Args:
         inferer: gives the scores of background and cell, such as :class:`unet_paper.inferer.OverlapTileInferer`.
@@ -83,8 +83,8 @@ class CellProbabilityInferer(MagnifiedInferer):
     """
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """Probability, shape (B, 1, H, W), of images (B, C, H, W); the rest goes to the inferer."""
-        return self.mapped(inputs, network, cell_probability, *args, **kwargs)
+        """Probability, shape (B, 1, H, W) for two classes, of images (B, C, H, W); the rest goes to the inferer."""
+        return self.mapped(inputs, network, probabilities_of_cells, *args, **kwargs)
 
 
 class KeepProbabilityd(MapTransform):

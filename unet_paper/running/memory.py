@@ -14,6 +14,7 @@ from unet_paper import geometry
 from unet_paper.activation_memory import activation_bytes
 from unet_paper.data.reader import NIFTI, extension, layout
 from unet_paper.inferer import SYMMETRIES, USUAL_OUTPUT, Strategy, Symmetries
+from unet_paper.network import UNet
 from unet_paper.running.machine import cgroups
 
 # bytes for each pixel of an image, beside the network's: measured by benchmark_inference.py, and goals there
@@ -91,6 +92,7 @@ class PredictionMemory:
         root: Path = Path("/"),
     ) -> None:
         self.features = tuple(getattr(network, "features", tuple(64 << level for level in range(5))))
+        self.classes = _classes(network)
         self.strategy = strategy
         self.averaged = len(SYMMETRIES[symmetries]) > 1
         self.magnification = magnification
@@ -108,11 +110,13 @@ class PredictionMemory:
         """
         height, width = shape[:2]
         channels = shape[2] if len(shape) > 2 else 1
+        # of several kinds of cells all probabilities are held, their sum, and each kind's map and labels in turn
+        several = 0 if self.classes == 2 else 12 * self.classes
         seen = [max(1, round(length * self.magnification)) for length in (height, width)]
         pixel = SPLITTING_PIXEL_BYTES if self.splits or self.magnification != 1 else PIXEL_BYTES
-        pixel = max(pixel + VOLUME_BYTES * volume, CHANNEL_BYTES * channels)
-        # sums of two scores wait for the last member of an average
-        sums = 8 * seen[0] * seen[1] if self.averaged else 0
+        pixel = max(pixel + several + VOLUME_BYTES * volume, CHANNEL_BYTES * channels)
+        # sums of scores wait for the last member of an average
+        sums = 4 * self.classes * seen[0] * seen[1] if self.averaged else 0
         # the image as the network sees it, and its scores; at half the magnification the figures measured hold them
         magnified = 12 * seen[0] * seen[1] if self.magnification > 0.5 and self.magnification != 1 else 0
         return height * width * pixel + sums + magnified + self._activations(seen)
@@ -150,3 +154,8 @@ class PredictionMemory:
         if self.strategy != "whole" and self.memory_budget is not None:
             return self.memory_budget
         return activation_bytes((1, 1, sizes[0], sizes[1]), self.features)
+
+
+def _classes(network: nn.Module) -> int:
+    """Classes of a network; 2 where it is not ours and does not tell."""
+    return network.classifier.out_channels if isinstance(network, UNet) else 2
