@@ -285,8 +285,8 @@ class TestTransform:
             LabelInstancesd(regrow=-1)
         with pytest.raises(ValueError, match="output_key="):
             LabelInstancesd("pred", ("cells", "more"))
-        with pytest.raises(ValueError, match=r"'pred' of shape \(1, 4, 4\)"):
-            LabelInstancesd()({"pred": np.zeros((1, 4, 4))})
+        with pytest.raises(ValueError, match=r"'pred' of shape \(4, 4\)"):
+            LabelInstancesd()({"pred": np.zeros((4, 4))})
 
 
 @pytest.mark.parametrize(

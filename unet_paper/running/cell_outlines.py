@@ -41,7 +41,7 @@ def cell_outlines(labels: NDArray[Any]) -> Iterator[Outline]:
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
             continue
-        mask = np.pad(labels[box] == number, 1).astype(np.float64)
+        mask = np.pad(labels[box] == number, 1).astype(np.float32)
         # from pixel centres of the padded box to the image's corner
         shift = np.array([box[1].start - 0.5, box[0].start - 0.5])
         rings = [_without_straight_points(ring[:, ::-1] + shift) for ring in find_contours(mask, 0.5)]
