@@ -2,13 +2,14 @@
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
 from unet_paper.probability import ClassProbabilitiesd, class_probabilities
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 99),
     classes=st.integers(1, 4),
