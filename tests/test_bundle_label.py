@@ -162,7 +162,7 @@ def test_a_prediction_of_the_networks_own_size_would_be_resized(bundle: Path, tm
     class Valid(OverlapTileInferer):
         def __call__(self, inputs: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
             scores = super().__call__(inputs, network, *args, **kwargs)
-            return scores[:, :, 20:-20, 20:-20]
+            return scores[:, :, 20:-20, 20:-20].softmax(dim=1)
 
     with pytest.raises(AssertionError, match="would resize"):
         infer(bundle, tmp_path / "eight.png", inferer=Valid(levels=3))
