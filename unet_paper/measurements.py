@@ -1,37 +1,36 @@
 """What one counts and measures of cells: a table with one row a cell.
 
-Shapes and grey values are measured by ``skimage.measure.regionprops_table``, cell by cell in its own bounding box. A
+Shapes and grey values are measured by ``skimage.measure.regionprops``, cell by cell in its own bounding box. A
 cell's row therefore depends on the cell's pixels alone, not on where it lies, nor on how much of the image around it
 is at hand: a cell measured in a part of the image has the row, bit for bit, that it has in the whole one.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from skimage.measure import regionprops_table
+from skimage.measure import regionprops
 
 from unet_paper.label_image import bands
 
 Columns = dict[str, NDArray[Any]]
 
-_SHAPES = {
-    "label": "id",
-    "area": "area_px",
-    "bbox-0": "top_px",
-    "bbox-1": "left_px",
-    "bbox-2": "bottom_px",
-    "bbox-3": "right_px",
-    "centroid_local-0": "centroid_y_px",
-    "centroid_local-1": "centroid_x_px",
-    "perimeter": "perimeter_px",
-    "eccentricity": "eccentricity",
-    "solidity": "solidity",
-}
-_PROPERTIES = ("label", "area", "bbox", "centroid_local", "perimeter", "eccentricity", "solidity")
+_SHAPES = (
+    "id",
+    "area_px",
+    "top_px",
+    "left_px",
+    "bottom_px",
+    "right_px",
+    "centroid_y_px",
+    "centroid_x_px",
+    "perimeter_px",
+    "eccentricity",
+    "solidity",
+)
 _INTEGERS = ("id", "area_px", "top_px", "left_px", "bottom_px", "right_px")
 
 
@@ -99,8 +98,8 @@ def measure_cells(
     names = [str(number) for number in range(len(channels))] if channel_names is None else list(channel_names)
     if len(names) != len(channels):
         raise ValueError(f"channel_names={names}: the image has {len(channels)} channels, give a name for each")
-    found = regionprops_table(labels, properties=_PROPERTIES)
-    columns = {name: np.asarray(found[key]) for key, name in _SHAPES.items()}
+    rows = np.array([_shape(region) for region in _one_by_one(labels)], np.float64).reshape(-1, len(_SHAPES))
+    columns = {name: rows[:, number].copy() for number, name in enumerate(_SHAPES)}
     for column in _INTEGERS:
         columns[column] = columns[column].astype(np.int64)
     # the mean of the coordinates in the image would be rounded differently wherever the cell lies
@@ -219,8 +218,21 @@ def _channels(image: ArrayLike | None, shape: tuple[int, ...]) -> list[NDArray[A
     return channels
 
 
+def _one_by_one(labels: NDArray[Any]) -> Iterator[Any]:
+    """Regions of a label image, each forgotten before the next: together they would keep what they have worked out."""
+    regions = regionprops(labels)[::-1]
+    while regions:
+        yield regions.pop()
+
+
+def _shape(region: Any) -> tuple[float, ...]:
+    """What :data:`_SHAPES` names, of one region."""
+    shape = region.perimeter, region.eccentricity, region.solidity
+    return region.label, region.area, *region.bbox, *region.centroid_local, *shape
+
+
 def _mean_and_maximum(labels: NDArray[Any], values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """As ``regionprops_table`` has them, which would want all values in double precision at once."""
+    """As ``regionprops`` has them, which would want all values in double precision at once."""
     found = []
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is not None:
