@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ Run = Callable[..., None]
 
 # dropout draws from the state that an epoch has at its middle
 SMALL: dict[str, Any] = {**TINY, "features": [4, 8], "tile_size": 44, "dropout": 0.5, "steps_per_epoch": 4}
+
+
+@pytest.fixture(autouse=True)
+def sigint_is_taken() -> Iterator[None]:
+    """What runs in the background of a shell inherits that Ctrl-C is ignored, and so would these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def last(folder: Path) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from unet_paper.data.datasets import images as list_images
 from unet_paper.data.page import Layout
 from unet_paper.data.reader import layout
 from unet_paper.data.written_by_us import is_output, read_mark
-from unet_paper.magnification import MagnifiedInferer
 from unet_paper.network import UNet
+from unet_paper.probability import CellProbabilityInferer
 from unet_paper.running import checkpoint, label_files
 from unet_paper.running.label_files import NiftiVolume, TiffStack
 from unet_paper.running.prediction_job import PredictionFailure, PredictionJob
@@ -96,16 +96,16 @@ def test_a_broken_file_costs_no_other(predict: Predict, images: Path, tmp_path: 
 def test_an_image_whose_prediction_fails_costs_no_other(
     predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    infer = MagnifiedInferer.__call__
+    infer = CellProbabilityInferer.__call__
     calls: list[int] = []
 
-    def second(self: MagnifiedInferer, *arguments: Any, **keywords: Any) -> torch.Tensor:
+    def second(self: CellProbabilityInferer, *arguments: Any, **keywords: Any) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 2:
             raise MemoryError("no memory for the second image")
         return infer(self, *arguments, **keywords)
 
-    monkeypatch.setattr(MagnifiedInferer, "__call__", second)
+    monkeypatch.setattr(CellProbabilityInferer, "__call__", second)
     with pytest.raises(RuntimeError) as info:
         predict()
     assert str(cause(info.value)).endswith("b.png: no memory for the second image")

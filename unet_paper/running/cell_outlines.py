@@ -35,8 +35,8 @@ def cell_outlines(labels: NDArray[Any]) -> Iterator[Outline]:
     """Outlines of all cells of a label image (H, W), in the order of their ids.
 
     >>> (outline,) = cell_outlines(np.array([[0, 0], [7, 0]]))
-    >>> outline.id, outline.parts[0][0].tolist()
-    (7, [[0.5, 2.0], [1.0, 1.5], [0.5, 1.0], [0.0, 1.5], [0.5, 2.0]])
+    >>> outline.id, sorted(outline.parts[0][0][:-1].tolist())
+    (7, [[0.0, 1.5], [0.5, 1.0], [0.5, 2.0], [1.0, 1.5]])
     """
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
