@@ -235,6 +235,29 @@ def test_a_second_ctrl_c_ends_the_process_within_an_operation() -> None:
     assert done.returncode == 128 + signal.SIGINT
 
 
+def test_a_process_that_outlives_the_run_does_not_hold_it_up() -> None:
+    """As a data loader's may: forked, it has copies of what the listener waits on, and signals of its own."""
+    script = (
+        "import os, signal, sys, time\n"
+        "from unet_paper.running import signals\n"
+        "with signals.PROCESS.listening():\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        try:\n"
+        "            time.sleep(60)\n"
+        "        finally:\n"
+        "            time.sleep(60)\n"
+        "    time.sleep(0.2)\n"
+        "    os.kill(child, signal.SIGTERM)\n"
+        "    time.sleep(0.2)\n"
+        "print(signals.PROCESS.received)\n"
+        "os.kill(child, signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, timeout=50, capture_output=True, text=True)
+    assert done.stdout == "0\n"
+    assert "SIGTERM" not in done.stderr
+
+
 def test_what_nohup_told_to_ignore_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -48,12 +48,14 @@ class Signals:
         received: number of the first one; 0 is none.
         deferred: a training step is in progress, which must be finished first.
         speaks: the process says so when it has received one.
+        listens: it takes them now.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self.deferred = False
         self.speaks = True
+        self.listens = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -74,12 +76,16 @@ class Signals:
         watcher.start()
         for number in taken:
             signal.signal(number, self._receive)
+        self.listens = True
         try:
             yield
         finally:
+            self.listens = False
             for number in taken:
                 signal.signal(number, before[number])
             signal.set_wakeup_fd(wakeup)
+            # not close alone: a process forked meanwhile, of a data loader, holds a copy that keeps the connection open
+            theirs.shutdown(socket.SHUT_RDWR)
             theirs.close()
             watcher.join()
             ours.close()
@@ -117,6 +123,16 @@ class Signals:
 
 
 PROCESS = Signals()
+
+
+def _leave_to_parent() -> None:
+    """In a process just forked: its signals are not those of the process that it was forked from."""
+    if PROCESS.listens:
+        signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing is forked
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def start_worker(worker_id: int) -> None:
