@@ -2,6 +2,7 @@
 
 import csv
 import io
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.measure import regionprops
 
+from unet_paper import cell_shapes, label_image
 from unet_paper.measurements import (
     cell_table,
     measure_cells,
@@ -81,6 +85,60 @@ def test_a_cell_measured_in_a_part_is_measured_as_in_the_whole(
     assert list(expected) == list(found)
     for name, values in expected.items():
         assert values.tobytes() == found[name].tobytes(), name
+
+
+def drawn_cells(kind: str, seed: int) -> NDArray[np.integer]:
+    """Label images of single pixels, winding shapes, shapes without gaps between them, or ellipses over each other."""
+    random = np.random.default_rng(seed)
+    shape = tuple(random.integers(3, 90, 2).tolist())
+    noise = ndimage.gaussian_filter(random.random(shape), random.uniform(1, 6))
+    if kind == "pixels":
+        return random.integers(0, 5, shape, dtype=np.uint8)
+    if kind == "winding":
+        return np.asarray(ndimage.label(noise > np.median(noise))[0], np.int32)
+    if kind == "tessellation":
+        return (1 + np.digitize(noise, np.quantile(noise, [0.2, 0.4, 0.6, 0.8]))).astype(np.uint16)
+    labels, (rows, columns) = np.zeros(shape, np.int32), np.indices(shape)
+    for number in range(1, 8):
+        (y, x), (a, b), angle = random.integers(0, shape), random.uniform(1, 25, 2), random.uniform(0, np.pi)
+        along = (rows - y) * np.cos(angle) + (columns - x) * np.sin(angle)
+        across = (columns - x) * np.cos(angle) - (rows - y) * np.sin(angle)
+        labels[(along / a) ** 2 + (across / b) ** 2 <= 1] = 1000 * number
+    return labels
+
+
+@settings(max_examples=60, deadline=None)
+@given(kind=st.sampled_from(["pixels", "winding", "tessellation", "ellipses"]), seed=st.integers(0, 9999))
+def test_all_cells_at_once_have_the_values_that_scikit_image_gives_each(kind: str, seed: int) -> None:
+    labels = drawn_cells(kind, seed)
+    values = np.random.default_rng(seed).random(labels.shape)
+    expected = [
+        (
+            (cell.label, cell.area, *cell.bbox, cell.intensity_max),
+            (*cell.centroid, cell.perimeter, cell.eccentricity, cell.solidity, cell.intensity_mean),
+        )
+        for cell in regionprops(labels, intensity_image=values)
+    ]
+    found = measure_cells(labels, values)
+    names = ("id", "area_px", "top_px", "left_px", "bottom_px", "right_px", "max_0")
+    exact = np.stack([found[name] for name in names], axis=1)
+    np.testing.assert_array_equal(exact, np.array([row[0] for row in expected]).reshape(-1, 7))
+    names = ("centroid_y_px", "centroid_x_px", "perimeter_px", "eccentricity", "solidity", "mean_0")
+    real = np.stack([found[name] for name in names], axis=1)
+    # scikit-image takes the root of a difference of like numbers: of a round cell its eccentricity is 1e-8, not 0
+    np.testing.assert_allclose(real, np.array([row[1] for row in expected]).reshape(-1, 6), rtol=1e-12, atol=1e-7)
+
+
+def test_cells_do_not_depend_on_how_many_are_measured_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = drawn_cells("winding", 5)
+    values = np.random.default_rng(0).random(labels.shape, dtype=np.float32)
+    together = measure_cells(labels, values)
+    monkeypatch.setattr(cell_shapes, "_TOGETHER", 30)
+    for module in ("cell_shapes", "measurements"):
+        bands = partial(label_image.bands, pixels=3 * labels.shape[1])
+        monkeypatch.setattr(f"unet_paper.{module}.bands", bands)
+    for name, alone in measure_cells(labels, values).items():
+        assert alone.tobytes() == together[name].tobytes(), name
 
 
 @settings(max_examples=40, deadline=None)

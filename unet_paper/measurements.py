@@ -1,37 +1,22 @@
 """What one counts and measures of cells: a table with one row a cell.
 
-Shapes and grey values are measured by ``skimage.measure.regionprops``, cell by cell in its own bounding box. A
-cell's row therefore depends on the cell's pixels alone, not on where it lies, nor on how much of the image around it
-is at hand: a cell measured in a part of the image has the row, bit for bit, that it has in the whole one.
+Shapes and grey values are those of ``skimage.measure.regionprops``, of all cells at once
+(:mod:`unet_paper.cell_shapes`). A cell's row depends on the cell's pixels alone, not on where it lies, nor on how much
+of the image around it is at hand: a cell measured in a part of the image has the row, bit for bit, that it has in the
+whole one.
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
-from skimage.measure import regionprops
 
+from unet_paper.cell_shapes import Runs, runs_of, shapes_of
 from unet_paper.label_image import bands
 
 Columns = dict[str, NDArray[Any]]
-
-_SHAPES = (
-    "id",
-    "area_px",
-    "top_px",
-    "left_px",
-    "bottom_px",
-    "right_px",
-    "centroid_y_px",
-    "centroid_x_px",
-    "perimeter_px",
-    "eccentricity",
-    "solidity",
-)
-_INTEGERS = ("id", "area_px", "top_px", "left_px", "bottom_px", "right_px")
 
 
 def cell_table(
@@ -98,20 +83,28 @@ def measure_cells(
     names = [str(number) for number in range(len(channels))] if channel_names is None else list(channel_names)
     if len(names) != len(channels):
         raise ValueError(f"channel_names={names}: the image has {len(channels)} channels, give a name for each")
-    rows = np.array([_shape(region) for region in _one_by_one(labels)], np.float64).reshape(-1, len(_SHAPES))
-    columns = {name: rows[:, number].copy() for number, name in enumerate(_SHAPES)}
-    for column in _INTEGERS:
-        columns[column] = columns[column].astype(np.int64)
-    # the mean of the coordinates in the image would be rounded differently wherever the cell lies
-    for centroid, first, start in (("centroid_y_px", "top_px", origin[0]), ("centroid_x_px", "left_px", origin[1])):
-        last = first.replace("top", "bottom").replace("left", "right")
-        columns[first], columns[last] = columns[first] + start, columns[last] + start
-        columns[centroid] = columns[centroid] + columns[first]
+    runs = runs_of(labels)
+    shapes = shapes_of(labels, runs)
+    top, left = origin
+    columns: Columns = {
+        "id": runs.ids.astype(np.int64),
+        "area_px": shapes.area,
+        "top_px": shapes.top + top,
+        "left_px": shapes.left + left,
+        "bottom_px": shapes.bottom + top,
+        "right_px": shapes.right + left,
+        # the mean of the coordinates in the image would be rounded differently wherever the cell lies
+        "centroid_y_px": shapes.centroid_y + (shapes.top + top),
+        "centroid_x_px": shapes.centroid_x + (shapes.left + left),
+        "perimeter_px": shapes.perimeter,
+        "eccentricity": shapes.eccentricity,
+        "solidity": shapes.solidity,
+    }
     for name, channel in zip(names, channels, strict=True):
-        columns[f"mean_{name}"], columns[f"max_{name}"] = _mean_and_maximum(labels, channel)
+        columns[f"mean_{name}"], columns[f"max_{name}"] = _mean_and_maximum(labels, runs, shapes.area, channel)
     if probability is not None:
         (only,) = _channels(probability, labels.shape)
-        columns["mean_probability"] = _mean_and_maximum(labels, only)[0]
+        columns["mean_probability"] = _mean_and_maximum(labels, runs, shapes.area, only)[0]
     return columns
 
 
@@ -204,8 +197,7 @@ def _label_image(labels: ArrayLike) -> NDArray[Any]:
     labels = np.asarray(labels)
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels of shape {labels.shape}, {labels.dtype}: a label image (H, W) of integers is needed")
-    # regionprops takes no uint32 beyond what its own tables index
-    return labels if labels.dtype != np.uint32 else labels.astype(np.int64)
+    return labels
 
 
 def _channels(image: ArrayLike | None, shape: tuple[int, ...]) -> list[NDArray[Any]]:
@@ -218,25 +210,14 @@ def _channels(image: ArrayLike | None, shape: tuple[int, ...]) -> list[NDArray[A
     return channels
 
 
-def _one_by_one(labels: NDArray[Any]) -> Iterator[Any]:
-    """Regions of a label image, each forgotten before the next: together they would keep what they have worked out."""
-    regions = regionprops(labels)[::-1]
-    while regions:
-        yield regions.pop()
-
-
-def _shape(region: Any) -> tuple[float, ...]:
-    """What :data:`_SHAPES` names, of one region."""
-    shape = region.perimeter, region.eccentricity, region.solidity
-    return region.label, region.area, *region.bbox, *region.centroid_local, *shape
-
-
-def _mean_and_maximum(labels: NDArray[Any], values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """As ``regionprops`` has them, which would want all values in double precision at once."""
-    found = []
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        if box is not None:
-            own = values[box][labels[box] == number].astype(np.float64)
-            found.append((own.mean(), own.max()))
-    mean, maximum = np.array(found, np.float64).reshape(-1, 2).T
-    return mean, maximum
+def _mean_and_maximum(
+    labels: NDArray[Any], runs: Runs, areas: NDArray[np.int64], values: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of the values of each cell, one pixel after the other: in whichever band it lies, a sum is rounded the same."""
+    total, maximum = np.zeros(len(areas)), np.full(len(areas), -np.inf)
+    for rows in bands(labels.shape):
+        cells = runs.cells_of_pixels(rows)
+        own = values[rows][labels[rows] > 0].astype(np.float64)
+        np.add.at(total, cells, own)
+        np.maximum.at(maximum, cells, own)
+    return total / areas, maximum
