@@ -67,6 +67,20 @@ def test_a_cell_in_pieces_is_no_error(masks: Any, caplog: pytest.LogCaptureFixtu
     assert not caplog.records
 
 
+@pytest.mark.parametrize("annotation", ["binary", "instances"])
+def test_a_background_taken_for_a_cell_is_said(annotation: Annotation, caplog: pytest.LogCaptureFixture) -> None:
+    cell = np.pad(np.ones((2, 2), int), 2)
+    turned = 1 - cell
+    dataset(turned, turned, cell, annotation=annotation)
+    (record,) = caplog.records
+    assert "in 2 of 3 masks one cell reaches the corners and covers most" in record.getMessage()
+    assert "--background_value" in record.getMessage()
+    caplog.clear()
+    dataset(turned, cell, cell, annotation=annotation)
+    dataset(turned, turned, annotation="classes")
+    assert not caplog.records
+
+
 def test_of_other_annotations_one_id_says_nothing() -> None:
     dataset(BLACK_AND_WHITE, annotation="either")
 

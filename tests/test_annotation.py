@@ -51,6 +51,12 @@ class TestBinary:
         np.testing.assert_array_equal(instances([[255, 7, 255, 0]], ignore_value=7), [[1, -1, 2, 0]])
         np.testing.assert_array_equal(instances([[7, 7]], ignore_value=7), [[-1, -1]])
 
+    @pytest.mark.parametrize("annotation", ["binary", "instances", "either"])
+    def test_a_value_below_zero_is_no_cell(self, annotation: Any) -> None:
+        with pytest.raises(ValueError, match=r"holds the values -1, 0: .* say --ignore_value -1"):
+            instances([[0, -1]], annotation=annotation)
+        np.testing.assert_array_equal(instances([[0, -1, 1]], annotation=annotation, ignore_value=-1), [[0, -1, 1]])
+
     def test_refuses_other_values(self) -> None:
         with pytest.raises(ValueError, match=r"'label' holds the values 0, 1, 2: annotation='binary' takes 0 and one"):
             instances([[0, 1, 2]])
@@ -87,7 +93,7 @@ class TestInstances:
         [
             ([[0.0, 1.5]], r"'label' holds 1\.5: annotations are whole numbers"),
             ([[0.0, np.nan]], "'label' holds nan"),
-            ([[0, -1]], "ids are 0 or more; say --ignore_value"),
+            ([[0, -1]], "cells are above 0; say --ignore_value -1"),
         ],
     )
     def test_refuses_what_are_no_ids(self, annotation: Any, message: str) -> None:

@@ -406,12 +406,21 @@ def test_images_that_cannot_be_listed(tmp_path: Path) -> None:
         datasets.images(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="page out of range; the file has pages 0 to 1"):
         datasets.images(f"{tiff(tmp_path / 'a.tif', 2)}#2")
-    png(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="two files of one name"):
-        datasets.images(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ValueError, match=r"notes\.txt: unknown extension"):
         datasets.images(tmp_path / "notes.txt")
+
+
+def test_of_two_files_of_one_name_one_is_predicted_and_the_other_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = [tiff(tmp_path / "a.tif"), png(tmp_path / "b.png"), png(tmp_path / "c.png"), tiff(tmp_path / "d.tiff")]
+    png(tmp_path / "a.png")
+    for name in ("b.jpg", "d.jpeg"):
+        png(tmp_path / "x.png").rename(tmp_path / name)
+    assert [case["image"] for case in datasets.images(tmp_path)] == [str(file) for file in taken]
+    (record,) = caplog.records
+    assert "left out: 3 of a name that another image has: a.png (beside a.tif), b.jpg (beside b.png)" in record.message
 
 
 # --- what all labelled sets refuse ---

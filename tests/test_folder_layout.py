@@ -128,6 +128,10 @@ def test_a_table_of_pairs(tmp_path: Path) -> None:
         (["images/a.png", "masks/b.png"], "no annotation for image a"),
         (["images/a.png", "masks/a.png", "masks/b.png"], "no image for b"),
         (["a.png"], "no images with masks found"),
+        (["images/a.png", "masks/a.png", "masks/a.bmp"], "a.bmp and .*a.png: two files of one name"),
+        (["images/a.png", "images/a.bmp", "labels/a.png"], "a.bmp and .*a.png: two files of one name"),
+        (["a.png", "a_mask.png", "a_mask.bmp"], "a_mask.bmp and .*a_mask.png: two files of one name"),
+        (["a.png", "a.bmp", "a_mask.png"], "a.bmp and .*a.png: two files of one name"),
     ],
 )
 def test_what_has_no_partner_is_named(files: list[str], said: str, tmp_path: Path) -> None:

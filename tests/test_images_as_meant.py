@@ -21,6 +21,7 @@ from conftest import ROOT
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
+from scipy import ndimage
 
 from unet_paper.data.annotation import InstancesFromAnnotationd
 from unet_paper.data.datasets import pairs
@@ -246,6 +247,43 @@ def twelve_said(path: Path, pixels: Array) -> Path:
     return tiff(path, wide, extratags=[(341, 3, 1, 4095, True)])
 
 
+def eight_unsaid(path: Path, pixels: Array) -> Path:
+    return tiff(path, pixels.astype(np.uint16))
+
+
+def significant_bits(path: Path, pixels: Array) -> Path:
+    path = path.with_suffix(".ome.tif")
+    wide = pixels.astype(np.uint16) if pixels.max() < 8 else np.round(pixels / 255 * 4095).astype(np.uint16)
+    tifffile.imwrite(path, wide, photometric="minisblack", ome=True, metadata={"axes": "YX", "SignificantBits": 12})
+    return path
+
+
+def signed_by_imagej(path: Path, pixels: Array) -> Path:
+    calibration = "ImageJ=1.53t\ncf=0\nc0=-32768.0\nc1=1.0\nvunit=Gray Value\n"
+    return tiff(path, pixels.astype(np.uint16) + 32768, description=calibration)
+
+
+def white_first_png(path: Path, pixels: Array) -> Path:
+    """Black and white with a palette that has white first, as some programs write what they count."""
+    black = pixels == 0 if pixels.max() < 8 else pixels != 77
+    picture = Image.fromarray(black.astype(np.uint8), mode="P")
+    picture.putpalette([255, 255, 255, 0, 0, 0])
+    return png(path, picture)
+
+
+def white_first_bmp(path: Path, pixels: Array) -> Path:
+    path = white_first_png(path, pixels)
+    Image.open(path).save(path.with_suffix(".bmp"))
+    return path.with_suffix(".bmp")
+
+
+def three_channels(path: Path, pixels: Array) -> Path:
+    path = path.with_suffix(".tif")
+    stack = np.stack([pixels, ELSE, ELSE])
+    tifffile.imwrite(path, stack, imagej=True, metadata={"axes": "CYX", "Labels": ["a", "b", "c"]})
+    return path
+
+
 def as_dtype(dtype: Any) -> Callable[[Path, Array], Path]:
     return lambda path, pixels: tiff(path, pixels.astype(dtype))
 
@@ -283,16 +321,26 @@ KINDS: dict[str, tuple[Callable[[Path, Array], Path], str, str]] = {
     "14 bits a sample, stated": (bits(14), "close", "same"),
     "12 bits in 16, stated as largest sample": (twelve_said, "close", "same"),
     "12 bits in 16, unstated": (twelve_unsaid, "line: --grey_maximum 4095", "same"),
+    "8 bits in 16, unstated": (eight_unsaid, "line: --grey_maximum 255", "same"),
+    "12 bits in 16, stated by OME-XML": (significant_bits, "close", "same"),
+    "16 bits with sign, ImageJ": (signed_by_imagej, "refused: int16 from 0 to 255.*--grey_maximum", "same"),
     "0 is white (MINISWHITE)": (min_is_white, "same", "refused: MINISWHITE"),
     "grey palette, TIFF": (grey_palette_tiff, "same", ""),
     "grey palette, PNG": (grey_palette_png, "same", ""),
     "colour palette, TIFF": (label_palette_tiff, "refused: 3 channels.*--channel", "same"),
     "colour palette, PNG": (label_palette_png, "refused: channels.*--channel", "same"),
+    "palette with black after another colour, PNG": (white_first_png, "two", "refused: which is the background"),
+    "palette with black after another colour, BMP": (white_first_bmp, "two", "refused: which is the background"),
     "ImageJ, one directory for all planes": (one_directory, "page 1", "page 1"),
     "pyramid in the chain of pages": (pyramid, "same", "same"),
     "pyramid in SubIFDs": (subifd_pyramid, "same", "same"),
     "OME-TIFF with scan and macro image": (ome_with_macro, "same", "same"),
     "several channels": (two_channels, r"refused: 2 channels \(DAPI, GFP\).*--channel 0 to 1", "refused: 2 channels"),
+    "three channels": (
+        three_channels,
+        r"refused: 3 channels \(a, b, c\).*--channel 0 to 2",
+        "refused: which one holds",
+    ),
     "grey as RGBA, constant alpha": (rgba, "same", "same"),
     "grey as 16-bit RGB, PNG": (sixteen_bit_colours, "same", "same"),
     "alpha that varies": (transparent, "refused: 4 channels", "refused: transparent"),
@@ -327,11 +375,11 @@ def test_an_image_is_what_a_viewer_shows(kind: str, tmp_path: Path, caplog: pyte
         assert len(lines) == 1
         assert str(path) in lines[0]
         assert expected.removeprefix("line: ") in lines[0]
-        found = image(path, maximum=4095)
+        found = image(path, maximum=float(expected.rpartition(" ")[2]))
         expected = "close"
     else:
         assert not lines
-    right = np.full_like(GREY, 77) if expected == "flat" else GREY
+    right = {"flat": np.full_like(GREY, 77), "two": np.where(GREY == 77, 255, 0)}.get(expected, GREY)
     # half a step of 4 bits, or none
     tolerance = (
         0.5 / 15 + 1e-6
@@ -393,6 +441,17 @@ def test_the_table_in_the_documentation_has_every_kind() -> None:
 def test_what_a_refusal_recommends_works(kind: str, settings: dict[str, Any], right: Array, tmp_path: Path) -> None:
     path = KINDS[kind][0](tmp_path / "image", GREY)
     np.testing.assert_allclose(image(path, **settings), right / 255, atol=1e-6)
+
+
+def test_rounding_of_floats_is_no_other_range(tmp_path: Path) -> None:
+    beside = (GREY / 255).astype(np.float32) * np.float32(1 + 4e-7) - np.float32(1e-7)
+    assert beside.min() < 0
+    assert beside.max() > 1
+    found = image(tiff(tmp_path / "a", beside))
+    np.testing.assert_allclose(found, GREY / 255, atol=1e-6)
+    assert found.min() == 0
+    assert found.max() == 1
+    assert "--grey_maximum" in refusal(image, tiff(tmp_path / "b", beside * np.float32(1.001)))
 
 
 def test_negative_values_have_a_minimum(tmp_path: Path) -> None:
@@ -527,6 +586,34 @@ def test_interpolated_rims_are_no_cells(tmp_path: Path) -> None:
     distance = np.minimum(np.hypot(rows - 30, columns - 30) - 18, np.hypot(rows - 65, columns - 60) - 22)
     soft = np.clip(255 * (0.5 - distance / 3), 0, 255).astype(np.uint8)
     assert "rims" in refusal(mask, tiff(tmp_path / "a", soft))
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_the_rim_of_a_single_cell_is_none_either(scale: float, tmp_path: Path) -> None:
+    """Its greys need not lie in pieces: they are thin and lie along the cell."""
+    rows, columns = np.indices((96, 96))
+    disc = np.where((rows - 47.3) ** 2 + (columns - 41.8) ** 2 <= 81, 255, 0).astype(np.uint8)
+    side = int(96 * scale)
+    soft = np.asarray(Image.fromarray(disc).resize((side, side), Image.Resampling.BILINEAR))
+    assert len(np.unique(soft)) > 4
+    assert "rims" in refusal(mask, tiff(tmp_path / "a", soft))
+
+
+def test_a_border_with_an_id_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Programs that draw outlines between cells give them a value of their own, mostly 255."""
+    padded = np.pad(CELLS, 2)
+    rim = ndimage.binary_dilation(padded > 0, np.ones((3, 3))) & (padded == 0)
+    path = tiff(tmp_path / "a", np.where(rim, 255, padded).astype(np.uint8))
+    mask(path)
+    assert f"{path}: 255 is nowhere 3 px wide" in caplog.text
+    assert "--ignore_value 255" in caplog.text
+    caplog.clear()
+    np.testing.assert_array_equal(cells(np.maximum(mask(path, ignore_value=255), 0)), cells(padded))
+    # cells that touch, and a thin one between others, are none
+    touching = np.zeros((40, 40), np.uint8)
+    touching[4:20, 4:20], touching[4:20, 20:30], touching[20:22, 4:30], touching[30:36, 5:20] = 1, 2, 3, 4
+    assert len(np.unique(mask(tiff(tmp_path / "b", touching)))) == 5
+    assert "rim" not in caplog.text.replace("3 is nowhere", "")
 
 
 def test_classes_are_no_ids(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from monai.data.dataset import CacheDataset
 from numpy.typing import NDArray
 
-from unet_paper.data.annotation import Annotation, ids_in_pieces
+from unet_paper.data.annotation import Annotation, ids_in_pieces, is_inverted
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,8 @@ _VALUES = 8
 class AnnotatedDataset(CacheDataset):
     """MONAI's ``CacheDataset``, that judges the masks when it has read them.
 
-    One line says that none of the masks holds a cell. Masks for ``annotation="instances"`` that have the same few ids
+    One line says that none of the masks holds a cell, or that in most of them one cell reaches the corners and covers
+    most of the image, as a background does. Masks for ``annotation="instances"`` that have the same few ids
     throughout, most of them in pieces none of which has half of their pixels, are black and white, or classes: refused.
     Where this is so of every fourth, it is said.
 
@@ -53,6 +54,14 @@ class AnnotatedDataset(CacheDataset):
                 "cells, or say --background_value ... if 0 is not the background",
                 len(masks),
                 data[0]["label"],
+            )
+        turned = sum(map(is_inverted, drawn)) if annotation in ("binary", "instances") else 0
+        if 2 * turned > len(drawn):
+            logger.warning(
+                "in %d of %d masks one cell reaches the corners and covers most of the image: if that is the "
+                "background, say which value it has, --background_value ... (in black and white mostly 255 or 1)",
+                turned,
+                len(masks),
             )
         if annotation == "instances":
             _judge_ids(drawn)

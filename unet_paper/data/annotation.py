@@ -41,9 +41,9 @@ class InstancesFromAnnotationd(MapTransform):
     - ``"classes"``: the values are classes, 0 the background; every connected component of a class is a cell, with an
       id that says its class (:mod:`unet_paper.classes`). Of two classes this is ``"binary"``.
 
-    What would be learnt wrongly is refused: ids most of which lie in pieces (values between two others at the rims of
-    an interpolated mask; classes), several values and no background. A mask that is one cell all over, and one without
-    a cell, are said.
+    What would be learnt wrongly is refused: ids most of which lie in pieces or are thin and lie along others (values
+    between two others at the rims of an interpolated mask; classes), several values and no background. A mask that is
+    one cell all over, one without a cell, and an id that is a rim of the others, are said.
 
     Unknown are the pixels of ``ignore_value``, and the cells that an expert marked but did not draw: in the Cell
     Tracking Challenge gold masks (SEG) draw some of the cells, markers (TRA) point at every one. A marker that no drawn
@@ -178,6 +178,11 @@ class InstancesFromAnnotationd(MapTransform):
             return instances
         drawn = self._drawn(annotation, ignored, source)
         values = np.unique(drawn[~ignored])
+        if len(values) and values[0] < 0:
+            raise ValueError(
+                f"{source} holds the values {_some(values)}: cells are above 0; say --ignore_value {values[0]} if "
+                "that means unknown"
+            )
         if self.annotation == "binary" or (self.annotation == "either" and np.count_nonzero(values) == 1):
             if np.count_nonzero(values) > 1:
                 raise ValueError(
@@ -187,14 +192,10 @@ class InstancesFromAnnotationd(MapTransform):
                 )
             instances, _ = ndimage.label(drawn, self._structure, output=np.int32)
         else:
-            if len(values) and values[0] < 0:
-                raise ValueError(
-                    f"{source} holds the values {_some(values)}: ids are 0 or more; say --ignore_value ... for unknown "
-                    "pixels"
-                )
             instances = _within_range(drawn)
             instances[ignored] = 0
             self._check_pieces(instances, source)
+            self._check_rims(instances, source)
         instances[ignored] = UNKNOWN
         return instances
 
@@ -285,6 +286,27 @@ class InstancesFromAnnotationd(MapTransform):
                 "they are cells",
             )
 
+    def _check_rims(self, instances: NDArray[np.int32], source: str) -> None:
+        """What is nowhere thick and lies along thick cells is the grey of a softened rim, or a border of its own."""
+        thick, rims = rims_of_cells(instances)
+        if not len(rims) or instances.size < _PIXELS_TO_JUDGE:
+            return
+        if len(rims) > max(len(thick), 2):
+            raise ValueError(
+                f"{source}: {len(rims)} of its {len(thick) + len(rims)} ids are nowhere 3 px wide and lie along the "
+                f"others ({_some(rims)}): those are no cells but rims of a mask that was interpolated or saved with "
+                "losses; threshold the mask or save it anew, with one id a cell, or with two values and --annotation "
+                "binary"
+            )
+        long = [int(rim) for rim in rims if _is_rim_of_most(instances, int(rim), thick)]
+        if long:
+            self._notices.warn(
+                "a rim as a cell",
+                source,
+                f"{source}: {long[0]} is nowhere 3 px wide and lies along the other ids, taken as one cell: say "
+                f"--ignore_value {long[0]} if it is their rim",
+            )
+
     def _near_undrawn_cells(self, instances: NDArray[np.int32], markers: NDArray[np.int64]) -> NDArray[np.bool_]:
         drawn = np.unique(markers[instances > 0])
         undrawn = (markers > 0) & ~np.isin(markers, drawn)
@@ -301,6 +323,61 @@ class InstancesFromAnnotationd(MapTransform):
         frame = np.ones(shape, dtype=bool)
         frame[width:-width, width:-width] = False
         return frame
+
+
+def rims_of_cells(
+    instances: NDArray[np.integer],
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Ids that are somewhere 3 px wide, and those that are not and mostly touch such ones.
+
+    Args:
+        instances: shape (H, W); 0 and less is no cell.
+
+    >>> ring = np.pad(np.full((3, 3), 9), 1, constant_values=4)
+    >>> rims_of_cells(np.pad(ring, 2))
+    (array([9]), array([4]))
+    """
+    labels = np.maximum(instances, 0)
+    ids = np.unique(labels[labels > 0])
+    low, high = ndimage.minimum_filter(labels, 3), ndimage.maximum_filter(labels, 3)
+    thick = np.unique(labels[(low == high) & (labels > 0)])
+    # of a cell that lies within the image in part there is no saying how wide it is
+    edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    thin = np.setdiff1d(ids, np.union1d(thick, edges))
+    if not len(thin) or not len(thick):
+        return thick, thin[:0]
+    wide = np.isin(labels, thick)
+    beside = ndimage.binary_dilation(wide, np.ones((3, 3), bool)) & ~wide
+    members = np.isin(labels, thin)
+    touching = np.bincount(np.searchsorted(thin, labels[members & beside]), minlength=len(thin))
+    whole = np.bincount(np.searchsorted(thin, labels[members]), minlength=len(thin))
+    return thick, thin[2 * touching > whole]
+
+
+def _is_rim_of_most(instances: NDArray[np.integer], rim: int, thick: NDArray[np.integer]) -> bool:
+    """Whether an id, larger than a speck, lies along at least half of the cells."""
+    members = instances == rim
+    beside = np.unique(instances[ndimage.binary_dilation(members, np.ones((3, 3), bool)) & ~members])
+    return bool(members.sum() >= 16 and 2 * len(np.intersect1d(beside, thick)) >= len(thick))
+
+
+def is_inverted(cells: NDArray[np.integer]) -> bool:
+    """Whether one cell reaches the corners of the image and covers most of it: the background, it seems.
+
+    Args:
+        cells: shape (H, W), one id a cell; 0 background, -1 unknown.
+
+    >>> is_inverted(np.pad(np.zeros((2, 2), int), 1, constant_values=1))
+    True
+    """
+    if min(cells.shape) < 3:
+        return False  # a strip has no inside
+    corners = np.array([cells[0, 0], cells[0, -1], cells[-1, 0], cells[-1, -1]])
+    values, counts = np.unique(corners, return_counts=True)
+    owner = values[counts.argmax()]
+    if owner <= 0 or counts.max() < 3:
+        return False
+    return bool(0.4 < np.mean(cells == owner) < 0.995)
 
 
 def ids_in_pieces(instances: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.bool_], int]:
@@ -352,6 +429,6 @@ def _within_range(ids: NDArray[np.int64]) -> NDArray[np.int32]:
     return ids.astype(np.int32)
 
 
-def _some(values: NDArray[np.int64]) -> str:
+def _some(values: NDArray[np.integer]) -> str:
     shown = ", ".join(str(value) for value in values[:5])
     return shown if len(values) <= 5 else f"{shown}, ... ({len(values)} values)"

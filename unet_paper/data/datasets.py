@@ -316,8 +316,9 @@ def large(
 def images(dataset_dir: str | Path) -> list[Case]:
     """Every image of a folder, for inference, in natural order of names; stacks page by page.
 
-    Predictions that this program wrote into the folder are no images. A file of a folder that cannot be read is a case
-    all the same: reading it says what is wrong, and the others are not held up.
+    Predictions that this program wrote into the folder are no images. Of two files of one name, whose predictions would
+    overwrite one another, one is taken, a TIFF first and a JPEG last; a line names the others. A file of a folder that
+    cannot be read is a case all the same: reading it says what is wrong, and the others are not held up.
 
     Args:
         dataset_dir: a folder, or one image file, or one page of a stack.
@@ -327,8 +328,7 @@ def images(dataset_dir: str | Path) -> list[Case]:
 
     Raises:
         FileNotFoundError: no such folder or file.
-        ValueError: no images in the folder, two of one name (their predictions would overwrite one another), or the
-            one file cannot be read.
+        ValueError: no images in the folder, or the one file cannot be read.
     """
     file, page = split_page(dataset_dir)
     file = _given(file)
@@ -338,7 +338,7 @@ def images(dataset_dir: str | Path) -> list[Case]:
         return [{"image": f"{file}#{page}"}]
     if file.is_file():
         return [{"image": address} for address in _addresses(file, _pages(file))]
-    files = list(_by_name(f for f in _image_files(_folder(file)) if not is_output(f)).values())
+    files = _one_of_a_name([f for f in _image_files(_folder(file)) if not is_output(f)])
     if not files:
         raise ValueError(f"{file}: no images; supported are {' '.join(EXTENSIONS)}")
     cases = []
@@ -500,6 +500,26 @@ def _suffix_remedy(images: Iterable[str], masks: Iterable[str]) -> str:
     endings = {mask[len(image) :] for image in images for mask in masks if mask.startswith(image) and mask != image}
     shared = [ending for ending in endings if {image + ending for image in images} == set(masks)]
     return f"say --mask_suffix {shared[0]}, or " if shared else ""
+
+
+def _one_of_a_name(files: Sequence[Path]) -> list[Path]:
+    """Of files of one name the one whose kind keeps most; one line names the others."""
+    preferred = [*(kind for kind in EXTENSIONS if kind not in JPEG), *JPEG]
+    taken: dict[str, Path] = {}
+    for one in sorted(files, key=lambda file: preferred.index(extension(file))):
+        taken.setdefault(_stem(one), one)
+    others = [file for file in files if taken[_stem(file)] != file]
+    if others:
+        named = ", ".join(f"{file.name} (beside {taken[_stem(file)].name})" for file in others[:3])
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        logger.warning(
+            "%s: left out: %d of a name that another image has: %s%s; give such an image another name if it is one",
+            others[0].parent,
+            len(others),
+            named,
+            more,
+        )
+    return [file for file in files if file not in others]
 
 
 def _by_name(files: Iterable[Path]) -> dict[str, Path]:

@@ -172,7 +172,7 @@ def _two_folders(images: Path, drawn: Path) -> FolderLayout:
     if folders and not annotations:
         masks = {path.name: _files(path) for path in folders}
         return FolderLayout(_paired(pictures, masks, drawn)[0], plain=False, other_files=others)
-    by_name = {_stem(file): [file] for file in annotations}
+    by_name = {name: [file] for name, file in _by_name(annotations).items()}
     pairs, ending = _paired(pictures, by_name, drawn)
     plain = (
         images.name == "images"
@@ -187,7 +187,7 @@ def _paired(
     pictures: Sequence[Path], annotations: Mapping[str, Sequence[Path]], where: Path
 ) -> tuple[list[AnnotatedImage], str | None]:
     """Pairs by name; and the masks' ending, None where they have a beginning instead."""
-    names = [_stem(file) for file in pictures]
+    names = list(_by_name(pictures))
     if not names:
         raise ValueError(f"{where}: no images beside it")
     for before, after in [("", ""), *(("", e) for e in ENDINGS), *((b, "") for b in BEGINNINGS)]:
@@ -227,8 +227,8 @@ def _one_folder(root: Path) -> FolderLayout:
             marked = [f for f in files if not extension(f)]
         pictures = [f for f in files if f not in marked]
         if marked and pictures and {before + _stem(f) + after for f in pictures} == {_stem(f) for f in marked}:
-            by_name = {_stem(f): [f] for f in marked}
-            pairs = [AnnotatedImage(f, by_name[before + _stem(f) + after]) for f in pictures]
+            by_name = _by_name(marked)
+            pairs = [AnnotatedImage(f, [by_name[before + name + after]]) for name, f in _by_name(pictures).items()]
             plain = bool(after) and all(extension(f) for f in marked)
             return FolderLayout(pairs, plain, after, _others(root, DRAWN))
     raise ValueError(
@@ -257,6 +257,15 @@ def _files(folder: Path, drawn: Iterable[str] = ()) -> list[Path]:
 
 def _others(folder: Path, drawn: Iterable[str] = ()) -> int:
     return sum(f.is_file() for f in folder.iterdir() if not f.name.startswith(".")) - len(_files(folder, drawn))
+
+
+def _by_name(files: Iterable[Path]) -> dict[str, Path]:
+    """Files by their name without extension; which of two belongs to an image nobody can know."""
+    named: dict[str, Path] = {}
+    for file in files:
+        if (other := named.setdefault(_stem(file), file)) != file:
+            raise ValueError(f"{other} and {file}: two files of one name, keep one")
+    return named
 
 
 def _stem(file: Path) -> str:

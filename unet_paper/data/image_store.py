@@ -280,7 +280,8 @@ def _open_tiff(path: Path) -> ImageStore:
             shape, given = series.get_shape(True), series.get_axes(True)
             mapped = series.dataoffset is not None and not page.is_tiled and page.compression == 1
             description = tiff.pages[0].description
-            _refuse_unusual(path, page)
+            _refuse_unusual(path, tiff, page)
+            full_scale = _full_scale(tiff, page)
     except (OSError, tifffile.TiffFileError, IndexError) as error:
         raise ValueError(
             f"dataset_dir={path}: cannot be read as TIFF: {error}; truncated or damaged? Copy it again"
@@ -305,7 +306,7 @@ def _open_tiff(path: Path) -> ImageStore:
     pixel_size = None
     if known.pixel_size is not None and factor is not None:
         pixel_size = (known.pixel_size[0] * factor, known.pixel_size[1] * factor)
-    return ImageStore(str(path), array, axes, pixel_size, _full_scale(page), identity=identity)
+    return ImageStore(str(path), array, axes, pixel_size, full_scale, identity=identity)
 
 
 class _TiffPixels:
@@ -321,7 +322,7 @@ class _TiffPixels:
             return np.asarray(zarr.open_array(store, mode="r")[index])
 
 
-def _refuse_unusual(path: Path, page: Any) -> None:
+def _refuse_unusual(path: Path, tiff: Any, page: Any) -> None:
     """What would have to be undone before pixels are what they look like."""
     unusual = [
         what
@@ -329,6 +330,7 @@ def _refuse_unusual(path: Path, page: Any) -> None:
             ("an orientation tag", page.tags.valueof(_ORIENTATION, 1) != 1),
             ("a palette", page.photometric.name == "PALETTE"),
             ("0 as white", page.photometric.name == "MINISWHITE"),
+            ("signed numbers of ImageJ", tiff_file.is_signed_by_imagej(tiff, page)),
             (f"{page.bitspersample} bits a sample", page.bitspersample not in (8, 16, 32, 64)),
         )
         if found
@@ -349,7 +351,10 @@ def _refuse_large_chunks(path: Path, page: Any) -> None:
         )
 
 
-def _full_scale(page: Any) -> float | None:
+def _full_scale(tiff: Any, page: Any) -> float | None:
+    significant = tiff_file.significant_bits(tiff)
+    if significant and page.dtype.kind == "u" and significant < page.bitspersample:
+        return float(2**significant - 1)
     for tag in (_SMAX_SAMPLE, _MAX_SAMPLE):
         if tag in page.tags:
             stated = float(np.max(page.tags[tag].value))

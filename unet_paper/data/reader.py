@@ -56,6 +56,7 @@ _PAGE = re.compile(r"(?P<file>.+\.(?:tiff?|nii(?:\.gz)?|nrrd))(?:#|::)(?P<page>\
 # Formats whose files may hold several pages.
 _PAGED = {**dict.fromkeys(TIFF, tiff_file), **dict.fromkeys(NIFTI, nifti_file), **dict.fromkeys(NRRD, nrrd_file)}
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
+_ROUNDING = 1e-5
 _COLOURS = ("red", "green", "blue", "alpha")
 
 logger = logging.getLogger(__name__)
@@ -207,9 +208,10 @@ class PageReader(_Reader):
 class LabelReader(_Reader):
     """Reader for ``LoadImaged``: masks and markers, whose pixels are ids and no grey values; (H, W), int64.
 
-    Palettes are not applied: the indices are the ids. Three equal channels are one; other colours become one id each
+    Palettes are not applied: the indices are the ids; one that shows black for another index than 0 leaves open what
+    the background is. Three equal channels are one; other colours become one id each
     (black 0, white 16777215). Orientation tags are applied, as for images. What cannot hold ids is refused: JPEG,
-    transparency, files in which 0 is white, numbers that are not whole or too large for their dtype.
+    transparency, channels, files in which 0 is white, numbers that are not whole or too large for their dtype.
     """
 
     def _meant(self, page: Page, source: str) -> tuple[NDArray[Any], tuple[str, ...]]:
@@ -223,6 +225,13 @@ class LabelReader(_Reader):
             raise ValueError(
                 f"{source}: a mask in which 0 is white (MINISWHITE): what is the background? Save it with 0 as black "
                 "and background, in ImageJ by Image > Lookup Tables > Invert LUT"
+            )
+        if page.palette is not None:
+            _refuse_white_background(pixels, page.palette, source)
+        if pixels.ndim == 3 and page.channels:
+            raise ValueError(
+                f"{source}: a mask of {pixels.shape[2]} channels ({', '.join(page.channels)}): which one holds ids? "
+                "Save that one alone"
             )
         if pixels.ndim == 3:
             pixels = _ids_of_colours(photometric.without_constant_alpha(pixels, page.alpha), source)
@@ -319,6 +328,8 @@ class ScaleToUnitRanged(MapTransform):
         stated = meta.get("full_scale", 1.0 if dtype.startswith("float") else _FULL_SCALE.get(dtype))
         maximum = stated if self.maximum is None else self.maximum
         low, high = (float(v) for v in torch.aminmax(tensor))
+        # what a program stores as a float may be beside its limits by rounding
+        slack = _ROUNDING * (maximum - self.minimum) if maximum is not None and dtype.startswith("float") else 0.0
         remedy = (
             "give the grey values that become white and black in all images, --grey_maximum and, where not 0, "
             "--grey_minimum"
@@ -327,7 +338,7 @@ class ScaleToUnitRanged(MapTransform):
             raise ValueError(
                 f"{source}: grey values of {dtype} from {low:g} to {high:g}, whose full scale is unknown; {remedy}"
             )
-        if not (low >= self.minimum and high <= maximum):
+        if not (low >= self.minimum - slack and high <= maximum + slack):
             raise ValueError(
                 f"{source}: grey values of {dtype} from {low:g} to {high:g}, expected {self.minimum:g} to {maximum:g}; "
                 f"{remedy}"
@@ -335,13 +346,15 @@ class ScaleToUnitRanged(MapTransform):
         if self.maximum is None and "full_scale" not in meta:
             self._say_unused_bits(dtype, high, source)
         scaled = (tensor.to(torch.float32) - self.minimum).div_(maximum - self.minimum)
+        if slack:
+            scaled = scaled.clamp_(0, 1)
         if isinstance(scaled, MetaTensor):
             scaled.meta["scaled_by"] = maximum
         return scaled
 
     def _say_unused_bits(self, dtype: str, high: float, source: str) -> None:
         bits = max(int(high).bit_length(), 1)
-        unused = next((n for n in (10, 12, 14) if bits <= n), None) if dtype == "uint16" else None
+        unused = next((n for n in (8, 10, 12, 14) if bits <= n), None) if dtype == "uint16" else None
         if dtype == "uint8" and bits <= 4:
             unused = 4
         if unused and high > 0:
@@ -349,7 +362,7 @@ class ScaleToUnitRanged(MapTransform):
                 "unused bits",
                 source,
                 f"{source}: the largest of its {dtype} grey values is {high:g}, and {_FULL_SCALE[dtype]:g} is taken "
-                f"for white: if the camera gives {unused} bits, say --grey_maximum {2**unused - 1}",
+                f"for white: if the image has {unused} bits, say --grey_maximum {2**unused - 1}",
             )
 
 
@@ -421,6 +434,18 @@ def _ids_of_colours(pixels: NDArray[Any], source: str) -> NDArray[Any]:
         f"{source}: a mask of {pixels.shape[2]} channels, transparent or not of one picture; save one channel of ids, "
         "or RGB with one colour a cell and black as background"
     )
+
+
+def _refuse_white_background(indices: NDArray[Any], palette: NDArray[Any], source: str) -> None:
+    """A palette that shows index 0 in a colour and another index in black: the background is one or the other."""
+    used = [int(index) for index in np.unique(indices) if index < len(palette)]
+    black = [index for index in used if not palette[index, :3].any()]
+    if 0 in used and black and 0 not in black:
+        raise ValueError(
+            f"{source}: a mask whose palette shows {black[0]} in black and 0 in the colour "
+            f"{tuple(int(value) for value in palette[0, :3])}: which is the background? Save it in grey, without a "
+            "palette, 0 as background"
+        )
 
 
 def _refuse_fractions(pixels: NDArray[Any], source: str) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import measure
 
-from unet_paper.data.annotation import Annotation, InstancesFromAnnotationd
+from unet_paper.data.annotation import Annotation, InstancesFromAnnotationd, is_inverted
 from unet_paper.data.datasets import Case
 from unet_paper.data.reader import LabelReader, PageReader, layout, split_page
 from unet_paper.measurements import measure_cells, neighbour_pairs, touching_border
@@ -205,7 +205,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: int | str |
         touching=len(np.unique(neighbour_pairs(np.maximum(cells, 0)))),
         in_pieces=pieces,
         specks=specks,
-        inverted=_is_inverted(cells),
+        inverted=is_inverted(cells),
         outline=own,
         best_outline=best,
         best_shift=shift,
@@ -249,14 +249,6 @@ def _is_photograph(drawn: NDArray[np.int64]) -> bool:
     """Whether neighbouring pixels of a mask mostly differ, as grey values do and ids do not."""
     differ = np.mean(drawn[:, 1:] != drawn[:, :-1]) if drawn.shape[1] > 1 else 0.0
     return bool(differ > 0.4 and len(np.unique(drawn)) > 20)
-
-
-def _is_inverted(cells: Labels) -> bool:
-    corners = np.array([cells[0, 0], cells[0, -1], cells[-1, 0], cells[-1, -1]])
-    owner = int(np.bincount(np.maximum(corners, 0)).argmax())
-    if owner == 0 or np.count_nonzero(corners == owner) < 3:
-        return False
-    return bool(0.4 < np.mean(cells == owner) < 0.995)
 
 
 def _pieces(cells: Labels, areas: NDArray[np.int64]) -> tuple[int, int]:

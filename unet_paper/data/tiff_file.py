@@ -21,6 +21,7 @@ from unet_paper.data import photometric
 from unet_paper.data.page import Layout, NotTaken, Page, naming, refuse_impossible_claim
 
 _ORIENTATION, _COLOUR_MAP, _MAX_SAMPLE, _SMAX_SAMPLE = 274, 320, 281, 341
+_SIGNED_OFFSET = 32768
 # Codecs that change pixel values: old and new JPEG.
 _JPEG = (6, 7, 33007, 34892)
 _SPACES = {"MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "YCBCR"}
@@ -94,9 +95,11 @@ def read(file: Path, number: int) -> Page:
             raise NotTaken("channels of different sizes or colours")
         pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
         palette = first.tags[_COLOUR_MAP].value.T if first.photometric.name == "PALETTE" else None
+        if is_signed_by_imagej(tiff, first):
+            pixels = (pixels.astype(np.int32) - _SIGNED_OFFSET).astype(np.int16)
         return Page(
             photometric.upright(pixels, _orientation(chosen[0].page)),
-            full_scale=_full_scale(first, pixels),
+            full_scale=_full_scale(tiff, first, pixels),
             alpha=len(chosen) == 1 and pixels.ndim == 3 and pixels.shape[2] in (2, 4),
             channels=_channel_names(tiff, len(chosen)),
             palette=palette,
@@ -248,7 +251,23 @@ def _orientation(page: Any) -> int:
     return int(tag.value) if tag is not None else 1
 
 
-def _full_scale(page: Any, pixels: NDArray[Any]) -> float | None:
+def significant_bits(tiff: Any) -> int | None:
+    """Bits of a sample that OME-XML says to be in use, of those that a sample takes."""
+    if not tiff.is_ome:
+        return None
+    pixels = (e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if e.tag.endswith("Pixels"))
+    stated = next((element.attrib.get("SignificantBits", "") for element in pixels), "")
+    return int(stated) if stated.isdigit() and int(stated) > 0 else None
+
+
+def is_signed_by_imagej(tiff: Any, page: Any) -> bool:
+    """Whether these are signed numbers as ImageJ keeps them: 32768 more, and a calibration that takes it off again."""
+    described = (tiff.imagej_metadata or {}) if tiff.is_imagej else {}
+    line = tuple(described.get(name) for name in ("cf", "c0", "c1"))
+    return np.dtype(page.dtype) == np.uint16 and line == (0, -_SIGNED_OFFSET, 1)
+
+
+def _full_scale(tiff: Any, page: Any, pixels: NDArray[Any]) -> float | None:
     """Grey value that is white, by the bits that the file states, or by a stated maximum that is all ones in bits.
 
     Any other stated maximum is what one image happens to contain.
@@ -257,6 +276,9 @@ def _full_scale(page: Any, pixels: NDArray[Any]) -> float | None:
     bits = int(page.bitspersample)
     if dtype.kind == "u" and bits < 8 * dtype.itemsize:
         return float(2**bits - 1)
+    significant = significant_bits(tiff)
+    if significant and dtype.kind == "u" and significant < bits and pixels.size and int(pixels.max()) < 2**significant:
+        return float(2**significant - 1)
     for tag in (_SMAX_SAMPLE, _MAX_SAMPLE):
         if tag in page.tags and dtype.kind in "uif":
             stated = float(np.max(page.tags[tag].value))
