@@ -22,8 +22,9 @@ train: .venv/ready
 	@echo "Pictures: runs/phantom_cells/figures   curves: runs/phantom_cells/curves.png   weights: runs/phantom_cells/model.pt"
 
 test: lint
-	# one process a core, each with one thread: a file's tests stay together, since they share what they trained
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	# one process a core, each with one thread: a file's tests stay together, since they share what they trained;
+	# a process that dies ends the run
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0
 
 # PACKAGE="--release unet_em_segmentation --base_url URL", see bundle/docs/releases.md
 package: .venv/ready

@@ -318,7 +318,8 @@ def process(rank: int, folder: str) -> None:
 
 def test_two_processes_score_as_one(tmp_path: Path) -> None:
     # a server that has imported everything once saves each process from doing so
-    multiprocessing.set_forkserver_preload([__name__])
+    # what is found without this folder on the path; a server that another test needs later has it too
+    multiprocessing.set_forkserver_preload(["monai.bundle", "unet_paper.metrics.monai_metrics"])
     mp.start_processes(process, (str(tmp_path),), nprocs=2, start_method="forkserver")
     single = [feed(factory(), CASES, 3) for factory in METRICS]
     for rank in range(2):
