@@ -4,13 +4,14 @@ BIN := .venv/bin
 
 # Not two benchmarks at a time, whatever -j says.
 .NOTPARALLEL:
-.PHONY: attack benchmark benchmark-gpu help label label-test large-test package train test lint clean
+.PHONY: attack benchmark benchmark-gpu dist help label label-test large-test package publish train test lint clean
 
 help:
 	@echo "make train   set up, then train on the phantom (CPU: minutes) and say where the pictures are"
 	@echo "make test    set up, then run all checks and tests"
 	@echo "make label   set up MONAI Label, then serve a release: correct its predictions, train on the corrections"
 	@echo "make package     build the releases' archives and their registry into dist"
+	@echo "make dist    build and check wheel and sdist into dist/pypi; make publish uploads them"
 	@echo "make label-test   the same, driven by a test"
 	@echo "make large-test   images in blocks by workers that are killed on the way"
 	@echo "make attack      attack the package on the loopback (minutes): what was tried, refused, survived and lost"
@@ -29,6 +30,17 @@ test: lint
 # PACKAGE="--release unet_em_segmentation --base_url URL", see bundle/docs/releases.md
 package: .venv/ready
 	$(BIN)/python scripts/package_bundle.py $(PACKAGE)
+
+# Wheel and sdist, from the files of a checkout alone.
+dist: .venv/ready
+	$(BIN)/pip install --quiet -c constraints.txt -e .[release]
+	rm -rf dist/pypi
+	$(BIN)/python -m build --outdir dist/pypi
+	$(BIN)/python -m twine check --strict dist/pypi/*
+
+# By a token of PyPI in TWINE_PASSWORD, or by a workflow of GitHub that PyPI trusts; see the checklist in CONTRIBUTING.md.
+publish: dist
+	$(BIN)/python -m twine upload --non-interactive dist/pypi/*
 
 # LABEL="--images FOLDER --release hela", see scripts/label_app/start.py
 label: .venv/ready

@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -14,10 +15,10 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import unet_paper
 from unet_paper.app.bundle_command import BundleCommand, quoted
 from unet_paper.app.check_page import document, embedded_figure
 from unet_paper.running import facts
-from unet_paper.running.bundle_folder import bundle_folder
 from unet_paper.running.placement import placed
 
 REPORT = "report.html"
@@ -128,10 +129,20 @@ def _origin() -> dict[str, str]:
     """Machine, and commit of the program where it runs from a checkout."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     found = {"machine": f"{platform.system()} {platform.machine()}, {device}, {torch.get_num_threads()} threads"}
-    run = subprocess.run(
-        ["git", "-C", str(bundle_folder()), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {**found, "commit": run.stdout.strip()} if run.returncode == 0 else found
+    return {**found, **({"commit": commit} if (commit := checkout_commit()) else {})}
+
+
+def checkout_commit() -> str | None:
+    """Commit of the checkout that this package lies in; None for an installed one.
+
+    An environment may lie in somebody's repository, whose commit says nothing of this program.
+    """
+    root = Path(unet_paper.__file__).resolve().parent.parent
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    run = subprocess.run([git, "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return run.stdout.strip() if run.returncode == 0 else None
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def load_tensorrt(
         ImportError: without Torch-TensorRT.
     """
     # Importing registers the operator that engines are stored as.
-    _optional("torch_tensorrt", "torch-tensorrt for your CUDA, on a machine with an NVIDIA GPU")
+    required("torch_tensorrt", "torch-tensorrt for your CUDA, on a machine with an NVIDIA GPU")
     _check_file(path, expected_sha256)
     # MONAI's trt_export leaves the config, and that asks the weights: such facts are theirs, and not in the engine
     carried = embedded_facts(path)
@@ -326,7 +326,7 @@ def _write_torchscript(network: UNet, path: Path, facts: Mapping[str, Any]) -> N
 
 
 def _write_onnx(network: UNet, path: Path, facts: Mapping[str, Any]) -> None:
-    _optional("onnxscript", "unet_paper[onnx]")
+    required("onnxscript", "unet_paper[onnx]")
     step = facts["input_step"]
     # geometry's rule for valid sizes: 16k + 60
     offset = 4 * step - 4
@@ -349,7 +349,7 @@ def _write_onnx(network: UNet, path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _session(path: str | Path) -> Any:
-    onnxruntime = _optional("onnxruntime", "unet_paper[onnx]")
+    onnxruntime = required("onnxruntime", "unet_paper[onnx]")
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     available = onnxruntime.get_available_providers()
     try:
@@ -362,7 +362,16 @@ def _session_facts(session: Any) -> dict[str, Any]:
     return {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
 
 
-def _optional(module: str, install: str) -> ModuleType:
+def required(module: str, install: str) -> ModuleType:
+    """An optional package.
+
+    Args:
+        module: name to import.
+        install: what to install for it.
+
+    Raises:
+        ImportError: it is not installed; says what to install.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
