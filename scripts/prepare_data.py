@@ -7,10 +7,12 @@ import argparse
 from pathlib import Path
 
 from unet_paper.data.datasets import grey_statistics, images
+from unet_paper.running import settings
 
 
 def main() -> None:
     """Print the two settings for the images of a folder."""
+    settings.explain_errors()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of training images, or of a folder 'images'; or one file")
     parser.add_argument("--grey_minimum", type=float, default=0.0, help="grey value that is black, as in training")

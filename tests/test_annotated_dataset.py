@@ -1,5 +1,7 @@
 """What all masks of a data set together say: no cell in any, or black and white where ids are expected."""
 
+import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ import tifffile
 from conftest import TINY
 from monai.transforms import Lambda
 
-from unet_paper.data.annotated_dataset import AnnotatedDataset
+from unet_paper.data.annotated_dataset import AnnotatedDataset, ReadOnceDataset
 from unet_paper.data.annotation import Annotation
+from unet_paper.data.notices import Progress
 from unet_paper.running.settings import cause
 
 Run = Callable[..., None]
@@ -83,6 +86,27 @@ def test_a_background_taken_for_a_cell_is_said(annotation: Annotation, caplog: p
 
 def test_of_other_annotations_one_id_says_nothing() -> None:
     dataset(BLACK_AND_WHITE, annotation="either")
+
+
+def test_reading_says_in_the_log_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = iter(range(0, 1000, 8))  # eight seconds an image
+    monkeypatch.setattr("unet_paper.data.notices.time.monotonic", lambda: float(next(clock)))
+    with caplog.at_level(logging.INFO, "unet_paper"):
+        data = ReadOnceDataset([{"label": str(k)} for k in range(10)], dict, progress=False)
+    # after 10 s, then every 30: the tenth image is the last and says nothing
+    assert [record.getMessage() for record in caplog.records] == [
+        "reading images and masks: 2 of 10, about 2 min to go",
+        "reading images and masks: 6 of 10, about 1 min to go",
+    ]
+    assert len(pickle.loads(pickle.dumps(data))) == 10
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "unet_paper"):
+        quick = Progress(logging.getLogger("unet_paper"), "reading", 3, seconds=1e9)
+        for _ in range(3):
+            quick.step()
+    assert not caplog.records
 
 
 def test_a_training_is_refused_before_its_first_step(run_bundle: Run, tmp_path: Path) -> None:

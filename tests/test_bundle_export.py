@@ -120,7 +120,9 @@ def test_monai_exports_torchscript_that_the_overlay_reads(
     "ignore:from_dynamic_axes_to_dynamic_shapes is deprecated:DeprecationWarning",
     "ignore:unclosed:ResourceWarning",
 )
-def test_monai_exports_onnx_with_dynamic_axes(run_bundle: Run, weights: Path, em_folder: str, tmp_path: Path) -> None:
+def test_monai_exports_onnx_with_dynamic_axes(
+    run_bundle: Run, weights: Path, em_folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "model.onnx"
     monai.bundle.onnx_export(
         net_id="network_def",
@@ -148,7 +150,9 @@ def test_monai_exports_onnx_with_dynamic_axes(run_bundle: Run, weights: Path, em
     with pytest.raises(RuntimeError) as info:
         run_bundle("run", "inference", "inference_onnx", **settings, output_dir=str(tmp_path / "out"))
     assert "carries no grey_mean" in str(cause(info.value))
+    assert "does not say how it was trained" not in caplog.text
     run_bundle("run", "inference", "inference_onnx", **settings, expected_facts={}, output_dir=str(tmp_path / "out"))
+    assert caplog.text.count(f"ckpt_path={path}: does not say how it was trained") == 1
     assert tifffile.imread(tmp_path / "out" / "train-volume_cells.tif").shape == (8, 96, 96)
 
 

@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import runpy
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -9,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from unet_paper.data import datasets
+from unet_paper.data.reader import page_shapes
 
 Case = dict[str, str]
 fresh = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -421,6 +425,59 @@ def test_of_two_files_of_one_name_one_is_predicted_and_the_other_named(
     assert [case["image"] for case in datasets.images(tmp_path)] == [str(file) for file in taken]
     (record,) = caplog.records
     assert "left out: 3 of a name that another image has: a.png (beside a.tif), b.jpg (beside b.png)" in record.message
+
+
+def test_what_a_folder_holds_besides_is_counted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = tiff(tmp_path / "a.tif")
+    for name in ("b.czi", "c.nd2", "d.h5", "e.gif", "f.gif", "._a.tif", ".DS_Store", "README"):
+        (tmp_path / name).write_bytes(b"\0")
+    for name in ("well1", "well2"):
+        tiff(tmp_path / name / "x.tif")
+    assert datasets.images(tmp_path) == [{"image": str(image)}]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{tmp_path}: 1 images; left out: 1 .czi, 2 .gif, 1 .h5, 1 .nd2, 2 folders, which are not looked into, "
+        "1 hidden, 1 without an extension"
+    )
+
+
+def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    taken = [tiff(tmp_path / "a.tif"), tmp_path / "b.tif"]
+    taken[1].symlink_to(tmp_path / "gone.tif")
+    assert [case["image"] for case in datasets.images(tmp_path)] == [str(file) for file in taken]
+    with pytest.raises(FileNotFoundError, match=r"b\.tif: no such file"):
+        page_shapes(taken[1])
+
+
+def test_masks_beside_their_images_name_the_setting_that_pairs_them(tmp_path: Path) -> None:
+    for name in ("images/a.png", "images/b.png", "masks/a_masks.png", "masks/b_masks.png"):
+        png(tmp_path / name)
+    with pytest.raises(ValueError, match="say --mask_suffix _masks"):
+        datasets.folder(tmp_path, "all")
+    assert len(datasets.folder(tmp_path, "all", mask_suffix="_masks")) == 2
+
+
+def test_the_command_for_grey_values_finds_images_and_names_the_one_that_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = ROOT / "scripts" / "prepare_data.py"
+    (tmp_path / "images").mkdir()
+    for number, grey in enumerate((50, 101)):
+        pixels = np.full((4, 4, 4), 255, np.uint8)
+        pixels[..., :3] = grey
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    runpy.run_path(str(script), run_name="__main__")
+    # of 0.196 and 0.396
+    assert capsys.readouterr().out == "--grey_mean 0.2961 --grey_std 0.1000\n"
+    pixels[0, 0, 3] = 9
+    Image.fromarray(pixels).save(tmp_path / "images" / "2.png")
+    with pytest.raises(RuntimeError) as caught:
+        runpy.run_path(str(script), run_name="__main__")
+    sys.excepthook(type(caught.value), caught.value, None)
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith(f"ValueError: {tmp_path / 'images' / '2.png'}: 4 channels")
 
 
 # --- what all labelled sets refuse ---

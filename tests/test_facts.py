@@ -158,6 +158,38 @@ def test_facts_that_cannot_be_are_refused() -> None:
         known(grey_mean="dark")
 
 
+def image_of(path: Path, micron: float | None) -> dict[str, str]:
+    pixels = np.zeros((4, 5), np.uint8)
+    if micron is None:
+        tifffile.imwrite(path, pixels)
+    else:
+        tifffile.imwrite(path, pixels, imagej=True, resolution=(1 / micron, 1 / micron), metadata={"unit": "um"})
+    return {"image": str(path)}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "given", "right"),
+    [
+        ([0.3, 0.3, 0.35], None, 0.3),
+        ([0.3], 0.5, 0.5),
+        ([0.3, None], None, None),
+        ([0.3, 0.3, 0.4], None, None),
+        ([], None, None),
+    ],
+)
+def test_pixel_size_is_what_all_training_images_say(
+    sizes: list[float | None],
+    given: float | None,
+    right: float | None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cases = [image_of(tmp_path / f"{number}.tif", size) for number, size in enumerate(sizes)]
+    found = facts.pixel_size(cases, given)
+    assert found is right if right is None else found == pytest.approx(right, rel=1e-6)
+    assert ("pixels of the training images measure from 0.3 to 0.4 um" in caplog.text) is (0.4 in sizes)
+
+
 # --- a run with odd settings, and prediction with nothing repeated ----------------------------------------------------
 
 
@@ -180,6 +212,15 @@ def test_a_run_tells_its_weights_all_that_it_was_given(run: Path, cells_folder: 
             assert told[setting] == (tuple(ODD[setting]) if setting == "features" else ODD[setting]), setting
         assert told["cells"] == {**PRESETS["folder"], "split_thresholds": [], "threshold": 0.45, "min_size": 7}
         assert told.trained_with("recipe") == "best"
+        assert told.trained_with("optimizer") == "Adam"
+        assert told.trained_with("annotation") == "instances"
+        assert told.trained_with("unknown_radius") == 30
+        images = told.trained_with("images")
+        assert images["files"] == {".tif": images["training"] + images["validation"]}
+        machine = torch.load(run / "last.pt", weights_only=True)["machine"]
+        assert {name: told.trained_with(name) for name in machine} == machine
+        assert machine.keys() == {"precision", "memory_format", "strategy", "threads", "engine"}
+        assert told.trained_with("device") == "cpu"
         assert told.trained_with("data") == Path(cells_folder).name
         assert told.trained_with("versions")["torch"] == torch.__version__
         assert str(Path(cells_folder).parent) not in json.dumps(dict(told))

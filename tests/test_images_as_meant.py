@@ -509,6 +509,77 @@ def test_pages_of_a_nifti_volume(tmp_path: Path) -> None:
     np.testing.assert_allclose(meta["affine"] @ [4, 5, 0, 1], affine @ [5, 4, 3, 1])
 
 
+def test_a_nifti_image_is_scaled_as_its_header_says(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    # x to the left and y up, as most programs write it: which voxel is which does not change
+    nibabel.save(nibabel.Nifti1Image(GREY.T, np.diag([-1.0, -1.0, 1.0, 1.0])), path)
+    content = bytearray(path.read_bytes())
+    content[112:120] = struct.pack("<ff", 2.0, 5.0)
+    path.write_bytes(content)
+    np.testing.assert_allclose(image(path, minimum=5, maximum=515), GREY / 255, atol=1e-6)
+
+
+def test_of_an_ome_tiff_of_several_files_each_is_an_image(tmp_path: Path) -> None:
+    planes = "".join(
+        f'<TiffData IFD="0" FirstT="{t}" FirstC="0" FirstZ="0" PlaneCount="1">'
+        f'<UUID FileName="{name}.ome.tif">urn:uuid:{name}</UUID></TiffData>'
+        for t, name in enumerate("ab")
+    )
+    for name, pixels in (("a", GREY), ("b", ELSE)):
+        description = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="urn:uuid:{name}">'
+            '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="31" SizeY="20" '
+            f'SizeZ="1" SizeC="1" SizeT="2">{planes}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(
+            tmp_path / f"{name}.ome.tif", pixels, photometric="minisblack", metadata=None, description=description
+        )
+    for name, pixels in (("a", GREY), ("b", ELSE)):
+        path = tmp_path / f"{name}.ome.tif"
+        assert page_shapes(path) == [(20, 31)]
+        np.testing.assert_allclose(image(path), pixels / 255, atol=1e-6)
+
+
+# --- encodings that change nothing ---
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"compression": "lzw", "predictor": True},
+        {"compression": "zlib", "byteorder": ">"},
+        {"compression": "zstd"},
+        {"compression": "packbits"},
+        {"compression": "lerc"},
+        {"compression": "jpeg2000"},
+        {"tile": (16, 16), "compression": "lzw"},
+        {"tile": (16, 16), "bigtiff": True},
+        {"rowsperstrip": 3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_encodings_of_tiff_change_nothing(dtype: Any, arguments: dict[str, Any], tmp_path: Path) -> None:
+    grey = GREY.astype(dtype) * (1 if dtype == np.uint8 else 257)
+    np.testing.assert_allclose(image(tiff(tmp_path / "a", grey, **arguments)), GREY / 255, atol=1e-6)
+    np.testing.assert_array_equal(cells(mask(tiff(tmp_path / "b", CELLS.astype(dtype), **arguments))), cells(CELLS))
+
+
+def test_an_image_of_one_pixel_is_an_image(tmp_path: Path) -> None:
+    for path in (tiff(tmp_path / "a", GREY[:1, 1:2]), png(tmp_path / "a", Image.fromarray(GREY[:1, 1:2]))):
+        assert page_shapes(path) == [(1, 1)]
+        assert image(path).tolist() == [[1.0]]
+
+
+def test_colours_of_printers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.dstack([GREY] * 4), mode="CMYK").save(path)
+    assert re.search(r"a\.jpg: colours as CMYK; save it as grey or RGB", refusal(image, path))
+    separated = tiff(tmp_path / "b", np.dstack([GREY] * 4), photometric="separated", planarconfig="contig")
+    assert "colours as SEPARATED; save it as grey or RGB" in refusal(image, separated)
+
+
 # --- damage ---
 
 

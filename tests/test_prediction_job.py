@@ -143,7 +143,20 @@ def test_other_settings_are_noticed(predict: Predict, tmp_path: Path) -> None:
     assert outputs(tmp_path / "out") == before
     predict(grey_mean=0.4, overwrite=True)
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    (of_mean,) = (key for key, settings in record["settings"].items() if settings["grey_mean"] == 0.4)
+    computed = {"precision", "memory_format", "strategy", "threads", "engine"}
+    assert [machine.keys() for machine in record["computed_with"][of_mean]] == [computed]
     assert sorted(settings["grey_mean"] for settings in record["settings"].values()) == [0.4, 0.5]
+
+
+def test_another_machine_goes_on_and_is_recorded_too(predict: Predict, images: Path, tmp_path: Path) -> None:
+    predict(strategy="rows", engine="torch")
+    (images / "d.png").write_bytes((images / "a.png").read_bytes())
+    for _ in range(2):
+        predict(strategy="tiles", engine="torch")
+    (machines,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["computed_with"].values()
+    assert [machine["strategy"] for machine in machines] == ["rows", "tiles"]
+    assert whole("a", "d") <= outputs(tmp_path / "out").keys()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -9,6 +9,7 @@ from monai.data.dataset import CacheDataset
 from numpy.typing import NDArray
 
 from unet_paper.data.annotation import Annotation, ids_in_pieces, is_inverted
+from unet_paper.data.notices import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -16,8 +17,31 @@ logger = logging.getLogger(__name__)
 _VALUES = 8
 
 
-class AnnotatedDataset(CacheDataset):
-    """MONAI's ``CacheDataset``, that judges the masks when it has read them.
+class ReadOnceDataset(CacheDataset):
+    """MONAI's ``CacheDataset``, that says in the log how far reading is where it takes long.
+
+    Args:
+        data: cases.
+        transform: of every case.
+        progress: whether a bar shows how far reading is, too.
+    """
+
+    def __init__(
+        self, data: Sequence[Mapping[str, str]], transform: Callable[[Any], Any], *, progress: bool = True
+    ) -> None:
+        self._reading: Progress | None = Progress(logger, "reading images and masks", len(data))
+        super().__init__(data, transform, progress=progress)
+        self._reading = None  # its lock does not go to the workers of a loader
+
+    def _load_cache_item(self, idx: int) -> Any:
+        item = super()._load_cache_item(idx)
+        if self._reading is not None:
+            self._reading.step()
+        return item
+
+
+class AnnotatedDataset(ReadOnceDataset):
+    """A ``ReadOnceDataset`` that judges the masks when it has read them.
 
     One line says that none of the masks holds a cell, or that in most of them one cell reaches the corners and covers
     most of the image, as a background does. Masks for ``annotation="instances"`` that have the same few ids

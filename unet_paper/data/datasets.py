@@ -21,6 +21,7 @@ from pathlib import Path
 
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
+from unet_paper.data.notices import Progress
 from unet_paper.data.reader import (
     EXTENSIONS,
     JPEG,
@@ -382,7 +383,9 @@ def grey_statistics(
         ]
     )
     pixels, total, squares = 0, 0.0, 0.0
+    progress = Progress(logger, "measuring grey values", len(cases))
     for case in cases:
+        progress.step()
         image = load({"image": case["image"]})["image"].double()
         pixels += image.numel()
         total += float(image.sum())

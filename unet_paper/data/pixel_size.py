@@ -7,6 +7,8 @@ MICROMETRES = {
     "micron": 1.0, "um": 1.0, "µm": 1.0, "μm": 1.0, "micrometer": 1.0, "micrometre": 1.0,
     "mm": 1e3, "millimeter": 1e3, "millimetre": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0,
 }  # fmt: skip
+# Cells differ by as much within one data set, and training scales them so.
+TOLERANCE = 1.25
 # What printers and screens count in: 72 dots an inch are 353 um, no microscope's pixel. Beyond this size in um such a
 # number says how large a picture is printed.
 _PRINTED, _LARGEST = ("inch", "cm"), 10.0

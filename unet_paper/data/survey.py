@@ -5,6 +5,7 @@ settings follow.
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +18,13 @@ from skimage import measure
 
 from unet_paper.data.annotation import Annotation, InstancesFromAnnotationd, is_inverted
 from unet_paper.data.datasets import Case
+from unet_paper.data.notices import Progress
 from unet_paper.data.reader import LabelReader, PageReader, layout, split_page
 from unet_paper.measurements import measure_cells, neighbour_pairs, touching_border
 
 __all__ = ["ImageFacts", "Survey", "load_case", "outline_fit", "survey"]
+
+logger = logging.getLogger(__name__)
 
 Image = NDArray[np.float32]
 Labels = NDArray[np.int32]
@@ -148,7 +152,11 @@ def survey(
     transform = InstancesFromAnnotationd(
         annotation=annotation, ignore_value=ignore_value, background_value=background_value
     )
-    return Survey([_facts(case, transform, channel) for case in cases], annotation, other_files)
+    progress, images = Progress(logger, "looking at images and masks", len(cases)), []
+    for case in cases:
+        images.append(_facts(case, transform, channel))
+        progress.step()
+    return Survey(images, annotation, other_files)
 
 
 def load_case(

@@ -137,7 +137,7 @@ def release_facts(
     shape = checkpoint.architecture(checkpoint.read_weights(weights))
     told = {**shape, **release.training, **(settings or {})}
     if dataset_dir is None:
-        told |= {"facts#training#images": None}
+        told |= {"facts#training#images": None, "facts#pixel_size": None}
     else:
         told |= {"dataset_dir": str(dataset_dir), "choose_cells": True, "validate#handlers": ["@validate#cells_choice"]}
     parser = ConfigParser(_merged(Path(bundle), ["train.yaml", *release.train], told))
@@ -147,8 +147,9 @@ def release_facts(
         evaluator = parser.get_parsed_content("validate#evaluator")
         evaluator.run(1)
         found = parser.get_parsed_content("validate#cells_choice").applied(found)
-    # those that are installed now say nothing of a training of then
-    record = {name: value for name, value in found.training.items() if name != "versions"}
+    # what is installed here and computes here says nothing of a training of then
+    here = {"versions", "device", *parser.get_parsed_content("machine").record()}
+    record = {name: value for name, value in found.training.items() if name not in here}
     return dataclasses.replace(found, training=record)
 
 

@@ -177,7 +177,9 @@ def load_torchscript(path: str | Path, expected: Mapping[str, Any], expected_sha
         ValueError: another file, or other facts.
     """
     _check_file(path, expected_sha256)
-    check_facts(path, embedded_facts(path), expected)
+    facts = embedded_facts(path)
+    check_facts(path, facts, expected)
+    _say_if_silent(path, facts)
     network: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     return network.eval()
 
@@ -202,6 +204,7 @@ def load_onnx(
     session = _session(path)
     facts = _session_facts(session)
     check_facts(path, facts, expected)
+    _say_if_silent(path, facts)
     return OnnxNetwork(session, levels, facts.get("features"))
 
 
@@ -297,6 +300,15 @@ class FixedSizeNetwork(nn.Module):
         return scores[:, :, : geometry.output_size(height, self.levels), : geometry.output_size(width, self.levels)]
 
 
+def _say_if_silent(path: str | Path, facts: Mapping[str, Any]) -> None:
+    if "grey_mean" not in facts:
+        logger.warning(
+            "ckpt_path=%s: does not say how it was trained, as networks that MONAI exports: grey values, magnification "
+            "and post-processing are used as given",
+            path,
+        )
+
+
 def _scripted(path: Path) -> Any:
     try:
         return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
@@ -359,7 +371,13 @@ def _session(path: str | Path) -> Any:
 
 
 def _session_facts(session: Any) -> dict[str, Any]:
-    return {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
+    facts = {}
+    for name, value in session.get_modelmeta().custom_metadata_map.items():
+        try:
+            facts[name] = json.loads(value)
+        except ValueError:  # of another program, in words of its own
+            logger.debug("metadata %s of an ONNX file is no JSON: %s", name, value)
+    return facts
 
 
 def required(module: str, install: str) -> ModuleType:

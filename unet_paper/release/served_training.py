@@ -9,10 +9,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from monai.data.dataset import CacheDataset
 from torch.utils.data import Dataset
 
-from unet_paper.data.annotated_dataset import AnnotatedDataset
+from unet_paper.data.annotated_dataset import AnnotatedDataset, ReadOnceDataset
 from unet_paper.data.annotation import Annotation
 from unet_paper.release import monai_label
 
@@ -96,7 +95,7 @@ def cases(
         return monai_label.labelled_images(data or (), transform, otherwise or ())
     if annotation is not None:
         return AnnotatedDataset(data or (), transform, annotation=annotation, progress=False)
-    return CacheDataset(data, transform, progress=False)
+    return ReadOnceDataset(data or (), transform, progress=False)
 
 
 def _redirected(config: Any) -> Any:

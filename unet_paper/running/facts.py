@@ -17,6 +17,7 @@ import logging
 import os
 import platform
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,9 @@ import torch
 from torch import Tensor
 
 import unet_paper
+from unet_paper.data import region
+from unet_paper.data.pixel_size import TOLERANCE, micrometres
+from unet_paper.data.reader import extension, layout, split_page
 from unet_paper.instances import PRESETS, Settings
 from unet_paper.running import checkpoint
 
@@ -316,7 +320,7 @@ def versions() -> dict[str, str]:
 
 
 def images(training: Sequence[Mapping[str, str]], validation: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Numbers of images, and a checksum of the names of those that are held out: the same wherever the folder lies.
+    """Numbers of images, kinds of files, and a checksum of the names of those held out: the same wherever they lie.
 
     Args:
         training: cases, see ``data.datasets``.
@@ -326,7 +330,46 @@ def images(training: Sequence[Mapping[str, str]], validation: Sequence[Mapping[s
     root = os.path.commonpath(folders) if folders else ""
     names = sorted(os.path.relpath(os.path.abspath(case["image"]), root) for case in validation)
     checksum = hashlib.sha256("\n".join(names).encode()).hexdigest()
-    return {"training": len(training), "validation": len(validation), "held_out": checksum[:16]}
+    files = {str(split_page(case["image"])[0]) for case in (*training, *validation)}
+    kinds = Counter(extension(file) or "regions" for file in files)
+    return {
+        "training": len(training),
+        "validation": len(validation),
+        "held_out": checksum[:16],
+        "files": dict(sorted(kinds.items())),
+    }
+
+
+def pixel_size(cases: Sequence[Mapping[str, str]] | None, given: float | None = None) -> float | None:
+    """Side of the training images' pixels in micrometres: as given, or as all of their files say alike.
+
+    Args:
+        cases: of the training, see ``data.datasets``.
+        given: the setting.
+
+    Returns:
+        The middle one of the sizes; None where a file does not tell, or where they are more than ``TOLERANCE`` apart,
+        which is said.
+    """
+    if given is not None:
+        return float(given)
+    sizes = []
+    for file in dict.fromkeys(split_page(case["image"])[0] for case in cases or ()):
+        size = micrometres(layout(file)) if region.parse(str(file)) is None and file.is_file() else None
+        if size is None:
+            return None
+        sizes.append((size[0] * size[1]) ** 0.5)
+    if not sizes:
+        return None
+    if max(sizes) > TOLERANCE * min(sizes):
+        logger.warning(
+            "pixels of the training images measure from %.4g to %.4g um: no size is recorded with the weights; "
+            "magnify the images to one size, or say --pixel_size of most of them",
+            min(sizes),
+            max(sizes),
+        )
+        return None
+    return float(sorted(sizes)[len(sizes) // 2])
 
 
 def folder_name(path: str | Path) -> str:

@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from unet_paper.data.notices import Notices
-from unet_paper.data.pixel_size import micrometres
+from unet_paper.data.pixel_size import TOLERANCE, micrometres
 from unet_paper.data.reader import layout, split_page
 
 logger = logging.getLogger(__name__)
-
-# Cells differ by as much within one data set, and training scales them so.
-TOLERANCE = 1.25
 
 
 class PixelSizeStep:

@@ -55,6 +55,7 @@ class PredictionJob:
         overwrite: predict anew what was predicted before, with whatever settings.
         num_classes: background included; with more than two there is an image of classes too.
         memory: refuses files that will not fit, before the work begins; None tries all.
+        machine: what is computed with, by setting; recorded, but a rerun may compute with something else.
 
     Raises:
         FileExistsError: a file of the user's, or a prediction by other weights or settings, is where a prediction would
@@ -71,6 +72,7 @@ class PredictionJob:
         overwrite: bool = False,
         num_classes: int = 2,
         memory: PredictionMemory | None = None,
+        machine: Mapping[str, Any] | None = None,
     ) -> None:
         self.memory = memory
         self.output_dir = Path(str(output_dir))
@@ -83,7 +85,8 @@ class PredictionJob:
         for case in cases:
             self._addresses.setdefault(str(split_page(case["image"])[0]), []).append(case["image"])
         self._record = _short(json.dumps(self.made_with, sort_keys=True, default=str))
-        self._known = self._read_record()
+        self._known, self._machines = self._read_record()
+        self._machine = dict(machine or {})
         self._done = [source for source in self._addresses if self._is_done(source, overwrite)]
 
     def attach(self, engine: Engine) -> None:
@@ -151,10 +154,14 @@ class PredictionJob:
                 len(self._done),
                 len(self._addresses),
             )
-        if self._record not in self._known:
+        machines = self._machines.setdefault(self._record, [])
+        new = self._machine not in machines and bool(self.outstanding)
+        if new:
+            machines.append(self._machine)
+        if new or self._record not in self._known:
             self._known[self._record] = self.made_with
             with placed(self.output_dir / RECORD) as part:
-                content = {"program": SOFTWARE, "settings": self._known}
+                content = {"program": SOFTWARE, "settings": self._known, "computed_with": self._machines}
                 part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
         for source in self._addresses:
@@ -177,14 +184,15 @@ class PredictionJob:
                 f"{self.output_dir}:\n" + "\n".join(lines)
             )
 
-    def _read_record(self) -> dict[str, Any]:
+    def _read_record(self) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+        """Settings, and what was computed with, by their hash."""
         path = self.output_dir / RECORD
         if not path.exists():
-            return {}
+            return {}, {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["program"] == SOFTWARE:
-                return dict(content["settings"])
+                return dict(content["settings"]), dict(content.get("computed_with", {}))
         except (ValueError, KeyError, TypeError, UnicodeDecodeError):
             pass
         raise FileExistsError(f"{path}: not written by this program; choose another folder with --output_dir")
