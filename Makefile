@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 # Not two benchmarks at a time, whatever -j says.
 .NOTPARALLEL:
-.PHONY: attack benchmark benchmark-gpu dist help label label-test large-test package publish train test lint clean
+.PHONY: attack benchmark benchmark-gpu dist help label label-test large-test package publish release-test train test lint clean
 
 help:
 	@echo "make train   set up, then train on the phantom (CPU: minutes) and say where the pictures are"
@@ -14,6 +14,7 @@ help:
 	@echo "make dist    build and check wheel and sdist into dist/pypi; make publish uploads them"
 	@echo "make label-test   the same, driven by a test"
 	@echo "make large-test   images in blocks by workers that are killed on the way"
+	@echo "make release-test   releases, wheel and packages for BioImage.IO, each installed into an environment of its own (many minutes)"
 	@echo "make attack      attack the package on the loopback (minutes): what was tried, refused, survived and lost"
 	@echo "make benchmark    set up the peers, measure everything (20 minutes, on a quiet machine), write bundle/docs/performance.md"
 	@echo "make benchmark-gpu   measure training and prediction on this machine's GPU (minutes), and add them to the same page"
@@ -53,6 +54,10 @@ label-test: .venv/ready
 # Not among the tests of `make test`: each worker takes seconds to start.
 large-test: .venv/ready
 	$(BIN)/python -m pytest -m large tests/large
+
+# Not among the tests of `make test`: installs gigabytes. From registries, so it needs a network.
+release-test: .venv/ready
+	$(BIN)/python -m pytest -m release tests/release
 
 # ATTACK="--package CHECKOUT --only 'hostile archives'", see scripts/attack/__main__.py
 attack: .venv/ready

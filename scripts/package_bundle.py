@@ -2,10 +2,13 @@
 
 python scripts/package_bundle.py                                    # every release that has weights
 python scripts/package_bundle.py --release unet_em_segmentation --weights runs/isbi2012/model.pt
+python scripts/package_bundle.py --bioimage_io                      # packages for BioImage.IO instead, dist/bioimage_io
 """
 
 import argparse
 from pathlib import Path
+
+import monai.bundle
 
 from unet_paper.release import archive
 
@@ -20,6 +23,9 @@ def main() -> None:
     parser.add_argument("--output_dir", default="dist", type=Path)
     parser.add_argument("--weights", nargs="+", default=[], type=Path, help="a file per --release, instead of its own")
     parser.add_argument("--base_url", help="URL of the folder that the archives will be served from")
+    parser.add_argument(
+        "--bioimage_io", action="store_true", help="packages for BioImage.IO, by export_bioimage_io.yaml"
+    )
     arguments = parser.parse_args()
     names = arguments.release or [name for name in table if (BUNDLE / table[name].weights).is_file()]
     if arguments.weights and len(arguments.weights) != len(arguments.release or ()):
@@ -27,6 +33,9 @@ def main() -> None:
     weights = dict(zip(names, arguments.weights, strict=False))
     try:
         for name in names:
+            if arguments.bioimage_io:
+                print(bioimage_io(table[name], arguments.output_dir / "bioimage_io", weights.get(name)))
+                continue
             built = archive.build(
                 BUNDLE, table[name], arguments.output_dir, weights=weights.get(name), base_url=arguments.base_url
             )
@@ -35,6 +44,16 @@ def main() -> None:
         parser.exit(1, f"{type(error).__name__}: {error}\n")
     for name in table.keys() - set(names) if arguments.release is None else ():
         print(f"left out: {name}, {BUNDLE / table[name].weights} is not there")
+
+
+def bioimage_io(release: archive.Release, folder: Path, weights: Path | None) -> Path:
+    """Package of a release for BioImage.IO."""
+    target = folder / f"{release.name}.zip"
+    configs = ("inference.yaml", *release.inference, "export_bioimage_io.yaml")
+    files = [str(BUNDLE / "configs" / name) for name in configs]
+    given = {"ckpt_path": str(weights)} if weights else {}
+    monai.bundle.run(run_id="run", config_file=files, export_path=str(target), **given)
+    return target
 
 
 if __name__ == "__main__":

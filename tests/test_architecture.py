@@ -160,6 +160,6 @@ def test_what_the_rule_allows_is_not_found(tmp_path: Path, file: str, line: str)
 
 
 def test_every_folder_of_the_package_says_what_belongs_there() -> None:
-    """And is a package: setuptools finds no other."""
+    """And is a package, as tools that look for packages expect."""
     for folder in {file.parent for file in (ROOT / PACKAGE).rglob("*.py")}:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder

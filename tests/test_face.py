@@ -76,7 +76,7 @@ def test_import_loads_nothing_until_a_name_is_used() -> None:
 def test_the_version_stands_in_one_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" not in project["project"]
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "unet_paper.__version__"}
+    assert project["tool"]["hatch"]["version"] == {"path": "unet_paper/__init__.py"}
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
     assert metadata["version"] == unet_paper.__version__
     assert metadata["changelog"][unet_paper.__version__]

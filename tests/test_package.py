@@ -168,5 +168,5 @@ def test_every_extra_that_a_page_or_an_error_names_exists() -> None:
         for listed in re.findall(r"(?:unet_paper|[\"\s]\.)\[([a-z,]+)\]", page.read_text(encoding="utf-8"))
         for extra in listed.split(",")
     }
-    assert {"onnx", "openvino", "dask", "label"} <= named
+    assert {"onnx", "openvino", "dask", "bioimageio", "label"} <= named
     assert named <= set(EXTRAS)
