@@ -3,6 +3,9 @@
 import csv
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ import onnxruntime
 import pytest
 import tifffile
 import torch
-from conftest import TINY
+import yaml
+from conftest import CONFIGS, TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -120,9 +124,16 @@ class TestAnnotation:
         annotated([[0, 0]])
         assert "no cell is drawn" in caplog.text
 
-    @pytest.mark.parametrize("annotation", ["binary", "instances", "either"])
-    def test_other_masks_tell_no_classes(self, annotation: str) -> None:
-        with pytest.raises(ValueError, match=r"out_channels=3: .* say --annotation classes"):
+    @pytest.mark.parametrize(
+        ("annotation", "remedy"),
+        [
+            ("binary", "say --annotation classes"),
+            ("instances", "say --annotation classes"),
+            ("either", "in MONAI Label no more can be drawn; train with train.yaml, --annotation classes"),
+        ],
+    )
+    def test_other_masks_tell_no_classes(self, annotation: str, remedy: str) -> None:
+        with pytest.raises(ValueError, match=f"out_channels=3: .* {remedy}"):
             InstancesFromAnnotationd(annotation=annotation, num_classes=3)  # type: ignore[arg-type]
 
     def test_one_class_is_none(self) -> None:
@@ -335,6 +346,14 @@ def test_two_kinds_of_cells_from_masks_to_tables(
     assert session.get_outputs()[0].shape[1] == 3
     assert "bright" in str(session.get_modelmeta().custom_metadata_map)
 
+    run_bundle("run", "inference", "export", **weights, export_path=str(tmp_path / "model.ts"))
+    scripted: dict[str, Any] = {"ckpt_path": str(tmp_path / "model.ts"), "device": "cpu", "outputs": ["table"]}
+    scripted |= {"dataset_dir": str(two_kinds / "images" / "1.tif"), "output_dir": str(tmp_path / "scripted")}
+    run_bundle("run", "inference", "inference_torchscript", **scripted)
+    again = tifffile.imread(tmp_path / "scripted" / "1_classes.tif")
+    assert np.mean(again == classes) > 0.999
+    assert {row["class"] for row in rows(tmp_path / "scripted" / "1_cells.csv")} == {"bright", "dark"}
+
     # further with a network for two classes, of cells of one kind
     fine: dict[str, Any] = {name: value for name, value in TINY.items() if name != "features"}
     fine |= {"max_epochs": 1, "steps_per_epoch": 1, "dataset_dir": str(two_kinds), "output_dir": str(tmp_path / "fine")}
@@ -343,6 +362,38 @@ def test_two_kinds_of_cells_from_masks_to_tables(
         run_bundle("training", "train", "data_folder", "fine_tune", **fine)
     assert "tells 3 classes apart, this network 2: its classifier starts from chance" in caplog.text
     assert facts.read(tmp_path / "fine" / "model.pt")["out_channels"] == 2
+
+
+def test_of_three_classes_too_resumed_equals_uninterrupted(run_bundle: Run, two_kinds: Path, tmp_path: Path) -> None:
+    lab: dict[str, Any] = {**LAB, **ADAM, "dataset_dir": str(two_kinds), "max_epochs": 2, "steps_per_epoch": 2}
+    run_bundle("training", "train", "data_folder", **lab, output_dir=str(tmp_path / "whole"))
+    run_bundle("training", "train", "data_folder", **{**lab, "max_epochs": 1}, output_dir=str(tmp_path / "parts"))
+    run_bundle("training", "train", "data_folder", **lab, output_dir=str(tmp_path / "parts"), resume=True)
+    whole, parts = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "parts"))
+    assert all(torch.equal(value, parts["network"][name]) for name, value in whole["network"].items())
+    last, resumed = (rows(tmp_path / name / "metrics.csv")[-1] for name in ("whole", "parts"))
+    assert {**last, "seconds": ""} == {**resumed, "seconds": ""}
+
+
+def test_two_processes_train_three_classes_and_score_as_one(run_bundle: Run, two_kinds: Path, tmp_path: Path) -> None:
+    """One of them validates an image without a cell of the second kind."""
+    lab: dict[str, Any] = {**LAB, "dataset_dir": str(two_kinds), "output_dir": str(tmp_path / "run"), "max_epochs": 1}
+    lab |= {"dropout": 0.0, "grey_mean": 0.5, "grey_std": 0.2, "steps_per_epoch": 8}
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(lab))
+    configs = [str(CONFIGS / f"{name}.yaml") for name in ("train", "data_folder", "best_folder", "multi_gpu_train")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    command += ["monai.bundle", "run", "training", "--config_file", str([*configs, str(tmp_path / "lab.yaml")])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (trained,) = rows(tmp_path / "run" / "metrics.csv")
+    run_bundle("evaluating", "train", "data_folder", "best_folder", "evaluate", **lab)
+    scores = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())["scores"]
+    for name in ("F1", "SEG", "IoU", "SEG_bright", "SEG_dark", "IoU_bright", "IoU_dark"):
+        assert float(trained[name]) == pytest.approx(scores[name], abs=1e-6), name
+    assert scores["IoU_dark"] > 0
 
 
 def test_a_classifier_of_other_classes_starts_from_chance_and_nothing_else(tmp_path: Path) -> None:

@@ -93,6 +93,48 @@ def test_noise_is_gaussian_and_not_clipped() -> None:
     assert noise.max() > 0
 
 
+EXACT: dict[str, Any] = {"black": (0, 0), "white": (1, 1), "slope": (1, 1)}
+
+
+def test_exposure_multiplies_every_grey_value_of_a_channel_before_the_curve() -> None:
+    image = torch.tensor([[[0.0, 0.1, 0.3, 0.8]]]).repeat(2, 1, 1)
+    transform = RandGreyValues(**EXACT, exposure=(0.5, 2.0)).set_random_state(seed=3)
+    bright = transform(image)
+    factors = transform.factors
+    assert factors is not None
+    assert factors[0] != factors[1]
+    expected = (image.numpy() * factors[:, None, None]).clip(0, 1)
+    np.testing.assert_allclose(bright.numpy(), expected, atol=1e-6)
+    doubled = RandGreyValues(exposure=(2.0, 2.0))
+    doubled.levels = np.array([[0.1], [0.6], [0.9]])
+    doubled.factors = np.array([2.0])
+    # 1/8 becomes 1/4, which the curve by hand takes to 0.375; 0.8 is white
+    curve = doubled(torch.tensor([[[0.125, 0.8]]]), randomize=False)
+    torch.testing.assert_close(curve, torch.tensor([[[0.375, 0.9]]]))
+
+
+def test_exposures_below_and_above_one_are_as_many() -> None:
+    transform = RandGreyValues(exposure=(0.25, 4.0)).set_random_state(seed=0)
+    transform.randomize(2000)
+    assert transform.factors is not None
+    logs = np.log(transform.factors) / np.log(4)
+    assert scipy.stats.kstest(logs, scipy.stats.uniform(-1, 2).cdf).pvalue > 0.01
+
+
+def test_without_exposure_all_is_drawn_as_before_there_was_such_a_thing() -> None:
+    image = torch.linspace(0, 1, 64).reshape(1, 8, 8)
+    plain, same, other = (
+        RandGreyValues(noise_std=0.1, **exposure).set_random_state(seed=5)
+        for exposure in ({}, {"exposure": (1.0, 1.0)}, {"exposure": (0.9, 1.1)})
+    )
+    assert torch.equal(plain(image), same(image))
+    assert plain.factors is None
+    other(image)
+    assert np.array_equal(other.levels, plain.levels)
+    # and of several images in a row
+    assert torch.equal(plain(image), same(image))
+
+
 @pytest.mark.parametrize("image", [np.zeros((1, 4, 4)), torch.zeros(1, 4, 4).half(), MetaTensor(torch.zeros(1, 4, 4))])
 def test_result_is_a_plain_float32_tensor(image: Any) -> None:
     result = RandGreyValues()(image)
@@ -122,6 +164,8 @@ def test_input_and_other_keys_stay_untouched() -> None:
         ({"slope": (0.8, 0.9)}, r"slope=\(0.8, 0.9\): must include 0.8 .. 1"),
         ({"slope": (0.4, 1.2)}, "slope=.*could fall; the lower limit must be at least 0.5"),
         ({"noise_std": -1.0}, "noise_std=-1.0"),
+        ({"exposure": (2.0, 0.5)}, r"exposure=\(2.0, 0.5\): a range"),
+        ({"exposure": (0.0, 1.0)}, r"exposure=\(0.0, 1.0\): factors are greater than 0"),
     ],
 )
 @pytest.mark.parametrize("transform", [RandGreyValues, RandGreyValuesd])

@@ -27,7 +27,7 @@ def em() -> tuple[np.ndarray, np.ndarray]:
     return phantom.em_stack(6, (160, 192), seed=3)
 
 
-@pytest.mark.parametrize("make", [phantom.touching_cells, phantom.em_stack])
+@pytest.mark.parametrize("make", [phantom.touching_cells, phantom.em_stack, phantom.sparse_nuclei])
 def test_the_seed_is_all_that_decides(make: object) -> None:
     assert callable(make)
     first, again, other = (make(3, 64, seed) for seed in (7, 7, 8))
@@ -80,6 +80,27 @@ def test_cells_cannot_be_had_by_a_threshold(cells: tuple[np.ndarray, np.ndarray]
 
 
 # --- EM ---
+
+
+# --- nuclei ---
+
+
+def test_nuclei_are_small_few_bright_and_apart() -> None:
+    images, instances = phantom.sparse_nuclei(4, (160, 192), seed=3)
+    assert images.dtype == np.uint8
+    assert 0.005 < np.mean(instances > 0) < 0.025
+    for image, instance in zip(images, instances, strict=True):
+        assert ndimage.label(instance > 0, np.ones((3, 3)))[1] == instance.max() > 1
+        assert np.bincount(instance.ravel())[1:].max() < 80
+        assert image[instance > 0].mean() > image[instance == 0].mean() + 20
+
+
+def test_nuclei_are_written_in_the_layout_of_the_challenge(tmp_path: Path) -> None:
+    folder = phantom.write(tmp_path / "nuclei", kind="nuclei", frames=3, size=64)
+    assert len(datasets.ctc(folder, "all")) == 3
+    for mask in sorted((tmp_path / "nuclei" / "01_GT" / "SEG").iterdir()):
+        drawn, marked = tifffile.imread(mask), tifffile.imread(str(mask).replace("SEG/man_seg", "TRA/man_track"))
+        np.testing.assert_array_equal(np.unique(drawn), np.unique(marked))
 
 
 def test_em_has_the_promised_types(em: tuple[np.ndarray, np.ndarray]) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import tifffile
 import torch
 import torch.distributed as dist
 from conftest import TINY
-from ignite.engine import Engine
+from ignite.engine import Engine, State
 
 from unet_paper.running import validation
 from unet_paper.running.engines import TrainingProgress
@@ -64,6 +65,74 @@ def test_the_last_epoch_is_validated_whatever_the_interval(
     with (tmp_path / "run" / "metrics.csv").open() as file:
         assert [row["SEG"] != "" for row in csv.DictReader(file)] == [False, False, True]
     assert "at epoch 3" in caplog.text
+
+
+class Scores:
+    """An evaluator that has these scores, one a validation, and keeps the best as MONAI does."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = list(scores)
+        self.state = State()
+        self.state.key_metric_name, self.state.metrics = "SEG", {}
+        self.state.best_metric, self.state.best_metric_epoch = -1, -1
+
+    def run(self, epoch: int) -> None:
+        score = self.scores.pop(0)
+        self.state.metrics["SEG"] = score
+        if self.state.best_metric_epoch == -1 or validation.is_better(score, self.state.best_metric):
+            self.state.best_metric, self.state.best_metric_epoch = score, epoch
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "interval", "epochs"),
+    [
+        ([0.1, 0.5, 0.4, 0.5, 0.9], 2, 1, 4),  # equal is not better
+        ([0.1, 0.5, 0.4, 0.6, 0.4, 0.4], 2, 1, 6),
+        ([0.5, 0.4, 0.3], None, 1, 3),
+        ([0.5, 0.4, 0.4, 0.4], 1, 3, 6),  # validations, not epochs
+        ([0.0, 0.0, 0.0, 0.2], 1, 1, 4),  # nothing found yet is no standstill
+        ([NAN, NAN, NAN], 1, 1, 3),
+        ([0.5, NAN, NAN], 2, 1, 3),
+        ([0.5, 0.4], 1, 1, 2),  # the last epoch needs no early end
+    ],
+)
+def test_a_run_ends_when_its_patience_does(
+    scores: list[float], patience: int | None, interval: int, epochs: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = Engine(lambda *_: None)
+    evaluator: Any = Scores(*scores)
+    validation.Validation(evaluator, interval, patience).attach(trainer)
+    most = interval * len(scores)
+    with caplog.at_level(logging.INFO):
+        trainer.run([0], max_epochs=most)
+    assert trainer.state.epoch == epochs
+    best = evaluator.state.best_metric_epoch
+    said = (
+        f"SEG has not risen for {patience} validations, since epoch {best}: training ends at epoch {epochs} of {most}"
+    )
+    assert (said in caplog.text) is (epochs < most)
+
+
+@pytest.mark.parametrize("patience", [0, -1])
+def test_a_patience_below_one_is_refused(patience: int) -> None:
+    with pytest.raises(ValueError, match=f"patience={patience}: at least 1 validation; null"):
+        validation.Validation(Scores(), patience=patience)  # type: ignore[arg-type]
+
+
+def test_a_run_that_ends_early_has_closed_its_epoch(
+    run_bundle: Run, cells_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "is_better", lambda _score, best: best == -1)
+    settings = {**TINY, "dataset_dir": cells_folder, "output_dir": str(tmp_path / "run"), "steps_per_epoch": 1}
+    run_bundle("training", "train", **{**settings, "max_epochs": 9}, patience=1)
+    last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert (last["epoch"], last["best_metric_epoch"]) == (2, 1)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2
+    assert (tmp_path / "run" / "model.pt").is_file()
 
 
 def test_an_interval_below_one_is_refused() -> None:

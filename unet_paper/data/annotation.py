@@ -108,9 +108,15 @@ class InstancesFromAnnotationd(MapTransform):
             raise ValueError(f"annotation={annotation!r}: choose 'binary', 'instances', 'either' or 'classes'")
         check_num_classes(num_classes)
         if num_classes > 2 and annotation != "classes":
+            remedy = (
+                "in MONAI Label no more can be drawn; train with train.yaml, --annotation classes and masks of the "
+                "classes' values"
+                if annotation == "either"
+                else "say --annotation classes for masks whose values are the classes"
+            )
             raise ValueError(
                 f"out_channels={num_classes}: masks of annotation={annotation!r} tell cells from background, two "
-                "classes; say --annotation classes for masks whose values are the classes"
+                f"classes; {remedy}"
             )
         if annotation == "classes" and background_value < 0:
             raise ValueError(

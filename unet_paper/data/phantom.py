@@ -3,7 +3,7 @@
 ``em_stack`` resembles serial-section electron microscopy of nerve tissue (ISBI 2012): dark membranes around cells of
 many sizes, and inside the cells what a network must learn not to take for a membrane. ``touching_cells`` resembles
 cells seen by differential interference contrast (DIC-C2DH-HeLa): low contrast, relief shading, clusters whose cells
-touch.
+touch. ``sparse_nuclei`` resembles no data set of the paper: small nuclei with much background between them.
 
 Nothing here is copied from a real image, so phantoms may be published and stored anywhere.
 """
@@ -24,8 +24,9 @@ from scipy import ndimage
 from unet_paper.data.phantom_cells import touching_cells
 from unet_paper.data.phantom_em import em_stack
 from unet_paper.data.phantom_image import image_shape
+from unet_paper.data.phantom_nuclei import sparse_nuclei
 
-__all__ = ["em_stack", "touching_cells", "write"]
+__all__ = ["em_stack", "sparse_nuclei", "touching_cells", "write"]
 
 _VERSION = 2  # of the generator: other pixels from the same parameters
 
@@ -44,16 +45,17 @@ def write(
     - ``cells``: that of the Cell Tracking Challenge. For each sequence NN, images ``NN/tTTT.tif``, gold instances
       ``NN_GT/SEG/man_segTTT.tif``, a marker of every cell ``NN_GT/TRA/man_trackTTT.tif``. Every fourth gold image, the
       third first, is partial: a third of its cells, at least one, have a marker but no instance.
+    - ``nuclei``: the same layout, every nucleus drawn and marked.
     - ``em``: that of ISBI 2012, ``train-volume.tif``, ``train-labels.tif``, ``test-volume.tif``.
 
     The folder appears under its name when all of it is written, with the parameters in ``phantom.json``.
 
     Args:
         folder: where to write; its parents are made. A phantom of the same parameters is left untouched.
-        kind: ``cells`` or ``em``.
+        kind: ``cells``, ``nuclei`` or ``em``.
         frames: number of frames of each sequence, or of slices of each stack.
         size: height and width in px, or one number for both.
-        sequences: names of the sequences of ``cells``, two digits each; ``em`` has none.
+        sequences: names of the sequences, two digits each; ``em`` has none.
         seed: of all that is drawn.
 
     Returns:
@@ -64,8 +66,8 @@ def write(
         FileExistsError: the folder holds something else, which is never overwritten.
     """
     folder = Path(folder).expanduser()
-    if kind not in ("cells", "em"):
-        raise ValueError(f"kind={kind!r}: expected 'cells' or 'em'")
+    if kind not in ("cells", "nuclei", "em"):
+        raise ValueError(f"kind={kind!r}: expected 'cells', 'nuclei' or 'em'")
     names = [f"{name:0>2}" for name in sequences]
     if not names or len(set(names)) < len(names) or not all(re.fullmatch(r"\d\d", name) for name in names):
         raise ValueError(f"sequences={list(sequences)}: expected names of two digits, each once, such as ['01', '02']")
@@ -73,7 +75,7 @@ def write(
         "kind": kind,
         "frames": frames,
         "size": list(image_shape(frames, size)),
-        "sequences": names if kind == "cells" else [],
+        "sequences": [] if kind == "em" else names,
         "seed": seed,
         "version": _VERSION,
     }
@@ -88,7 +90,7 @@ def write(
             _write_em(whole, frames, size, seed)
         else:
             for name in names:
-                _write_sequence(whole, name, frames, size, seed)
+                _write_sequence(whole, kind, name, frames, size, seed)
         (whole / "phantom.json").write_text(json.dumps(parameters, indent=2) + "\n")
         try:
             os.replace(whole, folder)
@@ -129,15 +131,16 @@ def _write_em(folder: Path, slices: int, size: int | Sequence[int], seed: int) -
         tifffile.imwrite(folder / f"{name}.tif", stack, photometric="minisblack", metadata=None)
 
 
-def _write_sequence(folder: Path, name: str, frames: int, size: int | Sequence[int], seed: int) -> None:
-    images, instances = touching_cells(frames, size, seed + 1000 * int(name))
+def _write_sequence(folder: Path, kind: str, name: str, frames: int, size: int | Sequence[int], seed: int) -> None:
+    make = touching_cells if kind == "cells" else sparse_nuclei
+    images, instances = make(frames, size, seed + 1000 * int(name))
     rng = np.random.default_rng([seed, int(name)])
     gold, markers = folder / f"{name}_GT" / "SEG", folder / f"{name}_GT" / "TRA"
     for made in (folder / name, gold, markers):
         made.mkdir(parents=True)
     for t, (image, instance) in enumerate(zip(images, instances, strict=True)):
         annotated = instance
-        if t % 4 == 2:
+        if t % 4 == 2 and kind == "cells":
             ids = np.unique(instance)[1:]
             left_out = rng.choice(ids, max(1, len(ids) // 3), replace=False)
             annotated = np.where(np.isin(instance, left_out), 0, instance).astype(np.uint16)
