@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,6 +82,24 @@ def test_built_once_for_the_same_weights_and_anew_for_others() -> None:
     torch.testing.assert_close(changed(image), network(image), rtol=0, atol=1e-4)
     network.load_state_dict(UNet(features=(3, 4)).state_dict())
     assert engine(network) is not changed
+
+
+def test_a_signal_after_two_networks_is_survived() -> None:
+    script = (
+        "import faulthandler, gc, signal, torch\n"
+        "from unet_paper.network import UNet\n"
+        "from unet_paper.running.openvino_engine import OpenVinoNetwork\n"
+        "faulthandler.enable()\n"  # gives the process a stack for signal handlers, as pytest does
+        "signal.signal(signal.SIGUSR1, lambda *_: print('received'))\n"
+        "first, second = (OpenVinoNetwork(UNet(features=(3,)).eval()) for _ in range(2))\n"
+        "del first\n"
+        "gc.collect()\n"
+        "del second\n"
+        "gc.collect()\n"
+        "signal.raise_signal(signal.SIGUSR1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (0, "received\n"), done.stderr
 
 
 def test_in_training_mode_pytorch_computes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import threading
 from typing import Any
@@ -89,7 +90,7 @@ class OpenVinoNetwork(nn.Module):
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._compiled = _openvino().Core().compile_model(build(network), "CPU", settings)
+        self._compiled = _core().compile_model(build(network), "CPU", settings)
         self._request = self._compiled.create_infer_request()
         self._lock = threading.Lock()
 
@@ -154,6 +155,17 @@ def build(network: UNet) -> Any:
         x = apply(x, up)
         x = apply(graph.concat([crop(skips.pop(), crops.pop()), x], 1), layers)
     return openvino.Model([apply(x, network.classifier)], [image], "UNet")
+
+
+@functools.cache
+def _core() -> Any:
+    """The one of this process, for good.
+
+    Each sets a stack for signal handlers and frees it when it goes; of two that go in the order they came in, the
+    second puts back the freed one of the first, and the next signal, Ctrl-C say, ends the process by a segmentation
+    fault.
+    """
+    return _openvino().Core()
 
 
 def _openvino() -> Any:
