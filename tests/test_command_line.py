@@ -16,7 +16,7 @@ import torch
 from conftest import CONFIGS, ROOT, TINY
 from PIL import Image
 
-from unet_paper.app import check, help_text
+from unet_paper.app import check, help_text, lean_import
 from unet_paper.app.bundle_command import BundleCommand, path_value
 from unet_paper.app.command_line import COMMANDS, MODULES, Request, main
 from unet_paper.data import phantom
@@ -112,6 +112,41 @@ def test_help_says_the_defaults_of_the_configs_and_loads_nothing_heavy() -> None
     settings = (CONFIGS / "inference.yaml").read_text()
     (preset,) = [text.split()[1] for text in settings.splitlines() if text.startswith("strategy:")]
     assert f"--strategy       tiles; rows: in less time and memory [{preset}]" in run.stdout
+
+
+LEAN = """
+import sys
+from unet_paper.app import lean_import
+lean_import.import_monai()
+print(*(name for name in lean_import.UNUSED if name in sys.modules))
+import monai.bundle, pandas, matplotlib.pyplot
+from scipy.signal import hilbert
+from sklearn.metrics import silhouette_score
+from unet_paper.running import prediction_job, cell_outputs, figures, engines
+"""
+
+
+def test_commands_load_nothing_that_only_monai_looks_for_and_hide_it_from_nobody() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
+    run = subprocess.run(
+        [sys.executable, "-c", LEAN],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=120,
+    )
+    assert run.stdout == "\n"
+
+
+def test_tracking_keeps_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "mlflow" in lean_import.unused(["max_epochs", "4", "images: 3"])
+    for asked in (["tracking", "mlflow"], ["_target_: monai.handlers.mlflow_handler.MLFlowHandler"]):
+        assert set(lean_import.UNUSED) - set(lean_import.unused(asked)) == {"mlflow"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///a.db")
+    assert "mlflow" not in lean_import.unused([])
 
 
 def test_score_reads_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:

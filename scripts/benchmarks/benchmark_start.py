@@ -1,5 +1,8 @@
 """Times the start: from the command to the first training step, and to the first prediction, beside bare imports.
 
+``unet-paper`` imports MONAI without the optional packages that MONAI alone looks for (``app.lean_import``); MONAI's
+own commands import them all.
+
 Each repetition is a process of its own, run as a user runs it; wall time. What MONAI, torch and Ignite take to be
 imported is nobody's to avoid; the rest is ours.
 """
@@ -22,6 +25,8 @@ from unet_paper.running import checkpoint
 CONFIGS = benchmarking.ROOT / "bundle" / "configs"
 FEATURES = [2, 4, 8, 16, 32]
 IMPORTS = "import torch, monai.bundle, monai.engines, monai.handlers, monai.transforms, monai.data, monai.inferers"
+
+LEAN = f"from unet_paper.app import lean_import; lean_import.import_monai(); {IMPORTS}"
 
 
 def run(*command: str, folder: Path) -> None:
@@ -59,11 +64,15 @@ def main() -> int:
         one_step = ("--max_epochs=1", "--steps_per_epoch=1", "--val_interval=2", "--tile_size=188")
         train = (*bundle, "training", f"--config_file={CONFIGS / 'train.yaml'}", f"--dataset_dir={data}")
         told = ("--grey_mean=0.46", "--grey_std=0.045", "--cells_preset=phantom")
-        infer = (*bundle, f"--config_file={CONFIGS / 'inference.yaml'}", f"--dataset_dir={data}/01/t000.tif")
+        anew = ("--overwrite=True",)
+        infer = (*bundle, f"--config_file={CONFIGS / 'inference.yaml'}", f"--dataset_dir={data}/01/t000.tif", *anew)
+        ours = ("-m", "unet_paper", "predict", f"{data}/01/t000.tif", f"--weights={weights}", *small, *told, *anew)
         calls = {
             "bare imports: torch and what MONAI's bundles need of MONAI": partial(run, "-c", IMPORTS, folder=folder),
             "training: one step of a tiny network": partial(run, *train, *small, *one_step, folder=folder),
             "inference: one small image": partial(run, *infer, *small, f"--ckpt_path={weights}", *told, folder=folder),
+            "the same by unet-paper predict": partial(run, *ours, folder=folder),
+            "imports of unet-paper: MONAI without what it only looks for": partial(run, "-c", LEAN, folder=folder),
         }
         rows = benchmarking.compare(calls, 1 if arguments.quick else 5)
         report.notes.append(f"Longest imports, each module's own time, by package: {slowest_imports(folder)}.")

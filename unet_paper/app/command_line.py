@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet_paper.app import demo, help_text, predict, train
+from unet_paper.app import demo, help_text, lean_import, predict, train
 from unet_paper.app.bundle_command import BundleCommand, config_path
 from unet_paper.app.help_text import Topic
 
@@ -66,6 +66,7 @@ class Request:
 
 
 def _check(request: Request) -> int:
+    _import_monai(request)
     from unet_paper.app import check  # torch and MONAI take seconds to import, and help needs neither
 
     settings = dict(request.settings)
@@ -77,6 +78,7 @@ def _check(request: Request) -> int:
 
 
 def _train(request: Request) -> int:
+    _import_monai(request)
     from unet_paper.app import check
 
     check.checked(request.place("FOLDER"), request.settings)
@@ -96,14 +98,19 @@ def _train(request: Request) -> int:
 
 
 def _evaluate(request: Request) -> int:
-    return _run(train.evaluation(request.place("FOLDER"), request.settings, request.overlays))
+    evaluation = train.evaluation(request.place("FOLDER"), request.settings, request.overlays)
+    _import_monai(request)
+    return _run(evaluation)
 
 
 def _predict(request: Request) -> int:
-    return _run(predict.prediction(request.place("IMAGES"), request.settings, request.overlays))
+    images = request.place("IMAGES")
+    _import_monai(request)
+    return _run(predict.prediction(images, request.settings, request.overlays))
 
 
 def _demo(request: Request) -> int:
+    _import_monai(request)
     return _run(*demo.demonstration(request.settings, request.overlays))
 
 
@@ -116,6 +123,11 @@ COMMANDS: dict[str, Callable[[Request], int]] = {
 }
 # those that read their own words; each module has main(words) and is loaded when it is called for
 MODULES = {"score": "unet_paper.app.score"}
+
+
+def _import_monai(request: Request) -> None:
+    files = (path.read_text(encoding="utf-8") for path in request.overlays)
+    lean_import.import_monai([*request.settings, *request.settings.values(), *files])
 
 
 def _run(*commands: BundleCommand) -> int:
