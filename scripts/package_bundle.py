@@ -2,6 +2,7 @@
 
 python scripts/package_bundle.py                                    # every release that has weights
 python scripts/package_bundle.py --release unet_em_segmentation --weights runs/isbi2012/model.pt
+python scripts/package_bundle.py --github OWNER/REPOSITORY          # for its release vX.Y.Z, and models/model_info.json
 python scripts/package_bundle.py --bioimage_io                      # packages for BioImage.IO instead, dist/bioimage_io
 """
 
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import monai.bundle
 
-from unet_paper.release import archive
+import unet_paper
+from unet_paper.release import archive, registry
 
-BUNDLE = Path(__file__).resolve().parent.parent / "bundle"
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLE = ROOT / "bundle"
+# where MONAI looks in a repository
+REGISTRY = ROOT / "models" / registry.INFO
 
 
 def main() -> None:
@@ -22,7 +27,11 @@ def main() -> None:
     parser.add_argument("--release", nargs="+", choices=table, help="default: all that have weights")
     parser.add_argument("--output_dir", default="dist", type=Path)
     parser.add_argument("--weights", nargs="+", default=[], type=Path, help="a file per --release, instead of its own")
-    parser.add_argument("--base_url", help="URL of the folder that the archives will be served from")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--base_url", help="URL of the folder that the archives will be served from")
+    place.add_argument(
+        "--github", metavar="OWNER/REPOSITORY", help=f"of its release; also writes models/{registry.INFO}"
+    )
     parser.add_argument(
         "--bioimage_io", action="store_true", help="packages for BioImage.IO, by export_bioimage_io.yaml"
     )
@@ -31,15 +40,24 @@ def main() -> None:
     if arguments.weights and len(arguments.weights) != len(arguments.release or ()):
         parser.error(f"--weights: {len(arguments.weights)} files; give one for each --release")
     weights = dict(zip(names, arguments.weights, strict=False))
+    built = []
     try:
+        base_url = (
+            registry.github_release(arguments.github, unet_paper.__version__)
+            if arguments.github
+            else arguments.base_url
+        )
         for name in names:
             if arguments.bioimage_io:
                 print(bioimage_io(table[name], arguments.output_dir / "bioimage_io", weights.get(name)))
                 continue
-            built = archive.build(
-                BUNDLE, table[name], arguments.output_dir, weights=weights.get(name), base_url=arguments.base_url
+            built.append(
+                archive.build(BUNDLE, table[name], arguments.output_dir, weights=weights.get(name), base_url=base_url)
             )
-            print(built)
+            print(built[-1])
+        if arguments.github and built:
+            registry.write_for_monai(built, REGISTRY)
+            print(REGISTRY)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{type(error).__name__}: {error}\n")
     for name in table.keys() - set(names) if arguments.release is None else ():

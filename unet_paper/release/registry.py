@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,11 +59,57 @@ def enter(archive: str | Path, base_url: str | None = None) -> dict[str, str]:
     entry = {"checksum": digest(data, "sha1"), "sha256": digest(data, "sha256"), "source": source}
     info = archive.with_name(INFO)
     entries = json.loads(info.read_text(encoding="utf-8")) if info.is_file() else {}
-    entries[archive.stem] = entry
+    _write(info, {**entries, archive.stem: entry})
+    return entry
+
+
+def github_release(repository: str, version: str) -> str:
+    """URL of the folder that the files of a GitHub release are served from, its tag being ``vX.Y.Z``.
+
+    Args:
+        repository: ``OWNER/REPOSITORY``.
+        version: of the release.
+
+    Raises:
+        ValueError: no repository.
+
+    >>> github_release("OWNER/REPOSITORY", "0.2.0")
+    'https://github.com/OWNER/REPOSITORY/releases/download/v0.2.0'
+    """
+    if not re.fullmatch(r"[A-Za-z0-9-]+/[A-Za-z0-9._-]+", repository):
+        raise ValueError(f"github={repository!r}: must be OWNER/REPOSITORY")
+    return f"https://github.com/{repository}/releases/download/v{version}"
+
+
+def write_for_monai(archives: Sequence[str | Path], target: str | Path) -> None:
+    """Write the registry that MONAI reads of a repository: that of one tag, with the archives of its release alone.
+
+    ``monai.bundle`` looks for ``models/model_info.json`` in the repository at the tag, sorts versions as text, so that
+    0.9.0 comes after 0.10.0, and downloads all of them from the release of that tag.
+
+    Args:
+        archives: ``NAME_vX.Y.Z.zip``, each entered into the ``model_info.json`` beside it with an address.
+        target: file to write.
+
+    Raises:
+        ValueError: an archive without an address; two versions of a bundle.
+    """
+    found: dict[str, Any] = {}
+    for archive in map(Path, archives):
+        found[archive.stem] = json.loads(archive.with_name(INFO).read_text(encoding="utf-8"))[archive.stem]
+        if "://" not in found[archive.stem]["source"]:
+            raise ValueError(f"{archive}: was entered without base_url; MONAI needs an address to download from")
+    names = [key.split("_v")[0] for key in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{', '.join(sorted(twice))}: several versions; a tag has one, see releases.md")
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    _write(Path(target), found)
+
+
+def _write(info: Path, entries: Mapping[str, Any]) -> None:
     part = info.with_name(info.name + ".part")
     part.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(part, info)
-    return entry
 
 
 def install(name: str, source: str | Path, bundle_dir: str | Path, version: str | None = None) -> Path:
