@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 # Not two benchmarks at a time, whatever -j says.
 .NOTPARALLEL:
-.PHONY: attack benchmark benchmark-gpu dist help label label-test large-test package publish release-test train test lint clean
+.PHONY: attack benchmark benchmark-gpu dist github-release help label label-test large-test package publish release-test tagged train test lint clean
 
 help:
 	@echo "make train   set up, then train on the phantom (CPU: minutes) and say where the pictures are"
@@ -39,9 +39,22 @@ dist: .venv/ready
 	$(BIN)/python -m build --outdir dist/pypi
 	$(BIN)/python -m twine check --strict dist/pypi/*
 
+VERSION = v$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' unet_paper/__init__.py)
+
 # By a token of PyPI in TWINE_PASSWORD, or by a workflow of GitHub that PyPI trusts; see the checklist in CONTRIBUTING.md.
-publish: dist
+publish: tagged dist
 	$(BIN)/python -m twine upload --non-interactive dist/pypi/*
+
+# Archives, for MONAI and for registry install, to the release of this tag, by GitHub's command gh. The registry that the
+# tag holds must be of these very archives.
+github-release: tagged .venv/ready
+	$(BIN)/python scripts/package_bundle.py --github $(REPOSITORY)
+	git ls-files --error-unmatch models/model_info.json
+	git diff --exit-code models/model_info.json
+	gh release create $(VERSION) --repo $(REPOSITORY) --notes "See CHANGELOG.md" dist/*_$(VERSION).zip dist/model_info.json
+
+tagged:
+	@test "$$(git describe --exact-match --tags HEAD)" = $(VERSION) || { echo "publish what is tagged $(VERSION)"; exit 1; }
 
 # LABEL="--images FOLDER --release hela", see scripts/label_app/start.py
 label: .venv/ready

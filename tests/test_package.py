@@ -1,5 +1,6 @@
 """Wheel and sdist: what is in them, and what the package finds where it is installed."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import hatchling.build
 import pytest
+import yaml
 from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -27,7 +29,7 @@ MOST_BYTES = 100 * 2**20
 
 
 # of a copy without a repository, such as an sdist
-FOLDERS = ("unet_paper", "bundle", "scripts", "tests", ".ci")
+FOLDERS = ("unet_paper", "bundle", "scripts", "tests", ".ci", ".github")
 NOT_PACKED = (".gitignore", ".pre-commit-config.yaml")
 
 
@@ -129,6 +131,64 @@ def test_a_checkout_without_git_says_no_commit(monkeypatch: pytest.MonkeyPatch, 
     assert training_report.checkout_commit() is None
 
 
+def test_the_container_is_built_from_files_that_are_there_and_make_the_wheel(checkout: Path, tmp_path: Path) -> None:
+    """As far as it goes without Docker: what is copied, and that the package can be built of it."""
+    steps = re.findall(r"^([A-Z]+) (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    context = tmp_path / "build"
+    context.mkdir()
+    for words in (arguments.split() for step, arguments in steps if step == "COPY"):
+        *sources, target = words
+        for source in map(checkout.__truediv__, sources):
+            if source.is_dir():
+                shutil.copytree(source, context / target)
+            else:
+                shutil.copyfile(source, context / target / source.name)
+    names = set(zipfile.ZipFile(_build("wheel", context, tmp_path)).namelist())
+    assert {"unet_paper/bundle/configs/train.yaml", "unet_paper/bundle/models/model.pt"} <= names
+    ((_, run),) = (step for step in steps if step[0] == "RUN")
+    (extras,) = re.findall(r"\.\[([a-z,]+)\]", run)
+    assert set(extras.split(",")) <= set(EXTRAS)
+    assert (context / re.findall(r"--constraint (\S+)", run)[0]).is_file()
+    assert dict(steps)["ENTRYPOINT"] == json.dumps(list(PROJECT["scripts"]))
+    assert dict(steps)["FROM"].startswith(f"python:{PROJECT['requires-python'].removeprefix('>=')}")
+
+
+def test_the_workflow_does_no_more_than_call_make() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "gate.yml").read_text())
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    jobs = workflow["jobs"]
+    called = {name: [step["run"].split() for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert [words[1] for words in called["test"]] == ["test"]
+    assert [words[1] for words in called["publish"]] == ["publish", "github-release"]
+    for make, target, *_ in (words for listed in called.values() for words in listed):
+        assert make == "make"
+        assert target in targets
+    assert jobs["publish"]["needs"] == "test"
+    assert jobs["publish"]["if"] == "startsWith(github.ref, 'refs/tags/v')"
+    # only the job that publishes may write
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "permissions" not in jobs["test"]
+
+
+def test_nothing_is_published_but_a_tag_of_this_version(tmp_path: Path) -> None:
+    shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
+    (tmp_path / "unet_paper").mkdir()
+    (tmp_path / "unet_paper" / "__init__.py").write_text('__version__ = "1.2.3"\n')
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "release"], check=True)
+
+    def tagged() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["make", "-C", str(tmp_path), "tagged"], capture_output=True, text=True, timeout=60)
+
+    assert "publish what is tagged v1.2.3" in tagged().stdout
+    subprocess.run([*git, "tag", "v1.2.2"], check=True)
+    assert tagged().returncode != 0
+    subprocess.run([*git, "tag", "--delete", "v1.2.2"], check=True, capture_output=True)
+    subprocess.run([*git, "tag", "v1.2.3"], check=True)
+    assert tagged().returncode == 0
+
+
 def _pins(file: str) -> dict[str, Version]:
     lines = [line.split("==") for line in (ROOT / file).read_text().split() if "==" in line]
     return {canonicalize_name(name): Version(version) for name, version in lines}
@@ -145,7 +205,7 @@ def test_libraries_have_ranges_and_what_we_pin_lies_in_them() -> None:
     assert len(needed) > 15
     for requirement in [
         *needed,
-        *_requirements("onnx", "dask", "openvino", "tracking", "release", "test", "benchmark"),
+        *_requirements("onnx", "dask", "openvino", "tracking", "hub", "release", "test", "benchmark"),
     ]:
         assert not any(part.operator in ("==", "===", "~=") for part in requirement.specifier), requirement
         if requirement.name != "types-PyYAML":
