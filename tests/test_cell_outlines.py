@@ -51,7 +51,7 @@ def test_imagej_s_rois(labels: NDArray[np.int32]) -> None:
 
 
 def test_qupath_s_geojson(labels: NDArray[np.int32]) -> None:
-    text = qupath_geojson([cell_outlines(labels)], [{100: {"area_px": 7.0}}], "t", "unet_paper 1")
+    text = "".join(qupath_geojson([cell_outlines(labels)], [{100: {"area_px": 7.0}}], "t", "unet_paper 1"))
     collection = json.loads(text)
     assert collection["type"] == "FeatureCollection"
     for feature in collection["features"]:
@@ -72,5 +72,5 @@ def test_pages_of_a_stack_are_told_apart() -> None:
         (name,) = archive.namelist()
         assert name == "0002-0001.roi"
         assert roifile.ImagejRoi.frombytes(archive.read(name)).position == 2  # ImageJ counts from 1
-    (feature,) = json.loads(qupath_geojson([[], cell_outlines(page)], [{}, {}], "z", ""))["features"]
+    (feature,) = json.loads("".join(qupath_geojson([[], cell_outlines(page)], [{}, {}], "z", "")))["features"]
     assert feature["geometry"]["plane"] == {"c": -1, "z": 1, "t": 0}

@@ -15,10 +15,10 @@ from monai.utils.misc import ensure_tuple
 from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from skimage.segmentation import watershed
 
 from unet_paper import label_image
 from unet_paper.classes import label_each_class
+from unet_paper.flooding import flood
 from unet_paper.label_image import (
     Connectivity,
     areas,
@@ -316,8 +316,9 @@ def split(
         if box is None or number in whole:
             continue
         parts = split_component(labels[box] == number, probability[box], settings)
-        more = parts > 1
-        labels[box][more] = count - 1 + parts[more]
+        for rows in bands(parts.shape):
+            more = parts[rows] > 1
+            labels[box][rows][more] = count - 1 + parts[rows][more]
         count += int(parts.max()) - 1
     return labels, count
 
@@ -332,18 +333,24 @@ def split_component(component: NDArray[np.bool_], probability: NDArray[Any], set
     """
     around, smallest = structure(settings["connectivity"]), settings["min_size"]
     seeds = component.astype(np.int32)
-    if seeds.sum() < max(2 * smallest, 3):
+    if np.count_nonzero(component) < max(2 * smallest, 3):
         return seeds
     for threshold in settings["split_thresholds"]:
         parts, count = ndimage.label(component & (probability > threshold), around, output=np.int32)
-        keep(parts, areas(parts, count) >= smallest)
-        inside = (parts > 0) & (seeds > 0)
-        owner_and_part = np.unique(np.stack([seeds[inside], parts[inside]]), axis=1)
-        owners, numbers = np.unique(owner_and_part[0], return_counts=True)
-        several = owners[numbers > 1]
-        if len(several):
-            seeds = np.where(np.isin(seeds, several), np.where(inside, seeds.max() + parts, 0), seeds)
+        count = keep(parts, areas(parts, count) >= smallest)
+        # the one part of the lower threshold in which each lies; none where that was too small
+        owner = np.zeros(count + 1, np.int32)
+        for rows in bands(parts.shape):
+            owner[parts[rows]] = seeds[rows]
+        owner[0] = 0
+        falls_apart = np.bincount(owner[owner > 0], minlength=int(seeds.max()) + 1) > 1
+        if falls_apart.any():
+            first = seeds.max()
+            for rows in bands(parts.shape):
+                inner = np.where(parts[rows] > 0, first + parts[rows], 0)
+                np.copyto(seeds[rows], inner, where=falls_apart[seeds[rows]])
     number_in_raster_order(seeds)
     if seeds.max() == 1:
         return component.astype(np.int32)
-    return np.asarray(watershed(-probability, seeds, connectivity=around, mask=component), np.int32)
+    flood(seeds, component, probability, diagonal=settings["connectivity"] == 8)
+    return seeds

@@ -46,7 +46,7 @@ Facts = dict[str, NDArray[Any]]
 # px beyond a block to which its cells are measured without being gathered one by one
 REACH = 256
 # bytes a pixel that splitting or measuring a gathered component takes: its labels, probability, grey values in double
-# precision, the watershed's queue
+# precision, the parts
 GATHERED_BYTES = 64
 
 

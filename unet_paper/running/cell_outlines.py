@@ -127,8 +127,8 @@ def qupath_geojson(
     axis: str,
     generator: str,
     classes: Sequence[Mapping[int, str]] | None = None,
-) -> str:
-    """GeoJSON FeatureCollection of detections, as QuPath imports it; each feature stands in a line.
+) -> Iterator[str]:
+    """GeoJSON FeatureCollection of detections, as QuPath imports it, piece by piece; each feature stands in a line.
 
     Args:
         pages: outlines of each page.
@@ -142,21 +142,15 @@ def qupath_geojson(
     known = sorted({name for page in named for name in page.values()})
     painted = cell_colours(np.arange(1, len(known) + 1)[None])[0].tolist()
     colours = dict(zip(known, painted, strict=True))
-    features = [
-        json.dumps(
-            _feature(
-                outline,
-                measured.get(outline.id, {}),
-                {"c": -1, "z": 0, "t": 0, axis: page},
-                of_cells.get(outline.id, "cell"),
-                colours,
-            )
-        )
-        for page, (outlines, measured, of_cells) in enumerate(zip(pages, measurements, named, strict=True))
-        for outline in outlines
-    ]
-    head = f'{{"type": "FeatureCollection", "generator": {json.dumps(generator)}, "features": ['
-    return head + "\n" + ",\n".join(features) + "\n]}\n"
+    yield f'{{"type": "FeatureCollection", "generator": {json.dumps(generator)}, "features": ['
+    separator = "\n"
+    for page, (outlines, measured, of_cells) in enumerate(zip(pages, measurements, named, strict=True)):
+        plane = {"c": -1, "z": 0, "t": 0, axis: page}
+        for outline in outlines:
+            found, class_name = measured.get(outline.id, {}), of_cells.get(outline.id, "cell")
+            yield separator + json.dumps(_feature(outline, found, plane, class_name, colours))
+            separator = ",\n"
+    yield "\n]}\n"
 
 
 def _feature(

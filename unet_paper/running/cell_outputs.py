@@ -185,9 +185,9 @@ class CellOutputs:
         if "geojson" in kinds:
             axis = "t" if layout(source).axes[-1:] == "T" else "z"
             measured = [measurements_by_cell(page.table) for page in pages]
-            with placed(self.job.path(source, "geojson")) as part:
-                classes = [class_by_cell(page.table) for page in pages]
-                part.write_text(qupath_geojson(outlines, measured, axis, mark, classes), encoding="utf-8")
+            classes = [class_by_cell(page.table) for page in pages]
+            with placed(self.job.path(source, "geojson")) as part, part.open("w", encoding="utf-8") as file:
+                file.writelines(qupath_geojson(outlines, measured, axis, mark, classes))
         if "outlines" in kinds and pages[0].picture is not None:
             save_picture(pages[0].picture, self.job.path(source, "outlines"), mark)
 
