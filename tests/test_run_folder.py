@@ -198,3 +198,50 @@ def test_what_is_forked_holds_nothing(tmp_path: Path) -> None:
     run_folder.open_run_folder(tmp_path)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+
+
+def test_jobs_that_share_a_folder_have_it_together_and_nobody_else(tmp_path: Path) -> None:
+    (tmp_path / "out" / ".shared").mkdir(parents=True)
+    process = holder(tmp_path / "out" / ".shared" / "plan.1_of_3")
+    with run_folder.shared_output_folder(tmp_path / "out", "plan", "2_of_3"):
+        pass
+    refused = {
+        "a job of this name": lambda: run_folder.shared_output_folder(tmp_path / "out", "plan", "1_of_3"),
+        "a job of another group": lambda: run_folder.shared_output_folder(tmp_path / "out", "other", "2_of_3"),
+        "a run that wants all": lambda: run_folder.output_folder(tmp_path / "out"),
+    }
+    for what, folder in refused.items():
+        with pytest.raises(FolderInUseError) as info, folder():
+            pytest.fail(f"{what} was let in")
+        assert f"output_dir={tmp_path / 'out'}: is in use by another run: process {process.pid} on" in str(info.value)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".shared"]
+    kill(process)
+    with run_folder.output_folder(tmp_path / "out"):
+        assert not (tmp_path / "out" / ".shared").exists()  # nothing is left of the dead
+        with pytest.raises(FolderInUseError, match=f"process {os.getpid()} on"):
+            run_folder.shared_output_folder(tmp_path / "out", "plan", "2_of_3").__enter__()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_jobs_that_enter_at_once_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _make = run_folder._refuse_jobs
+
+    def slowly(*arguments: Any) -> None:
+        time.sleep(0.05)
+        _make(*arguments)
+
+    monkeypatch.setattr(run_folder, "_refuse_jobs", slowly)
+    entered: list[int] = []
+
+    def work(number: int) -> None:
+        with run_folder.shared_output_folder(tmp_path / "out", "plan", f"{number}_of_8"):
+            entered.append(number)
+            time.sleep(0.3)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert sorted(entered) == list(range(8))
+    assert list((tmp_path / "out").iterdir()) == []

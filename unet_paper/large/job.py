@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,15 +21,15 @@ from unet_paper.inferer import USUAL_OUTPUT
 from unet_paper.instances import DEFAULTS, Settings, check_settings
 from unet_paper.large import label_store
 from unet_paper.large.plan import PLAN, Plan, processor, software
+from unet_paper.large.results import SUMMARY, TIFF, Results, finished_before
 from unet_paper.large.runners import Runner, runner
 from unet_paper.large.tasks import STORE, Case, check_worker, run_task
-from unet_paper.running import checkpoint, machine, pixel_size_step
+from unet_paper.running import checkpoint, interruption, machine, pixel_size_step, run_folder
 from unet_paper.running.placement import placed
 
 logger = logging.getLogger(__name__)
 
 TableFormat = Literal["csv", "parquet"]
-SUMMARY = "summary.json"
 
 
 class LargePrediction:
@@ -212,15 +213,35 @@ class LargePrediction:
         Returns:
             What ``NAME_summary.json`` says; None for a part of a run.
         """
-        image = open_image(self.dataset_dir, self.missing_chunks)
-        plan = self.plan(image)
-        name = Path(image.address.rstrip("/").rsplit("/", 1)[-1]).stem.removesuffix(".ome")
+        with interruption.saying_how_to_go_on(self.output_dir):
+            image = open_image(self.dataset_dir, self.missing_chunks)
+            plan = self.plan(image)
+            name = Path(image.address.rstrip("/").rsplit("/", 1)[-1]).stem.removesuffix(".ome")
+            if (summary := finished_before(self.output_dir, name, plan)) is not None:
+                return summary
+            with self._own_folder(plan):
+                # another run may have finished it meanwhile
+                return finished_before(self.output_dir, name, plan) or self._do(name, plan, image)
+
+    def _own_folder(self, plan: Plan) -> AbstractContextManager[None]:
+        """The output folder is this run's, or that of all parts of the same plan."""
+        if self.part is None:
+            return run_folder.output_folder(self.output_dir)
+        number, parts = self.part
+        return run_folder.shared_output_folder(self.output_dir, plan.fingerprint[:16], f"{number}_of_{parts}")
+
+    def _do(self, name: str, plan: Plan, image: ImageStore) -> dict[str, Any] | None:
         work = self.output_dir / f"{name}_work"
-        finished = self.output_dir / f"{name}_{SUMMARY}"
-        if finished.is_file() and not work.exists():
-            return self._finished_before(finished, plan)
         cases = [Case(work, plan, plane) for plane in image.planes()]
-        self._open(work, plan, image, cases)
+        results = Results(self.output_dir, name, work, plan, [case.name for case in cases])
+        if not (work / PLAN).is_file():
+            results.refuse_taken()
+            self._make(work, plan, image, cases)
+        else:
+            logger.info("%s: going on", work)
+        plan.refuse_other(work)
+        if (work / SUMMARY).is_file():
+            return results.put_into_place()
         check_worker(str(work))
         began = time.perf_counter()
         with runner(self.workers, self.dask) as runs:
@@ -230,12 +251,12 @@ class LargePrediction:
             logger.info("part %d of %d is predicted; when all are, run once more without part", *self.part)
             return None
         summary = self._summary(cases, time.perf_counter() - began)
-        self._put_into_place(work, name, cases, plan)
-        with placed(finished) as file:
+        if plan.output["labels"] == "tiff":
+            cells = zarr.open_group(work / STORE, mode="r")[label_store.CELLS]["0"]
+            label_store.write_tiff(cells, work / TIFF, plan.pixel_size)
+        with placed(work / SUMMARY) as file:
             file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(work)
-        logger.info("%d cells -> %s", summary["cells"], self.output_dir)
-        return summary
+        return results.put_into_place()
 
     def _run_case(self, case: Case, runs: Runner) -> None:
         for stage in case.stages():
@@ -251,11 +272,11 @@ class LargePrediction:
             if self.part is not None:
                 return
 
-    def _open(self, work: Path, plan: Plan, image: ImageStore, cases: Sequence[Case]) -> None:
-        """Make the folder of the run, or go on with it; of several jobs that start at once, one makes it."""
-        if not (work / PLAN).is_file():
-            self._refuse_full_disk(cases)
-            making = self.output_dir / f"{work.name}.{os.getpid()}.part"
+    def _make(self, work: Path, plan: Plan, image: ImageStore, cases: Sequence[Case]) -> None:
+        """Make the folder of the run; of several jobs that start at once, one makes it."""
+        self._refuse_full_disk(cases)
+        making = self.output_dir / f"{work.name}.{os.getpid()}.part"
+        try:
             plan.write(making)
             label_store.create_store(
                 making / STORE,
@@ -268,18 +289,14 @@ class LargePrediction:
             )
             for case in cases:
                 Case(making, plan, case.plane).create()
-            try:
+            with suppress(OSError):
                 making.rename(work)
-            except OSError:
-                if not (work / PLAN).is_file():
-                    raise
-                shutil.rmtree(making)
-        else:
-            logger.info("%s: going on", work)
-        plan.refuse_other(work)
+            if not (work / PLAN).is_file():
+                making.rename(work)  # says why not
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
 
     def _refuse_full_disk(self, cases: Sequence[Case]) -> None:
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         needed = sum(_disk_bytes(case) for case in cases)
         free = shutil.disk_usage(self.output_dir).free
         logger.info("at most %.1f GB of disk are needed, %.1f GB are free", needed / 1e9, free / 1e9)
@@ -312,33 +329,6 @@ class LargePrediction:
             "cpu_seconds_of_steps": spent["cpu_seconds"],
             "plan": cases[0].plan.content,
         }
-
-    def _put_into_place(self, work: Path, name: str, cases: Sequence[Case], plan: Plan) -> None:
-        for case in cases:
-            table = f"{case.name}.{plan.output['table']}"
-            kind = "" if len(cases) == 1 else f"_{case.name}"
-            if (work / table).is_file():
-                os.replace(work / table, self.output_dir / f"{name}{kind}_cells.{plan.output['table']}")
-        if plan.output["labels"] == "tiff":
-            cells = zarr.open_group(work / STORE, mode="r")[label_store.CELLS]["0"]
-            label_store.write_tiff(cells, self.output_dir / f"{name}_cells.tif", plan.pixel_size)
-            return
-        target = self.output_dir / f"{name}_cells.zarr"
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(work / STORE, target)
-
-    def _finished_before(self, finished: Path, plan: Plan) -> dict[str, Any]:
-        summary = dict(json.loads(finished.read_text(encoding="utf-8")))
-        if summary["plan"] != plan.content:
-            there = Plan(**summary["plan"])
-            changed = [key for key, value in plan.content.items() if there.content[key] != value]
-            raise ValueError(
-                f"output_dir={self.output_dir}: holds the result of another plan, {', '.join(changed)} differ; choose "
-                "another with --output_dir"
-            )
-        logger.info("%s: this run is finished", finished)
-        return summary
 
 
 def _part(part: str | None) -> tuple[int, int] | None:

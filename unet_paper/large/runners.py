@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from unet_paper.large.plan import Plan
 from unet_paper.large.tasks import check_worker, run_task
+from unet_paper.running.signals import Interrupted, withheld_from_children
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,14 @@ class Processes:
             # PyTorch's threads do not survive a fork
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self._workers, context, check_worker, (str(folder),))
+            with withheld_from_children():
+                self._pool.submit(os.getpid)  # starts them all
         return self._pool
+
+    def kill(self) -> None:
+        """End the processes in the middle of their tasks, which are then done again."""
+        for process in list((getattr(self._pool, "_processes", None) or {}).values()):
+            process.kill()
 
     def close(self) -> None:
         """End the processes."""
@@ -159,6 +168,9 @@ def runner(workers: int = 1, dask: str | None = None) -> Iterator[Runner]:
         processes = Processes(workers)
         try:
             yield processes
+        except Interrupted:
+            processes.kill()
+            raise
         finally:
             processes.close()
 

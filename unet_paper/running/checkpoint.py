@@ -316,6 +316,7 @@ class Checkpoints:
         self._first_loss: float | None = None
         # all steps of the epoch are done, but it is not validated and on disk
         self._open = False
+        self._most_images = 0
         self.machine = machine
 
     def attach(self, engine: Engine) -> None:
@@ -326,7 +327,7 @@ class Checkpoints:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
         if self.evaluator is not None:
-            self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda _: PROCESS.stop_if_asked())
+            self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._end_image)
 
     def _start(self, engine: Engine) -> None:
         last = self.folder / LAST
@@ -377,8 +378,17 @@ class Checkpoints:
             engine.fire_event(Events.EPOCH_COMPLETED)
 
     def _begin_epoch(self, _engine: Engine) -> None:
-        PROCESS.stop_if_asked()
+        engines.stop_if_asked()
         PROCESS.deferred = True
+
+    def _end_image(self, evaluator: Any) -> None:
+        """After an image of the validation; the processes, whose shares differ by an image, ask equally often."""
+        state = evaluator.state
+        if state.iteration == 1:
+            self._most_images = engines.agree(state.epoch_length)
+        last = state.iteration == state.epoch_length
+        for _ in range(1 + (self._most_images - state.iteration if last else 0)):
+            engines.stop_if_asked()
 
     def _end_step(self, engine: Any) -> None:
         if self._first_loss is None:
@@ -388,7 +398,7 @@ class Checkpoints:
         signal, due = divmod(engines.agree(2 * PROCESS.received + due), 2)
         if not (signal or due or self._open):
             return
-        engines.refuse_diverged(engine, _bare(self.network), self._first_loss)
+        self._refuse_diverged(engine, self._first_loss)
         if signal or due:
             self._write_last(engine, engine.state.epoch - 1)
         if signal:
@@ -396,7 +406,15 @@ class Checkpoints:
             raise Interrupted(signal)
         if self._open:
             PROCESS.deferred = False
-            PROCESS.stop_if_asked()
+            engines.stop_if_asked()
+
+    def _refuse_diverged(self, engine: Any, first_loss: float) -> None:
+        found = None
+        try:
+            engines.refuse_diverged(engine, _bare(self.network), first_loss)
+        except FloatingPointError as error:
+            found = error
+        engines.raise_together(found)
 
     def _end_epoch(self, engine: Any) -> None:
         state = None if self.evaluator is None else self.evaluator.state

@@ -22,6 +22,8 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from unet_paper.running.signals import PROCESS, Interrupted
+
 logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
@@ -115,6 +117,29 @@ def agree(value: int) -> int:
     largest = torch.tensor(value)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_control_group())
     return int(largest)
+
+
+def stop_if_asked() -> None:
+    """Raise in all processes if any of them has received a signal; all must call it.
+
+    Raises:
+        Interrupted: with the number of the signal.
+    """
+    if number := agree(PROCESS.received):
+        raise Interrupted(number)
+
+
+def raise_together(error: FloatingPointError | None) -> None:
+    """Raise in all processes if any of them has an error, which would leave the others waiting; all must call it.
+
+    Raises:
+        FloatingPointError: the error of this process, or that another has one.
+    """
+    found = agree(int(error is not None))
+    if error is not None:
+        raise error
+    if found:
+        raise FloatingPointError("training has diverged on the images of another process")
 
 
 def gather(value: Any) -> list[Any]:
@@ -359,8 +384,8 @@ class LossWatch:
             return
         loss = float(self._sum / self._steps)
         self._sum, self._steps = None, 0
-        if not torch.isfinite(torch.tensor(loss)):
-            raise FloatingPointError(f"training loss is {loss} at step {engine.state.iteration}: training has diverged")
+        said = f"training loss is {loss} at step {engine.state.iteration}: training has diverged"
+        raise_together(None if math.isfinite(loss) else FloatingPointError(said))
         self.history.append((engine.state.iteration, loss))
 
 

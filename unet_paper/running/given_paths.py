@@ -35,7 +35,8 @@ def as_given(settings: Mapping[str, Any], arguments: Sequence[str]) -> dict[str,
         The text of every setting that has to be changed.
 
     Raises:
-        ValueError: a path that begins with a character which MONAI gives a meaning; names it and the remedy.
+        ValueError: a path that begins with a character which MONAI gives a meaning, or with ``~``, which only a shell
+            reads; a folder without a name. Names it and the remedy.
 
     >>> as_given({"output_dir": "out"}, ["run", "--output_dir", "out #2"])
     {'output_dir': 'out #2'}
@@ -51,6 +52,7 @@ def as_given(settings: Mapping[str, Any], arguments: Sequence[str]) -> dict[str,
             continue
         text = _text(value, typed.get(name))
         if text is not None:
+            _refuse_misread(name, text)
             refuse_meaning(name, text, typed.get(name))
             if text != value:
                 restored[name] = text
@@ -83,6 +85,14 @@ def _text(value: Any, typed: str | None) -> str | None:
 
 def _normal(value: Any) -> str:
     return str(value).replace("#", "::")
+
+
+def _refuse_misread(name: str, text: str) -> None:
+    """Raise for text that would be taken for the folder in which one stands, or for a folder of the name ``~``."""
+    if name.endswith("_dir") and not text.strip():
+        raise ValueError(f"--{name} {text!r}: names no folder; write . for the one in which you stand")
+    if text.startswith("~") and not os.path.exists(text):
+        raise ValueError(f"--{name} {text}: ~ is your home folder to a shell alone, and not after =; write it out")
 
 
 def refuse_meaning(name: str, text: str, typed: str | None) -> None:

@@ -4,7 +4,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def run(engine: Any, output_dir: str | Path) -> None:
     """
     try:
         PROCESS.speaks = not engines.is_secondary()
-        with PROCESS.listening():
+        with PROCESS.listening(together=engines.process_count() > 1):
             try:
                 engine.run()
             except Interrupted as stop:
@@ -41,6 +42,21 @@ def run(engine: Any, output_dir: str | Path) -> None:
                 raise
     finally:
         run_folder.close_run_folder(output_dir)
+
+
+@contextmanager
+def saying_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Signals end the block at once; what is said is that the same command goes on with what is in a folder.
+
+    Raises:
+        Interrupted: if a signal has ended it.
+    """
+    with PROCESS.listening():
+        try:
+            yield
+        except Interrupted as stop:
+            _say(f"{stop}; what was finished is in {folder}. Go on with:\n  {command({})}")
+            raise
 
 
 def after_divergence(engine: Any, folder: Path) -> str:
@@ -96,4 +112,8 @@ def _explain(engine: Any, folder: Path, stop: Interrupted) -> None:
         text = f"{stop} in {where}; {last} holds the state. Go on with:\n  {command({'resume': 'True'})}"
     else:
         text = f"{stop} before the first step was done. Start again with:\n  {command({})}"
+    _say(text)
+
+
+def _say(text: str) -> None:
     print(f"\n{text}", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ few seconds, so that a record that no longer changes is that of a run which has 
 
 import json
 import os
+import random
 import shlex
 import socket
 import sys
@@ -24,6 +25,8 @@ RECORD = ".in_use.json"
 # Seconds between two renewals of the record, and for how long one is watched that might be of a dead run.
 BEAT = 5.0
 WATCH = 15.0
+# for how long a lock that is given back at once is waited for
+BRIEF = 60.0
 
 
 class FolderInUseError(OSError):
@@ -36,11 +39,17 @@ class FolderLock:
     Args:
         folder: an existing folder.
         setting: what the config calls it, for errors.
+        shown: the folder that errors name, if this one is a place in it; None: ``folder``.
+        brief: it will be given back at once, so that another process may wait for it.
     """
 
-    def __init__(self, folder: Path, setting: str = "output_dir") -> None:
+    def __init__(
+        self, folder: Path, setting: str = "output_dir", *, shown: Path | None = None, brief: bool = False
+    ) -> None:
         self.folder = folder
         self.setting = setting
+        self.shown = shown
+        self.brief = brief
         self.thread = threading.current_thread()
         self._lock = FileLock(folder / LOCK, timeout=0, thread_local=False, fallback_to_soft=False)
         self._identity: tuple[int, int] | None = None
@@ -74,6 +83,23 @@ class FolderLock:
         with suppress(FileNotFoundError):
             self._identity = _identity(self.folder / LOCK)
         threading.Thread(target=self._beat, name="run folder", daemon=True).start()
+
+    def acquire_after_brief(self, seconds: float = BRIEF) -> None:
+        """``acquire``, but wait while the folder is in the hands of locks that are ``brief``.
+
+        Raises:
+            FolderInUseError: naming the run that has it.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return self.acquire()
+            except FolderInUseError:
+                found = self._read()
+                # without a record it is being taken or given back
+                if time.monotonic() > end or not (found is None or found.get("brief")):
+                    raise
+            time.sleep(random.uniform(0.01, 0.1))
 
     def release(self) -> None:
         """Give the folder back; what is left of the lock is removed. Nothing in a process forked from the holder."""
@@ -115,6 +141,7 @@ class FolderLock:
             "since": self._since,
             "command": shlex.join(sys.orig_argv),
             "token": self._token,
+            "brief": self.brief,
             "beat": number,
         }
         part = self.folder / f"{RECORD}.{self._token}"
@@ -150,7 +177,8 @@ class FolderLock:
             who += f" as '{found.get('command')}'"
             stop = f"wait for it or stop it ('kill {found.get('pid')}' on {found.get('host')})"
         return FolderInUseError(
-            f"{self.setting}={self.folder}: is in use by {who}; {stop}, or name another folder with --{self.setting}"
+            f"{self.setting}={self.shown or self.folder}: is in use by {who}; {stop}, or name another folder with "
+            f"--{self.setting}"
         )
 
 

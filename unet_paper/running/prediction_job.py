@@ -8,6 +8,7 @@ from, so that the same command goes on where it stopped. No file that this progr
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from unet_paper.running.settings import cause
 logger = logging.getLogger(__name__)
 
 RECORD = "predictions.json"
+# bytes, of all usual file systems
+LONGEST_NAME = 255
 # what a file's name has after the image's; None: as the image's own format has it
 _ENDINGS = {
     "cells": None,
@@ -87,7 +90,10 @@ class PredictionJob:
         self._record = _short(json.dumps(self.made_with, sort_keys=True, default=str))
         self._known, self._machines = self._read_record()
         self._machine = dict(machine or {})
-        self._done = [source for source in self._addresses if self._is_done(source, overwrite)]
+        for source in self._addresses:
+            if reason := self._misnamed(source):
+                self.fail(source, ValueError(reason))
+        self._done = [source for source in self.predicted if self._is_done(source, overwrite)]
 
     def attach(self, engine: Engine) -> None:
         """Begin and report with ``engine``."""
@@ -143,7 +149,17 @@ class PredictionJob:
         inner = cause(error) if isinstance(error, Exception) else error
         reason = str(inner) or type(inner).__name__
         self.failed[source] = reason.removeprefix(f"{source}: ")
-        logger.error("not predicted: %s: %s", source, self.failed[source])
+        logger.error("not predicted: %s: %s", _printable(source), self.failed[source])
+
+    def _misnamed(self, source: str) -> str:
+        """Why no file can have its name after an image's; empty if one can."""
+        name = Path(source).name
+        if _printable(name) != name:
+            return "its name is no text in UTF-8, and tables are; rename it"
+        longest = max(len(os.fsencode(self.path(source, kind).name)) for kind in _ENDINGS)
+        if (over := longest + len(".part") - LONGEST_NAME) > 0:
+            return f"its name leaves no room for the ending of a prediction's; shorten it by {over} characters"
+        return ""
 
     def _begin(self, _engine: Engine) -> None:
         if self._done:
@@ -178,7 +194,7 @@ class PredictionJob:
 
     def _report(self, _engine: Engine) -> None:
         if self.failed:
-            lines = [f"  {Path(source).name}: {reason}" for source, reason in self.failed.items()]
+            lines = [f"  {_printable(Path(source).name)}: {reason}" for source, reason in self.failed.items()]
             raise PredictionFailure(
                 f"{len(self.failed)} of {len(self._addresses)} images were not predicted, the others are in "
                 f"{self.output_dir}:\n" + "\n".join(lines)
@@ -292,6 +308,10 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         flat |= _flat(value) if isinstance(value, Mapping) else {name: value}
     return flat
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _short(text: str) -> str:

@@ -5,6 +5,9 @@ import errno
 import logging
 import os
 import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unet_paper.running.lock import LOCK, FolderInUseError, FolderLock
@@ -15,10 +18,15 @@ logger = logging.getLogger(__name__)
 BEST = "model.pt"
 LAST = "last.pt"
 METRICS = "metrics.csv"
+_DRAWN = ("curves.png", "figures", "report.html")
+# in it a place with a lock of its own for each of several jobs that share a folder
+SHARED = ".shared"
 _held: dict[Path, FolderLock] = {}
 
 
-def open_run_folder(output_dir: str | Path, resume: bool = False, read_only: bool = False) -> None:
+def open_run_folder(
+    output_dir: str | Path, resume: bool = False, read_only: bool = False, dataset_dir: str | Path | None = None
+) -> None:
     """Make the folder of a training run ready, and keep it from others until ``close_run_folder`` or the process's end.
 
     Args:
@@ -26,8 +34,10 @@ def open_run_folder(output_dir: str | Path, resume: bool = False, read_only: boo
             ``NAME.1``, ``NAME.2``, ...
         resume: keep the run that is in it instead, to go on from its last checkpoint, if there is one.
         read_only: leave everything to another process.
+        dataset_dir: folder of the training data; one that lies in the folder is not moved.
 
     Raises:
+        ValueError: if the data, or the folder in which one stands, would be moved aside.
         NotADirectoryError, PermissionError: if the folder cannot be made, written to or renamed.
         FolderInUseError: if another run works in it, or in a folder inside one that would be moved aside.
     """
@@ -37,8 +47,9 @@ def open_run_folder(output_dir: str | Path, resume: bool = False, read_only: boo
     named, folder = Path(output_dir), Path(output_dir).resolve()
     if resume and (folder / LAST).is_file():
         return
-    if not any((folder / name).is_file() for name in (BEST, LAST, METRICS)):
+    if not any((folder / name).exists() for name in (BEST, LAST, METRICS, *_DRAWN)):
         return
+    _refuse_to_move(folder, named, dataset_dir)
     for lock in folder.rglob(LOCK):
         if lock.parent != folder:
             probe = FolderLock(lock.parent)
@@ -60,10 +71,86 @@ def open_output_folder(folder: str | Path, setting: str = "output_dir") -> None:
 
     Raises:
         NotADirectoryError, PermissionError: if the folder cannot be made or written to.
-        FolderInUseError: if another run works in it.
+        FolderInUseError: if another run works in it, or jobs that share it.
     """
     _make(Path(folder), setting)
-    _take(Path(folder).resolve(), setting)
+    root = Path(folder).resolve()
+    _take(root, setting)
+    try:
+        _refuse_jobs(root, _places(root), setting)
+    except FolderInUseError:
+        close_run_folder(root)
+        raise
+
+
+@contextmanager
+def output_folder(folder: str | Path, setting: str = "output_dir") -> Iterator[None]:
+    """``open_output_folder`` for the time of a block."""
+    open_output_folder(folder, setting)
+    try:
+        yield
+    finally:
+        close_run_folder(folder)
+
+
+@contextmanager
+def shared_output_folder(folder: str | Path, group: str, job: str, setting: str = "output_dir") -> Iterator[None]:
+    """Let the jobs of a group have a folder together for the time of a block, and nobody else.
+
+    Args:
+        folder: the folder; made if it is missing.
+        group: jobs that give the same work together.
+        job: one of them, which is done by one process at a time.
+        setting: what the config calls the folder, for errors.
+
+    Raises:
+        NotADirectoryError, PermissionError: if the folder cannot be made or written to.
+        FolderInUseError: if another run works in it, a job of another group, or this job already.
+    """
+    _make(Path(folder), setting)
+    root = Path(folder).resolve()
+    place = root / SHARED / f"{group}.{job}"
+    entrance = FolderLock(root, setting, brief=True)
+    entrance.acquire_after_brief()
+    try:
+        others = [other for other in _places(root) if other == place or not other.name.startswith(f"{group}.")]
+        _refuse_jobs(root, others, setting)
+        place.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(place, setting, shown=root)
+        lock.acquire()
+        _held[place] = lock
+    finally:
+        entrance.release()
+    try:
+        yield
+    finally:
+        close_run_folder(place)
+        _remove_empty(place)
+
+
+def _places(root: Path) -> list[Path]:
+    return [lock.parent for lock in (root / SHARED).glob(f"*/{LOCK}")]
+
+
+def _refuse_jobs(root: Path, places: Sequence[Path], setting: str) -> None:
+    """Raise if a job is still at work in one of these places; clear those whose jobs have died."""
+
+    def probe(place: Path) -> None:
+        lock = FolderLock(place, setting, shown=root)
+        lock.acquire()
+        lock.release()
+        _remove_empty(place)
+
+    if places:
+        # at once: where no lock tells, each is watched for a while
+        with ThreadPoolExecutor(len(places)) as pool:
+            list(pool.map(probe, places))
+
+
+def _remove_empty(place: Path) -> None:
+    with suppress(OSError):  # another has come meanwhile
+        place.rmdir()
+        place.parent.rmdir()
 
 
 def close_run_folder(output_dir: str | Path) -> None:
@@ -103,7 +190,8 @@ def keep_run_folder(output_dir: str | Path) -> bool:
 
 
 def _make(folder: Path, setting: str) -> None:
-    probe = folder / f".writable_{os.getpid()}"
+    folder = folder.resolve()  # a link may lead to a folder that is still to be made
+    probe = folder / f".writable_{os.getpid()}_{threading.get_ident()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(bytes(4096))
@@ -132,13 +220,21 @@ def _take(folder: Path, setting: str) -> None:
     _held[folder] = lock
 
 
+def _refuse_to_move(folder: Path, named: Path, dataset_dir: str | Path | None) -> None:
+    kept = {"is the folder in which you stand": Path.cwd()}
+    if dataset_dir is not None:
+        kept[f"also the images of dataset_dir={dataset_dir}"] = Path(dataset_dir).resolve()
+    for why, place in kept.items():
+        if place.is_relative_to(folder):
+            close_run_folder(folder)
+            raise ValueError(
+                f"output_dir={named}: holds an earlier run, and {why}, so it cannot be moved aside; go on with "
+                "--resume True, or name another folder with --output_dir"
+            )
+
+
 def _move_aside(folder: Path, named: Path) -> Path:
     """Rename a folder that this process holds to the first free ``NAME.n``, with its lock."""
-    if Path.cwd().is_relative_to(folder):
-        raise ValueError(
-            f"output_dir={named}: holds an earlier run and is the folder in which you stand, so it cannot be moved "
-            f"aside; go on with --resume True, or name another folder with --output_dir"
-        )
     number = 1
     while True:
         aside = folder.with_name(f"{folder.name}.{number}")

@@ -47,6 +47,7 @@ class Signals:
     Attributes:
         received: number of the first one; 0 is none.
         deferred: a training step is in progress, which must be finished first.
+        together: other processes take part, and all stop at a place on which they agree: no signal ends this one alone.
         speaks: the process says so when it has received one.
         listens: it takes them now.
     """
@@ -54,16 +55,20 @@ class Signals:
     def __init__(self) -> None:
         self.received = 0
         self.deferred = False
+        self.together = False
         self.speaks = True
         self.listens = False
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, together: bool = False) -> Iterator[None]:
         """Take the signals in the block, if this is the main thread, which alone can.
 
         Signals that the process was told to ignore, SIGHUP by ``nohup``, stay ignored.
+
+        Args:
+            together: see above.
         """
-        self.received, self.deferred = 0, False
+        self.received, self.deferred, self.together = 0, False, together
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -90,19 +95,10 @@ class Signals:
             watcher.join()
             ours.close()
 
-    def stop_if_asked(self) -> None:
-        """Raise if a signal has been received.
-
-        Raises:
-            Interrupted: with the number of the signal.
-        """
-        if self.received:
-            raise Interrupted(self.received)
-
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         first = not self.received
         self.received = self.received or number
-        if first and not self.deferred:
+        if first and not (self.deferred or self.together):
             raise Interrupted(number)
 
     def _watch(self, socket_: socket.socket) -> None:
@@ -133,6 +129,19 @@ def _leave_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing is forked
     os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+@contextmanager
+def withheld_from_children() -> Iterator[None]:
+    """Processes that are started in the block never hear of a Ctrl-C, which a terminal sends to all of them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_worker(worker_id: int) -> None:
