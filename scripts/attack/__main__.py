@@ -3,19 +3,20 @@
     python scripts/attack                                   # this checkout, all attacks, minutes
     python scripts/attack --package CHECKOUT --json FILE    # another one; what was found goes to FILE
     python scripts/attack --only "hostile archives"
-    python scripts/attack --report bundle/docs/reliability.md [--before FILE]
+    python scripts/attack --report bundle/docs/reliability.md [--before FILE --earlier COMMIT]
 
 Everything happens in a scratch folder and on the loopback. The exit status is 1 if anything was lost.
 """
 
 import argparse
 import json
+import runpy
 import sys
 from pathlib import Path
 
 import reliability
 import runner
-from attacking import ATTACKS
+from attacking import ATTACKS, ONLY_THIS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -27,6 +28,7 @@ def main() -> None:
     if not (package / "unet_paper" / "__init__.py").is_file():
         sys.exit(f"--package {arguments.package}: holds no unet_paper/__init__.py; name the root of a checkout")
     sys.path.insert(0, str(package))
+    runpy.run_path(str(ONLY_THIS / "sitecustomize.py"))
     runner.load()
     chosen = [entry for entry in ATTACKS if not arguments.only or entry.name in arguments.only]
     if unknown := set(arguments.only) - {entry.name for entry in ATTACKS}:
@@ -39,7 +41,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if arguments.report:
         before = json.loads(arguments.before.read_text(encoding="utf-8")) if arguments.before else None
-        arguments.report.write_text(reliability.page(rows, before), encoding="utf-8")
+        arguments.report.write_text(reliability.page(rows, before, arguments.earlier), encoding="utf-8")
     sys.exit(any(row["lost"] for row in rows))
 
 
@@ -52,6 +54,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write what was found to this file")
     parser.add_argument("--report", type=Path, help="write the page of docs to this file")
     parser.add_argument("--before", type=Path, help="--json of another checkout, for the page")
+    parser.add_argument("--earlier", default="", help="which checkout that is")
     return parser.parse_args()
 
 

@@ -15,8 +15,6 @@ import importlib
 import importlib.util
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +24,8 @@ from typing import Any
 
 # What a refusal may raise: an error that a person can read. Anything else is a traceback to them.
 REFUSALS = (OSError, ValueError, LookupError)
+# on the path of every process that is started
+ONLY_THIS = Path(__file__).with_name("only_this")
 
 
 class NotHere(Exception):
@@ -81,24 +81,9 @@ class Arena:
         return spec is not None and self.package in Path(spec.origin or "").resolve().parents
 
     def environment(self, **variables: str) -> dict[str, str]:
-        """Variables for a process that imports the checkout under attack."""
-        return {**os.environ, "PYTHONPATH": str(self.package), "OMP_NUM_THREADS": "1", **variables}
-
-    def python(self, *words: str, seconds: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run Python with the checkout, in ``folder``, to its end.
-
-        Raises:
-            subprocess.TimeoutExpired: it took longer; it has been killed.
-        """
-        return subprocess.run(
-            [sys.executable, *words],
-            cwd=self.folder,
-            env=self.environment(**variables),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=seconds,
-        )
+        """Variables for a process that imports the checkout under attack, and what that lacks from nowhere."""
+        found = {**os.environ, "PYTHONPATH": str(self.package), "OMP_NUM_THREADS": "1", **variables}
+        return {**found, "PYTHONPATH": os.pathsep.join([str(ONLY_THIS), found["PYTHONPATH"]])}
 
 
 @dataclasses.dataclass(frozen=True)

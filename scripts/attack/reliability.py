@@ -1,6 +1,8 @@
 """The page bundle/docs/reliability.md, from what the attacks found."""
 
 import platform
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,37 @@ def losses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"- {row['attack']}: {loss['what']}: {loss['detail']}" for row in rows for loss in row["losses"]]
 
 
-def page(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] | None = None) -> str:
-    """Content of the page; ``before`` holds the rows of an earlier checkout."""
+def kinds_of_losses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table: how often an attack lost in which way, and with what for example."""
+    lines = ["| attack | what was lost, or how one sees it | times | for example |", "|---|---|--:|---|"]
+    for row in rows:
+        ways = Counter(_way(loss["detail"]) for loss in row["losses"])
+        for way, times in ways.most_common():
+            example = next(loss["what"] for loss in row["losses"] if _way(loss["detail"]) == way)
+            lines.append(f"| {row['attack']} | {_shown(way)} | {times} | `{_shown(example)[:60].strip()}` |")
+    return lines
+
+
+def _way(detail: str) -> str:
+    """The beginning of what was seen, without what differs from trial to trial."""
+    return re.sub(r"(?<!status )(?<!not )\b\d+\b", "n", detail.split(": ")[0])
+
+
+def _shown(text: str) -> str:
+    """As it may stand in a table: no scratch folder's name, no sign that Markdown reads."""
+    return re.sub(r"/tmp/[\w./-]*", "/...", text).replace("|", "/").replace("`", "'")
+
+
+def page(
+    rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] | None = None, earlier: str = ""
+) -> str:
+    """Content of the page.
+
+    Args:
+        rows: what was found.
+        before: what was found in an earlier checkout.
+        earlier: which that is.
+    """
     found = losses(rows)
     minutes = sum(row["seconds"] for row in rows) / 60
     lines = [
@@ -38,6 +69,7 @@ def page(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] 
         *(["Lost:", "", *found] if found else ["Nothing was lost."]),
     ]
     if before is not None:
-        lines += ["", "## The same attacks on an earlier version", "", *table(before), "", *losses(before)]
+        lines += ["", f"## The same attacks on an earlier version{earlier and f', {earlier}'}", "", *table(before)]
+        lines += ["", *kinds_of_losses(before)]
     notes = Path(__file__).with_name("reliability_notes.md").read_text(encoding="utf-8")
     return "\n".join(lines) + "\n\n" + notes
