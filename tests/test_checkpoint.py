@@ -30,6 +30,15 @@ def test_a_failing_save_leaves_the_old_file(tmp_path: Path) -> None:
     assert checkpoint.sha256(tmp_path / "model.pt") == before
 
 
+def test_a_checkpoint_is_not_exported_over_itself(tmp_path: Path) -> None:
+    checkpoint.save({"network": network().state_dict(), "epoch": 3}, tmp_path / "last.pt")
+    (tmp_path / "link.pt").symlink_to(tmp_path / "last.pt")
+    for target in ("last.pt", "link.pt"):
+        with pytest.raises(FileExistsError, match=f"{target}: is the checkpoint itself"):
+            checkpoint.export_weights(tmp_path / "last.pt", tmp_path / target)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 3
+
+
 def test_released_weights_are_half_precision_and_load_as_float(tmp_path: Path) -> None:
     source = network()
     checkpoint.save({"network": source.state_dict(), "epoch": 3}, tmp_path / "last.pt")

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -221,6 +222,22 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(COMMANDS, "demo", broken)
     with pytest.raises(KeyError):
         main(["demo"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_ends_a_command_with_a_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_request: Request) -> int:
+        signal.raise_signal(number)
+        return 0
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
+    monkeypatch.setitem(COMMANDS, "demo", interrupted)
+    assert main(["demo"]) == 128 + number
+    assert f"unet-paper demo: stopped by {signal.Signals(number).name}\n" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_newest_run_is_taken_but_not_the_phantom_s(make_run: Callable[..., Path]) -> None:

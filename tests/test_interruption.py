@@ -218,6 +218,15 @@ def test_the_command_to_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_the_command_of_ours_to_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    for begin in (["python", "-m", "unet_paper"], ["python", "/somewhere/bin/unet-paper"]):
+        monkeypatch.setattr(sys, "orig_argv", [*begin, "train", "my cells", "--max_epochs", "9"])
+        said = interruption.command({"resume": "True"})
+        assert said == f"{' '.join(begin)} train 'my cells' --max_epochs 9 --resume True"
+    monkeypatch.setattr(sys, "orig_argv", ["python", "mine.py"])
+    assert interruption.command({"resume": "True"}) == "the same again with --resume True"
+
+
 def test_a_second_ctrl_c_ends_the_process_within_an_operation() -> None:
     """One that takes long tells Python of no signal until it is done."""
     script = (

@@ -1,12 +1,12 @@
 """Two processes that train together stop together, wherever a signal meets one of them."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
 import socket
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from conftest import CONFIGS, TINY
 from unet_paper.data import phantom
 from unet_paper.running import engines
 from unet_paper.running.checkpoint import Checkpoints
+from unet_paper.running.signals import Interrupted
 
 SETTINGS: dict[str, Any] = {**TINY, "features": [4, 8], "tile_size": 44}
-SECONDS = 120
+SECONDS = 300
 # rank that gets the signal; method in whose n-th call, and whether before or after it; epochs and steps in last.pt
 PLACES = {
     "before the first step": (1, Checkpoints, "_start", 1, False, None),
@@ -32,20 +33,30 @@ PLACES = {
 }
 
 
-def train(rank: int, port: int, folder: Path, place: str) -> None:
-    """What each of two processes does: it trains, and gets a signal if the place says so."""
-    log = os.open(folder / f"{rank}.log", os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+def train(rank: int, ports: Sequence[int], folder: Path) -> None:
+    """What each of two processes does: it trains once for each place, and gets a signal there."""
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
     os.environ.update({name: str(value) for name, value in variables.items()})
-    signalled, kind, method, at, after, _ = PLACES[place]
-    if rank == signalled:
-        setattr(kind, method, signalling(getattr(kind, method), at, after))
     configs = [str(CONFIGS / f"{name}.yaml") for name in ("train", "multi_gpu_train")]
-    settings = {**SETTINGS, "dataset_dir": str(folder / "data"), "output_dir": str(folder / "run")}
-    monai.bundle.run("training", config_file=configs, logging_file=False, **settings)
-    sys.exit(0)
+    ended: list[object] = []
+    for number, (port, place) in enumerate(zip(ports, PLACES.values(), strict=True)):
+        log = os.open(folder / f"{number}.{rank}.log", os.O_WRONLY | os.O_CREAT)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ["MASTER_PORT"] = str(port)
+        signalled, kind, method, at, after, _ = place
+        original = getattr(kind, method)
+        if rank == signalled:
+            setattr(kind, method, signalling(original, at, after))
+        settings = {**SETTINGS, "dataset_dir": str(folder / "data"), "output_dir": str(folder / f"run{number}")}
+        try:
+            monai.bundle.run("training", config_file=configs, logging_file=False, **settings)
+        except BaseException as error:
+            ended.append(error.code if isinstance(error, Interrupted) else repr(error))
+        else:
+            ended.append("came to its end")
+        setattr(kind, method, original)
+    (folder / f"{rank}.json").write_text(json.dumps(ended))
 
 
 def signalling(original: Callable[..., Any], at: int, after: bool) -> Callable[..., Any]:
@@ -66,34 +77,38 @@ def signalling(original: Callable[..., Any], at: int, after: bool) -> Callable[.
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images to validate on: two for the first process, one for the second."""
-    folder = tmp_path_factory.mktemp("cells") / "phantom"
-    return Path(phantom.write(folder, kind="cells", frames=3, size=96, seed=1))
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_a_signal_to_one_process_ends_both_at_the_same_step(place: str, data: Path, tmp_path: Path) -> None:
-    (tmp_path / "data").symlink_to(data)
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two processes, one for each place. Of three images to validate on the first process has two."""
+    folder = tmp_path_factory.mktemp("processes")
+    phantom.write(folder / "data", kind="cells", frames=6, size=96, seed=1)
     # a server that has imported everything once saves each process from doing so
-    multiprocessing.set_forkserver_preload([__name__])
+    multiprocessing.set_forkserver_preload(["monai.bundle", "unet_paper.data.phantom", "unet_paper.running.checkpoint"])
     context = multiprocessing.get_context("forkserver")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [context.Process(target=train, args=(rank, port, tmp_path, place)) for rank in range(2)]
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in PLACES]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        ports = [probe.getsockname()[1] for probe in probes]
+    processes = [context.Process(target=train, args=(rank, ports, folder)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(SECONDS)
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    logs = [(tmp_path / f"{rank}.log").read_text() for rank in range(2)]
-    assert [process.exitcode for process in processes] == [128 + signal.SIGTERM] * 2, logs
+        process.kill()
+    return folder
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_signal_to_one_process_ends_both_at_the_same_step(place: str, trained: Path) -> None:
+    number = list(PLACES).index(place)
+    logs = [(trained / f"{number}.{rank}.log").read_text() for rank in range(2)]
+    codes = [json.loads((trained / f"{rank}.json").read_text())[number] for rank in range(2)]
+    assert codes == [128 + signal.SIGTERM] * 2, logs
     assert not any("Traceback" in log for log in logs), logs
     assert "stopped by SIGTERM" in logs[0]
     reached = PLACES[place][-1]
-    assert (tmp_path / "run" / "last.pt").exists() == (reached is not None)
+    last = trained / f"run{number}" / "last.pt"
+    assert last.exists() == (reached is not None)
     if reached is not None:
-        content = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+        content = torch.load(last, weights_only=True)
         assert (content["epoch"], content["iteration"]) == reached

@@ -251,6 +251,21 @@ def test_folders_get_seg_and_det(run: Run, sequence: tuple[Path, Path], tmp_path
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["man_seg000.png", "man_seg001.png"]
 
 
+def test_no_file_of_the_users_is_written_over(run: Run, sequence: tuple[Path, Path], tmp_path: Path) -> None:
+    mine = tmp_path / "maps" / "man_seg001.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    for options, named in (
+        (["--error_maps", mine.parent], "man_seg001.png: not written by this program; name another"),
+        (["--json", mine], "man_seg001.png: holds no scores of this program; name another"),
+    ):
+        status, _, errors = run(*sequence, *options)
+        assert (status, mine.read_bytes()) == (2, b"mine")
+        assert named in errors
+    for _ in range(2):  # its own are replaced
+        assert run(*sequence, "--json", tmp_path / "s.json", "--error_maps", tmp_path / "own")[0] == 0
+
+
 def test_a_folder_of_references_alone(run: Run, sequence: tuple[Path, Path]) -> None:
     truth, results = sequence
     printed = run(truth / "SEG", results)[1]

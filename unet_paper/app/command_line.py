@@ -13,6 +13,7 @@ from pathlib import Path
 from unet_paper.app import demo, help_text, lean_import, predict, train
 from unet_paper.app.bundle_command import BundleCommand, config_path
 from unet_paper.app.help_text import Topic
+from unet_paper.running.signals import PROCESS, Interrupted
 
 _SPELLED = {"true": "True", "false": "False"}
 
@@ -144,7 +145,8 @@ def main(words: Sequence[str] | None = None) -> int:
         words: after ``unet-paper``; those of this process where None.
 
     Returns:
-        Exit code: 0, 1 for an error that was said in one line, 2 for words that make no command.
+        Exit code: 0, 1 for an error that was said in one line, 2 for words that make no command, 128 + the number of
+        the signal that has ended it.
     """
     words = sys.argv[1:] if words is None else list(words)
     if not words or words[0] in ("--help", "-h", "help"):
@@ -155,12 +157,18 @@ def main(words: Sequence[str] | None = None) -> int:
     if topic is None:
         print(f"unet-paper: no command {name!r}; commands are {', '.join(help_text.TOPICS)}", file=sys.stderr)
         return 2
-    if name in MODULES:
-        return int(importlib.import_module(MODULES[name]).main(rest))
-    if any(word in ("--help", "-h") for word in rest):
-        print(help_text.of_command(name))
-        return 0
-    return _perform(name, topic, rest)
+    try:
+        with PROCESS.listening():
+            if name in MODULES:
+                return int(importlib.import_module(MODULES[name]).main(rest))
+            if any(word in ("--help", "-h") for word in rest):
+                print(help_text.of_command(name))
+                return 0
+            return _perform(name, topic, rest)
+    except Interrupted as stop:
+        if not stop.explained:
+            print(f"\nunet-paper {name}: {stop}", file=sys.stderr)
+        return 128 + stop.number
 
 
 def _perform(name: str, topic: Topic, rest: Sequence[str]) -> int:

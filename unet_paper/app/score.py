@@ -21,6 +21,7 @@ import numpy as np
 
 from unet_paper.app import score_files
 from unet_paper.app.score_files import Frames, Membranes
+from unet_paper.data.written_by_us import read_mark
 from unet_paper.metrics.ctc import ctc_det, ctc_seg, op_csb
 from unet_paper.metrics.em_inputs import THRESHOLDS, V_THRESHOLDS, Statistics, sweep
 from unet_paper.metrics.iou import iou
@@ -156,7 +157,7 @@ def draw_membranes(membranes: Membranes, threshold: float, folder: Path) -> int:
     for z, (p, cell) in enumerate(zip(membranes.probability, membranes.label, strict=True)):
         case = {"image": p[None], "pred": np.stack([1 - p, p]), "instances": cell[None].astype(np.int32)}
         name = f"slice_{z:03d}"
-        save_figure(topology_figure(case, name, threshold=threshold), folder / f"{name}.png")
+        save_figure(topology_figure(case, name, threshold=threshold), _own(folder / f"{name}.png"))
     return len(membranes.probability)
 
 
@@ -173,8 +174,30 @@ def draw_cells(frames: Frames, field_of_interest: int, folder: Path) -> int:
             "instances": reference[None],
         }
         figure = objects_figure(case, name, field_of_interest=field_of_interest)
-        save_figure(figure, folder / f"{name}.png")
+        save_figure(figure, _own(folder / f"{name}.png"))
     return len(references)
+
+
+def _own(picture: Path) -> Path:
+    """The file of a picture, unless it is the user's: an annotation may have the name of its frame, too.
+
+    Raises:
+        FileExistsError: naming the file.
+    """
+    if picture.exists() and not read_mark(picture):
+        raise FileExistsError(f"{picture}: not written by this program; name another folder with --error_maps")
+    return picture
+
+
+def _refuse_other_json(file: Path | None) -> None:
+    if file is None or not file.exists():
+        return
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or "scores" not in content:
+        raise FileExistsError(f"{file}: holds no scores of this program; name another file with --json")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -228,6 +251,7 @@ def _run(given: argparse.Namespace) -> None:
             "folders of label images (cells)"
         )
     _refuse_foreign_options(given, folders=all(folders))
+    _refuse_other_json(given.json)
     files: Membranes | Frames
     if all(folders):
         files = score_files.read_frames(given.label, given.prediction)

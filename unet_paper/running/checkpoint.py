@@ -228,7 +228,12 @@ def export_weights(source: str | Path, target: str | Path, facts: Tensor | None 
 
     Returns:
         SHA-256 of the file written, for the config that will load it.
+
+    Raises:
+        FileExistsError: if that is the checkpoint itself, which holds more than a release.
     """
+    if Path(target).exists() and Path(target).samefile(source):
+        raise FileExistsError(f"{target}: is the checkpoint itself, which holds more than a release; name another file")
     read, text = read_weights_and_facts(source)
     weights = {name: value.half() if value.is_floating_point() else value for name, value in read.items()}
     if facts is None and text is not None:

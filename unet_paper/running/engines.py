@@ -87,6 +87,7 @@ def stop_processes() -> None:
     if dist.is_initialized():
         gc.collect()  # what refers to the group, as DistributedDataParallel does, goes before it
         dist.destroy_process_group()
+        _control_group.cache_clear()
 
 
 def process_rank() -> int:

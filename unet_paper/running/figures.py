@@ -10,7 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+import unet_paper
 from unet_paper.data.reader import extension, split_page
+from unet_paper.data.written_by_us import SOFTWARE
 from unet_paper.running.placement import placed
 
 Array = NDArray[Any]
@@ -122,7 +124,7 @@ def curve_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG beside ``path`` and move it into place."""
     with placed(path) as part:
-        figure.savefig(part, format="png", dpi=110)
+        figure.savefig(part, format="png", dpi=110, metadata={"Software": f"{SOFTWARE} {unet_paper.__version__}"})
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:

@@ -55,7 +55,7 @@ def saying_how_to_go_on(folder: Path) -> Iterator[None]:
         try:
             yield
         except Interrupted as stop:
-            _say(f"{stop}; what was finished is in {folder}. Go on with:\n  {command({})}")
+            _say(stop, f"{stop}; what was finished is in {folder}. Go on with:\n  {command({})}")
             raise
 
 
@@ -79,7 +79,8 @@ def command(settings: Mapping[str, str]) -> str:
     """
     changed = [text for name, value in settings.items() for text in (f"--{name}", value)]
     words = list(sys.orig_argv)
-    if "monai.bundle" not in words:
+    ours = any(Path(word).stem in ("unet-paper", "unet_paper") for word in words[:3])
+    if "monai.bundle" not in words and not ours:
         # a notebook or a program of one's own
         return " ".join(["the same again", *(["with", *changed] if changed else [])])
     processes = os.environ.get("LOCAL_WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
@@ -112,8 +113,9 @@ def _explain(engine: Any, folder: Path, stop: Interrupted) -> None:
         text = f"{stop} in {where}; {last} holds the state. Go on with:\n  {command({'resume': 'True'})}"
     else:
         text = f"{stop} before the first step was done. Start again with:\n  {command({})}"
-    _say(text)
+    _say(stop, text)
 
 
-def _say(text: str) -> None:
+def _say(stop: Interrupted, text: str) -> None:
+    stop.explained = True
     print(f"\n{text}", file=sys.stderr, flush=True)

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from monai.data.utils import worker_init_fn
-
 logger = logging.getLogger(__name__)
 
 # Windows has no SIGHUP and SIGUSR1, but SIGBREAK: Ctrl-Break, or its window was closed.
@@ -31,11 +29,15 @@ class Interrupted(SystemExit):
 
     Args:
         number: of the signal.
+
+    Attributes:
+        explained: whether it has been said how to go on.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.number = number
+        self.explained = False
 
     def __str__(self) -> str:
         return f"stopped by {signal.Signals(self.number).name}"
@@ -149,6 +151,8 @@ def start_worker(worker_id: int) -> None:
 
     A terminal and SLURM signal all processes of a job, but the step in progress still needs its workers.
     """
+    from monai.data.utils import worker_init_fn  # a worker has MONAI; a command that only helps has not
+
     worker_init_fn(worker_id)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
