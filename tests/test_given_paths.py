@@ -55,6 +55,21 @@ def test_a_first_character_with_a_meaning_is_refused(character: str) -> None:
     assert as_given({"dataset_dir": f"./{name}"}, ["--dataset_dir", f"./{name}"]) == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("output_dir", "~/out", r"--output_dir ~/out: ~ is your home folder to a shell alone"),
+        ("ckpt_path", "~someone/model.pt", r"--ckpt_path ~someone/model.pt: ~ is"),
+        ("output_dir", "", "--output_dir '': names no folder"),
+        ("dataset_dir", " ", "--dataset_dir ' ': names no folder"),
+    ],
+)
+def test_what_would_be_another_folder_than_meant_is_refused(name: str, text: str, said: str) -> None:
+    for arguments in ([f"--{name}={text}"], []):  # typed, or given in Python
+        with pytest.raises(ValueError, match=said):
+            as_given({name: text}, arguments)
+
+
 def test_expressions_of_configs_stay() -> None:
     config = {"ckpt_path": "$@bundle_root + '/models/model.pt'", "dataset_dir": {"_target_": "write"}}
     assert as_given(config, ["--ckpt_path", "$@bundle_root + '/models/model.pt'"]) == {}

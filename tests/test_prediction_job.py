@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,23 @@ def test_a_broken_file_costs_no_other(predict: Predict, images: Path, tmp_path: 
     lines = said.splitlines()[1:]
     assert [line.split(":")[0].strip() for line in lines] == ["b.png", "nan.tif", "stack.tif"]
     assert set(outputs(tmp_path / "out")) == whole("a", "c")
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="such names cannot be given there")
+def test_a_name_that_no_file_can_have_after_it_costs_no_other(predict: Predict, images: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"a\xff.png")
+    (images / "a.png").rename(images / odd)
+    (images / "b.png").rename(images / f"{'b' * 251}.png")
+    with pytest.raises(RuntimeError) as info:
+        predict(outputs=["table", "summary", "page", "probability"])
+    failure = cause(info.value)
+    assert isinstance(failure, PredictionFailure)
+    assert "2 of 3 images were not predicted" in str(failure)
+    assert "a\\udcff.png: its name is no text in UTF-8, and tables are; rename it" in str(failure)
+    # 251 letters, _probability.tif of 16 and .part of 5 are 17 more than 255
+    assert "its name leaves no room for the ending of a prediction's; shorten it by 17 characters" in str(failure)
+    assert len((tmp_path / "out" / "summary.csv").read_text().splitlines()) == 2
+    assert (tmp_path / "out" / "c_cells.tif").exists()
 
 
 @pytest.mark.usefixtures("images")

@@ -142,7 +142,7 @@ def test_another_thread_of_this_process_is_another_run(tmp_path: Path) -> None:
     run_folder.open_run_folder(tmp_path)  # that of a thread which ended without a word
 
 
-@pytest.mark.parametrize("left", ["last.pt", "model.pt", "metrics.csv"])
+@pytest.mark.parametrize("left", ["last.pt", "model.pt", "metrics.csv", "curves.png"])
 def test_whatever_an_earlier_run_left_is_moved_aside(left: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (tmp_path / "run.1").mkdir()
@@ -169,6 +169,36 @@ def test_the_folder_in_which_one_stands_is_not_moved(tmp_path: Path, monkeypatch
     with pytest.raises(ValueError, match=r"output_dir=\.: .*--resume True"):
         run_folder.open_run_folder(".")
     assert (tmp_path / "last.pt").read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("inside", [".", "images"])
+def test_a_folder_with_the_training_data_in_it_is_not_moved(inside: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / inside).mkdir(parents=True)
+    (folder / "last.pt").write_bytes(b"first")
+    with pytest.raises(ValueError, match=r"holds an earlier run, and also the images of dataset_dir=.*--resume True"):
+        run_folder.open_run_folder(folder, dataset_dir=folder / inside)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    run_folder.open_run_folder(folder, dataset_dir=tmp_path / "elsewhere")
+    assert (tmp_path / "run.1" / "last.pt").read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("name", ["last.pt", "model.pt", "metrics.csv", "figures"])
+def test_what_lies_where_a_file_of_the_run_goes_is_moved_aside_whatever_it_is(name: str, tmp_path: Path) -> None:
+    (tmp_path / "run" / name).mkdir(parents=True)
+    run_folder.open_run_folder(tmp_path / "run", resume=True)
+    assert (tmp_path / "run.1" / name).is_dir()
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    run_folder.open_run_folder(tmp_path / "link")  # makes what it leads to
+    (tmp_path / "run" / "last.pt").write_bytes(b"first")
+    run_folder.close_run_folder(tmp_path / "link")
+    run_folder.open_run_folder(tmp_path / "link")
+    assert (tmp_path / "run.1" / "last.pt").read_bytes() == b"first"
+    assert (tmp_path / "link").is_symlink()
+    assert not (tmp_path / "run" / "last.pt").exists()
 
 
 def test_a_folder_that_vanishes_is_made_again_and_one_that_another_has_taken_is_left_to_it(tmp_path: Path) -> None:

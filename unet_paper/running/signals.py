@@ -83,11 +83,11 @@ class Signals:
         watcher.start()
         for number in taken:
             signal.signal(number, self._receive)
-        self.listens = True
+        listened, self.listens = self.listens, True
         try:
             yield
         finally:
-            self.listens = False
+            self.listens, self.together = listened, False
             for number in taken:
                 signal.signal(number, before[number])
             signal.set_wakeup_fd(wakeup)
