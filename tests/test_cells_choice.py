@@ -61,6 +61,18 @@ def test_thresholds_stay_below_those_that_split() -> None:
     assert max(tried["threshold"] for tried in splitting) < 0.6
 
 
+def test_cells_that_no_threshold_parts_are_split_at_their_neck() -> None:
+    rows, columns = np.indices((24, 44))
+    reference = np.zeros((24, 44), np.int32)
+    for number, centre in ((1, 14), (2, 29)):
+        reference[np.hypot(rows - 12, columns - centre) <= 9] = number
+    choice = validated(CTCSeg(), np.where(reference > 0, 0.9, 0.02), reference)
+    assert choice.chosen is not None
+    assert choice.chosen["neck"] > 0
+    assert choice.record["value_as_given"] <= 0.5
+    assert choice.record["value"] > 0.9
+
+
 def test_an_undefined_score_chooses_nothing() -> None:
     probability, reference = two_cells(0.1)
     choice = validated(CTCSeg(), probability, np.zeros_like(reference))

@@ -314,6 +314,7 @@ def test_perfect_masks_of_real_cells_come_back(real_data: Path, data_set: str, p
             "min_size": st.integers(0, 3),
             "fill_holes": st.booleans(),
             "split_thresholds": st.sampled_from([(), (0.6, 0.9)]),
+            "neck": st.sampled_from([0.0, 0.9]),
         }
     ),
 )
@@ -328,11 +329,12 @@ def test_ids_follow_the_first_pixels_row_by_row(probability: NDArray[Any], prese
     elsewhere=probabilities,
     min_size=st.integers(0, 3),
     connectivity=st.sampled_from([4, 8]),
+    way=st.sampled_from([{"split_thresholds": (0.6, 0.9)}, {"neck": 0.9}]),
 )
 def test_a_component_is_split_the_same_whatever_else_is_in_the_image(
-    probability: NDArray[Any], elsewhere: NDArray[Any], min_size: int, connectivity: Any
+    probability: NDArray[Any], elsewhere: NDArray[Any], min_size: int, connectivity: Any, way: dict[str, Any]
 ) -> None:
-    preset = {"regrow": 0, "min_size": min_size, "connectivity": connectivity, "split_thresholds": (0.6, 0.9)}
+    preset = {"regrow": 0, "min_size": min_size, "connectivity": connectivity, **way}
     alone = label_instances(probability, **preset)
     height, width = probability.shape
     both = np.zeros((elsewhere.shape[0] + 1 + height, max(elsewhere.shape[1], width)), np.float32)
@@ -344,11 +346,11 @@ def test_a_component_is_split_the_same_whatever_else_is_in_the_image(
     assert len(pairs) == alone.max() == len({b for _, b in pairs})
 
 
-@given(probabilities, st.sampled_from([4, 8]))
-def test_splitting_takes_no_pixel_and_joins_nothing(probability: NDArray[Any], connectivity: Any) -> None:
+@given(probabilities, st.sampled_from([4, 8]), st.sampled_from([0.0, 0.5, 0.9]))
+def test_splitting_takes_no_pixel_and_joins_nothing(probability: NDArray[Any], connectivity: Any, neck: float) -> None:
     settings = {"connectivity": connectivity, "regrow": 0}
     whole = label_instances(probability, **settings)
-    parts = label_instances(probability, split_thresholds=(0.6, 0.9), **settings)
+    parts = label_instances(probability, split_thresholds=(0.6, 0.9), neck=neck, **settings)
     assert np.array_equal(parts > 0, whole > 0)
     for part in range(1, parts.max() + 1):
         assert len(np.unique(whole[parts == part])) == 1
@@ -377,3 +379,45 @@ def test_a_cell_that_parts_later_and_one_that_is_never_sure_both_stay() -> None:
 def test_split_thresholds_that_do_not_rise_are_refused(thresholds: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"split_thresholds=.*must rise"):
         label_instances(np.zeros((3, 3)), split_thresholds=thresholds)
+
+
+def disks(radius: float, apart: float, size: int = 60) -> NDArray[np.float64]:
+    """Two disks in a row, whose centres lie ``apart`` px from each other, as a probability of 1."""
+    rows, columns = np.indices((size, 2 * size)) - np.array([size / 2, size]).reshape(2, 1, 1)
+    return np.asarray((np.hypot(rows, np.abs(columns) - apart / 2) <= radius).astype(float))
+
+
+@pytest.mark.parametrize("radius", [5, 12, 25])
+def test_cells_of_any_size_part_at_a_neck_of_the_same_share_of_their_width(radius: int) -> None:
+    # circles of radius r whose centres are 2 a apart meet in a chord of 2 sqrt(r^2 - a^2): 0.71 of 2 r at a = 0.7 r
+    joined = disks(radius, 1.4 * radius)
+    assert label_instances(joined, regrow=0).max() == 1
+    assert label_instances(joined, regrow=0, neck=0.6).max() == 1
+    parted = label_instances(joined, regrow=0, neck=0.85)
+    np.testing.assert_array_equal(parted > 0, joined > 0)
+    assert set(np.unique(parted[:, :59])) == {0, 1}
+    assert set(np.unique(parted[:, 62:])) == {0, 2}
+
+
+def test_a_part_needs_the_size_of_a_cell_and_a_convex_cell_has_no_neck() -> None:
+    joined = disks(6, 9)
+    half = int(joined.sum()) // 2
+    assert label_instances(joined, regrow=0, neck=0.9, min_size=half - 10).max() == 2
+    assert label_instances(joined, regrow=0, neck=0.9, min_size=half + 10).max() == 1
+    rows, columns = np.indices((60, 60)) - 30
+    for long, wide in ((20, 20), (25, 10), (25, 5)):
+        ellipse = (rows / long) ** 2 + ((columns + 0.3 * rows) / wide) ** 2 <= 1
+        assert label_instances(ellipse.astype(float), regrow=0, neck=0.9).max() == 1
+
+
+def test_what_will_be_filled_makes_no_neck() -> None:
+    cell = disks(12, 0)
+    cell[20:41, 58:63] = 0
+    assert label_instances(cell, regrow=0, neck=0.9).max() > 1
+    assert label_instances(cell, regrow=0, neck=0.9, fill_holes=True).max() == 1
+
+
+@pytest.mark.parametrize("neck", [-0.1, 1.0, float("nan")])
+def test_a_neck_as_wide_as_a_cell_is_refused(neck: float) -> None:
+    with pytest.raises(ValueError, match=r"neck=.*0 <= neck < 1"):
+        label_instances(np.zeros((3, 3)), neck=neck)

@@ -92,6 +92,7 @@ presets = st.builds(
     field_of_interest=st.integers(0, 2),
     min_width=st.integers(1, 3),
     split_thresholds=st.sampled_from([(), (0.6, 0.9)]),
+    neck=st.sampled_from([0.0, 0.5, 0.9]),
 )
 
 

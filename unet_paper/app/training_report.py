@@ -95,6 +95,7 @@ def _threshold(choice: Mapping[str, Any], cells: Mapping[str, Any]) -> list[str]
     axes.set_ylabel(choice["score"])
     axes.legend(fontsize=8)
     said = ", joined cells split where the network is surer" if cells.get("split_thresholds") else ""
+    said += f", and at necks below {cells['neck']:g} of their width" if cells.get("neck") else ""
     return [
         "<h2>Threshold</h2>",
         f"<p>Chosen on {choice['images']} validation images: {cells['threshold']:g}{said}; cells of fewer than "

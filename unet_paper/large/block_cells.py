@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unet_paper.instances import Settings, split, split_component
+from unet_paper.instances import Settings, split, split_component, splits
 from unet_paper.label_image import Connectivity, holding_a_square, keep, lowest_and_highest, regrown, structure
 from unet_paper.large.faces import Sides, inner_sides, join, sides
 from unet_paper.large.grid import Box, Grid
@@ -112,7 +112,7 @@ class BlockCells:
         cut = inner_sides(self.grid, index, sides(labels))
         boxes = ndimage.find_objects(labels)
         cut_boxes = [_in_image(boxes[number - 1], box) for number in cut]
-        if len(self.settings["split_thresholds"]):
+        if splits(self.settings):
             labels, count = split(labels, probability, self.settings, whole=cut.tolist())
             held = np.pad(held, (0, count + 1 - len(held)), constant_values=True)
         self._write("components", box, labels)
@@ -144,7 +144,7 @@ class BlockCells:
         held = np.zeros(len(lowest), bool)
         np.logical_or.at(held, lowest[1:], np.concatenate([found["held"][1:] for found in facts]))
         groups, boxes = np.empty(0, np.int64), np.empty((0, 4), np.int64)
-        if len(self.settings["split_thresholds"]):
+        if splits(self.settings):
             cut = lowest[
                 np.concatenate([found["cut"] + offset for found, offset in zip(facts, offsets[:-1], strict=True)])
             ]
@@ -391,7 +391,7 @@ class BlockCells:
             raise ValueError(
                 f"component of {areas[worst]} px in rows {top} to {bottom - 1}, columns {left} to {right - 1}: "
                 f"to split it takes {needed[worst]} bytes, memory={self.memory}; give more memory, a higher "
-                "threshold, or a cells_preset without split_thresholds"
+                "threshold, or a cells_preset that splits nothing, such as folder"
             )
 
 

@@ -16,7 +16,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
 from unet_paper.classes import label_each_class
-from unet_paper.instances import Settings, label_instances
+from unet_paper.instances import Settings, label_instances, splits
 from unet_paper.running import engines
 from unet_paper.running.facts import Facts
 
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # at which cells that are joined may part, those of the preset dic_hela_split
 SPLITS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+# shares of a cell's width: more than the last finds necks in cells whose outline the network is unsure of
+NECKS = (0.0, 0.8, 0.9, 0.95)
 
 
 class CellsChoice:
@@ -32,8 +34,9 @@ class CellsChoice:
 
     A score that sweeps thresholds itself, as V_rand of probabilities, is taken at each threshold alone; one of cells,
     as SEG, of the cells at each threshold, with and without splits at higher ones. Of equal scores those with the given
-    splits come first, then the threshold nearest to the given one. Then the smallest cell becomes half of the smallest
-    one annotated, if that loses nothing of the score.
+    splits come first, then the threshold nearest to the given one. Around the best threshold, splits at necks of other
+    widths are tried, and taken if they gain. Then the smallest cell becomes half of the smallest one annotated, if that
+    loses nothing of the score.
 
     Args:
         metric: the key metric, an ``IgniteMetricHandler`` around a metric of ``metrics.monai_metrics``, in a mapping of
@@ -92,6 +95,10 @@ class CellsChoice:
             return
         order = sorted(range(len(scores)), key=lambda i: (-scores[i], *self._distance(candidates[i])))
         best, score = candidates[order[0]], scores[order[0]]
+        further = self._other_necks(best)
+        for candidate, value in zip(further, self._scores(further), strict=True):
+            if value > score:
+                best, score = candidate, value
         smallest = self._smallest_annotated() // 2
         if smallest > best["min_size"] and not hasattr(self.metric, "thresholds"):
             larger = cast(Settings, {**best, "min_size": smallest})
@@ -103,7 +110,7 @@ class CellsChoice:
             "images": sum(engines.gather(len(self._cases))),
             "value": score,
             "curve": [
-                {"threshold": candidate["threshold"], "split": bool(candidate["split_thresholds"]), "value": value}
+                {"threshold": candidate["threshold"], "split": splits(candidate), "value": value}
                 for candidate, value in zip(candidates, scores, strict=True)
             ],
             "value_as_given": scores[candidates.index(self.cells)],
@@ -112,7 +119,7 @@ class CellsChoice:
             "post-processing of %d validation images: threshold %g%s, smallest cell %d px, %s %.4f (%.4f at %g)",
             self.record["images"],
             best["threshold"],
-            ", joined cells split above it" if best["split_thresholds"] else "",
+            _said(best),
             best["min_size"],
             self.name,
             score,
@@ -124,21 +131,37 @@ class CellsChoice:
         """What is tried, the given one among it."""
         given = tuple(self.cells["split_thresholds"])
         # a sweep looks at probabilities, in which nothing is split
-        ways = [given] if hasattr(self.metric, "thresholds") else list(dict.fromkeys([given, (), given or SPLITS]))
+        ways = [(given, self.cells["neck"])]
+        if not hasattr(self.metric, "thresholds"):
+            ways = list(dict.fromkeys([*ways, ((), 0.0), (given or SPLITS, self.cells["neck"])]))
         tried = []
-        for splits in ways:
+        for wanted, neck in ways:
             for threshold in sorted({*thresholds, self.cells["threshold"]}):
-                above = given if splits == given else tuple(split for split in splits if split > threshold)
-                if (splits and not above) or (above and threshold >= min(above)):
+                above = given if wanted == given else tuple(split for split in wanted if split > threshold)
+                if (wanted and not above) or (above and threshold >= min(above)):
                     continue
-                tried.append(cast(Settings, {**self.cells, "threshold": threshold, "split_thresholds": above}))
+                chosen = {"threshold": threshold, "split_thresholds": above, "neck": neck}
+                tried.append(cast(Settings, {**self.cells, **chosen}))
         if self.cells not in tried:
             tried.append(self.cells)
         return tried
 
+    def _other_necks(self, best: Settings) -> list[Settings]:
+        """Splits at other necks than the given ones, with and without higher thresholds, at and beside the best one."""
+        if hasattr(self.metric, "thresholds"):
+            return []
+        thresholds = sorted({candidate["threshold"] for candidate in self.candidates})
+        place = thresholds.index(best["threshold"])
+        return [
+            cast(Settings, {**best, "threshold": threshold, "split_thresholds": above, "neck": neck})
+            for threshold in thresholds[max(place - 1, 0) : place + 2]
+            for above in dict.fromkeys([(), tuple(split for split in SPLITS if split > threshold)])
+            for neck in NECKS
+        ]
+
     def _distance(self, candidate: Settings) -> tuple[bool, float]:
         """How far a candidate is from what was given."""
-        split = bool(candidate["split_thresholds"]) != bool(self.cells["split_thresholds"])
+        split = splits(candidate) != splits(self.cells)
         return split, abs(candidate["threshold"] - self.cells["threshold"])
 
     def _scores(self, candidates: Sequence[Settings]) -> list[float]:
@@ -163,3 +186,9 @@ class CellsChoice:
         sizes = [np.bincount(reference[reference > 0].ravel()) for _, reference in self._cases]
         found = min((int(size[size > 0].min()) for size in sizes if size.any()), default=0)
         return min((size for size in engines.gather(found) if size), default=0)
+
+
+def _said(cells: Settings) -> str:
+    """How joined cells are split, for a line of the log."""
+    above = ", joined cells split above it" if cells["split_thresholds"] else ""
+    return above + (f", and at necks below {cells['neck']:g} of their width" if cells["neck"] else "")

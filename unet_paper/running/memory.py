@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from unet_paper import geometry
 from unet_paper.activation_memory import activation_bytes
 from unet_paper.data.reader import NIFTI, extension, layout
 from unet_paper.inferer import SYMMETRIES, USUAL_OUTPUT, Strategy, Symmetries
+from unet_paper.instances import Settings, splits
 from unet_paper.network import UNet
 from unet_paper.running.machine import cgroups
 
@@ -96,7 +97,7 @@ class PredictionMemory:
         self.strategy = strategy
         self.averaged = len(SYMMETRIES[symmetries]) > 1
         self.magnification = magnification
-        self.splits = bool(cells["split_thresholds"])
+        self.splits = splits(cast(Settings, cells))
         self.on_cpu = "cpu" in str(device)
         self.memory_budget = memory_budget
         self.root = root
