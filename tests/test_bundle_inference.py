@@ -11,6 +11,7 @@ import tifffile
 import torch
 from conftest import CONFIGS, TINY
 from monai.bundle import ConfigParser, create_workflow
+from numpy.typing import NDArray
 from PIL import Image
 
 from unet_paper.inferer import OverlapTileInferer
@@ -80,6 +81,55 @@ def test_every_image_gets_a_label_image_of_its_size(
     np.testing.assert_allclose(found, probability, rtol=0, atol=1e-6 if explicit else 1e-4)
     cells = tifffile.imread(out / "stack_cells.tif")[2]
     assert np.array_equal(cells > 0, label_instances(probability, **_phantom()) > 0)
+
+
+def plain_tiles(image: NDArray[np.float32], network: UNet, output: int, margin: int, step: int) -> torch.Tensor:
+    """Scores by section 3.1 and Fig. 2 as they were first written: mirror, cut, predict, put together; no inferer.
+
+    Args:
+        image: normalised grey values, (H, W).
+        network: loses ``margin`` px at every side.
+        output: px that a tile predicts; the last one of a row or column only what is left, to a multiple of ``step``.
+        margin: px.
+        step: the pooling grid.
+    """
+    height, width = image.shape
+    mirrored = np.pad(image, ((margin, margin + step), (margin, margin + step)), mode="reflect")
+    scores = torch.empty(2, height, width)
+    for top in range(0, height, output):
+        for left in range(0, width, output):
+            rows, columns = min(output, height - top), min(output, width - left)
+            # 4k + 40: what valid 3 x 3 convolutions, pooled twice, take
+            read_rows, read_columns = (-(-n // step) * step + 2 * margin for n in (rows, columns))
+            tile = torch.from_numpy(mirrored[top : top + read_rows, left : left + read_columns].copy())
+            with torch.no_grad():
+                predicted = network(tile[None, None])[0]
+            scores[:, top : top + rows, left : left + columns] = predicted[:, :rows, :columns]
+    return scores
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+def test_with_everything_set_the_bits_are_those_of_the_plain_way(
+    run_bundle: Run, weights: str, tmp_path: Path, layout: str
+) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (403, 431), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack")
+    settings: dict[str, Any] = {**EXPLICIT, "memory_format": layout, "symmetries": "none", "outputs": ["probability"]}
+    settings |= {"dataset_dir": str(tmp_path / "a.tif"), "output_dir": str(tmp_path / "out"), "ckpt_path": weights}
+    run_bundle("run", "inference", **settings, features=FEATURES, **TOLD)
+
+    network = UNet(features=FEATURES).eval()
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    if layout == "channels_last":
+        network = network.to(memory_format=torch.channels_last)
+    image = (torch.from_numpy(pixels.astype(np.float32)) / 255 - TOLD["grey_mean"]) / TOLD["grey_std"]
+    background, cell = plain_tiles(image.numpy(), network, output=388, margin=20, step=4)
+    largest = torch.maximum(background, cell)
+    powers = (background - largest).exp(), (cell - largest).exp()
+    probability = (powers[1] / (powers[0] + powers[1])).numpy()
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "a_probability.tif"), probability)
+    expected = label_instances(probability, **_phantom())
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "a_cells.tif"), expected)
 
 
 def _phantom() -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Times the network's forward pass, 572 -> 388 px, on the CPU: layouts and precisions, beside a bare convolution.
 
 The paper's network needs 150.4 G multiplications for a tile. What the machine can do at most is what a bare 256 -> 256
-convolution reaches in the same run. Peers: OpenVINO running the same network, exported to ONNX; MONAI's BasicUNet, the
+convolution reaches in the same run. Peers: OpenVINO and ONNX Runtime running the same network; MONAI's BasicUNet, the
 nearest thing to a U-Net of this width that installs from the registry beside MONAI.
 """
 
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import benchmarking
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 
 from unet_paper import geometry
 from unet_paper.network import UNet
-from unet_paper.running import machine, openvino_engine
+from unet_paper.release import export
+from unet_paper.running import checkpoint, machine, openvino_engine
 
 PAPER = 64
 TIME_GOAL, PEAK_GOAL, OPENVINO_GOAL = 0.38, 0.60, 1.05
@@ -26,10 +29,11 @@ NO_BFLOAT16 = "this CPU multiplies in no 16-bit format; bfloat16 would be conver
 OURS, CHANNELS_LAST, BFLOAT16 = "ours, float32", "ours, float32, channels_last", "ours, bfloat16, channels_last"
 OPENVINO = "OpenVINO, float32, the same network by its own converter"
 OPENVINO_BFLOAT16 = "OpenVINO, bfloat16, the same network by its own converter"
+ONNX = "ONNX Runtime, float32, the same network as export.yaml writes it"
 DEFAULT = "ours, default settings"
 BARE, BARE_BFLOAT16 = "bare 256 -> 256 convolution", "bare 256 -> 256 convolution, bfloat16"
 # of the largest score
-TOLERANCES = {CHANNELS_LAST: 1e-4, BFLOAT16: 0.05, OPENVINO: 1e-4, OPENVINO_BFLOAT16: 0.05, DEFAULT: 0.05}
+TOLERANCES = {CHANNELS_LAST: 1e-4, BFLOAT16: 0.05, OPENVINO: 1e-4, OPENVINO_BFLOAT16: 0.05, ONNX: 1e-4, DEFAULT: 0.05}
 
 
 def multiplications(network: nn.Module, image: Tensor) -> int:
@@ -75,6 +79,21 @@ def openvino_calls(network: nn.Module, image: Tensor) -> Mapping[str, Call]:
     return calls
 
 
+def onnx_calls(network: UNet, image: Tensor) -> Mapping[str, Call]:
+    """The network, exported as ``export.yaml`` does it, on the same number of threads."""
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as name:
+        weights, file = Path(name) / "weights.pt", Path(name) / "network.onnx"
+        checkpoint.save(network.state_dict(), weights)
+        export.export_network(network, file, weights, {})
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+    pixels = image.numpy()
+    return {ONNX: lambda: torch.from_numpy(session.run(None, {"image": pixels})[0])}
+
+
 def default_call(network: UNet, image: Tensor) -> Call:
     """The network as inference.yaml runs it on this machine: its engine, precision and layout."""
     chosen = machine.choose("cpu", network, threads=torch.get_num_threads(), quiet=True)
@@ -93,7 +112,9 @@ def default_call(network: UNet, image: Tensor) -> Call:
 def main() -> int:
     """Measure, print and write."""
     arguments = benchmarking.parse_arguments(__doc__)
-    report = benchmarking.Report("forward", "Forward pass", packages=("monai", "onnx"), quick=arguments.quick)
+    report = benchmarking.Report(
+        "forward", "Forward pass", packages=("monai", "openvino", "onnxruntime"), quick=arguments.quick
+    )
     width, size, repetitions = (2, 188, 1) if arguments.quick else (PAPER, 572, 3)
     features = tuple(width << level for level in range(5))
     torch.manual_seed(0)
@@ -119,6 +140,7 @@ def main() -> int:
             calls[BARE_BFLOAT16] = bare_convolution(4 if arguments.quick else 1, torch.bfloat16)[0]
         calls |= report.peer("MONAI BasicUNet", lambda: {"MONAI BasicUNet, float32, padded": lambda: basic(padded)})
         calls |= report.peer("OpenVINO", lambda: openvino_calls(network, image))
+        calls |= report.peer("ONNX Runtime", lambda: onnx_calls(network, image))
         errors: dict[str, float] = {}
         for name, tolerance in TOLERANCES.items():
             if name in calls:

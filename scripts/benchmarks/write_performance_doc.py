@@ -20,7 +20,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 DOCS = benchmarking.ROOT / "bundle" / "docs"
-BENCHMARKS = ("weight_map", "augmentation", "metrics", "forward", "training", "precision", "inference", "start")
+BENCHMARKS = (
+    "weight_map",
+    "augmentation",
+    "metrics",
+    "forward",
+    "training",
+    "training_variants",
+    "precision",
+    "inference",
+    "start",
+)
 INTRODUCTION = """# Performance
 
 Written by `make benchmark`, which runs `scripts/benchmarks/benchmark_*.py` one after the other; nothing here is
@@ -42,7 +52,8 @@ said in one line when a run starts and recorded with it. A setting that is given
 | `engine` | for prediction on a CPU: OpenVINO where it is installed (`pip install 'unet_paper[openvino]'`), else PyTorch | `torch`, for the bits of PyTorch |
 
 Where to install OpenVINO: the tables "Forward pass" and "Large images" below compare it with PyTorch, machine by machine;
-the gain is largest on CPUs with AMX."""  # noqa: E501
+the gain is largest on CPUs with AMX. ONNX Runtime stands in the first of these tables too; it runs networks that `export.yaml`
+wrote, by the overlay `inference_onnx.yaml`, in float32, and `engine: auto` does not take it."""  # noqa: E501
 
 
 def read(folder: Path, names: Sequence[str] = BENCHMARKS) -> list[dict[str, Any]]:
