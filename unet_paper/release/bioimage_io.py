@@ -11,6 +11,7 @@ import inspect
 import io
 import json
 import logging
+import re
 import tempfile
 import warnings
 import zipfile
@@ -288,15 +289,16 @@ def _description(
         "format_version": FORMAT,
         "type": "model",
         **card.described(),
-        "documentation": file("README.md"),
-        "covers": [file("cover.png")],
+        # format 0.5.5 knows no checksums of these
+        "documentation": "README.md",
+        "covers": ["cover.png"],
         "attachments": [file(name) for name in ("postprocessing.json", "unet_paper.json", *card.attachments)],
         "inputs": [
             {
                 "id": "image",
                 "description": f"grey values, {black:g} is black and {white:g} white",
                 "axes": _axes(
-                    wrapped, facts, [f"channel {number}" for number in range(len(wrapped.arguments["black"]))]
+                    wrapped, facts, [f"channel_{number}" for number in range(len(wrapped.arguments["black"]))]
                 ),
                 "data": {"type": "float32", "range": [black, white]},
                 "test_tensor": file("test_input.npy"),
@@ -336,7 +338,9 @@ def _axes(
         )
         for name in ("y", "x")
     ]
-    return [{"type": "batch"}, {"type": "channel", "channel_names": channels}, *space]
+    # which must be identifiers; the page has them as they are
+    names = [name if name.isidentifier() else re.sub(r"\W", "_", f"_{name}") for name in channels]
+    return [{"type": "batch"}, {"type": "channel", "channel_names": names}, *space]
 
 
 def _of_channels(value: Any, channels: int) -> list[float]:
