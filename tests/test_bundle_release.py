@@ -177,7 +177,7 @@ configs = root / "configs"
 mb.verify_net_in_out("network_def", str(configs / "metadata.json"), str(configs / "inference.json"), device="cpu")
 mb.run(config_file=str(configs / "inference.json"), dataset_dir=images, output_dir="out", device="cpu")
 mb.run(config_file=str(configs / "train.json"), dataset_dir=masks, output_dir="run", **tiny)
-tiny = {**tiny, "ckpt_path": "run/model.pt", "quick_validation": True}
+tiny = {**tiny, "quick_validation": True}
 mb.run(config_file=str(configs / "evaluate.json"), dataset_dir=masks, output_dir="run", **tiny)
 ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "unet_paper"}
 assert all(root in Path(module.__file__).parents for module in ours.values()), ours
@@ -215,6 +215,10 @@ def test_everything_runs_by_name_beside_an_installed_package_of_another_version(
     assert torch.load(tmp_path / "run" / "model.pt", weights_only=True)
     summary = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())
     assert "V_rand" in summary["scores"]
+    # of the run's own weights, by its folder alone
+    assert summary["checkpoint"]["path"] == os.path.join("run", "model.pt")
+    assert summary["checkpoint"]["sha256"] == checkpoint.sha256(tmp_path / "run" / "model.pt")
+    assert f"weights: {os.path.join('run', 'model.pt')}, sha256 {summary['checkpoint']['sha256'][:12]}" in done.stdout
 
 
 def test_the_released_network_segments_from_another_folder(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The training workflow: every config on a tiny phantom, interruption and resumption, and what stops it."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from conftest import CONFIGS, TINY
 from monai.bundle import create_workflow
 from PIL import Image
 
-from unet_paper.data import datasets
+from unet_paper.data import datasets, phantom
 from unet_paper.running.settings import cause, unused_settings
 
 Run = Callable[..., None]
@@ -254,8 +255,7 @@ def test_an_output_folder_that_is_a_file_is_refused(run_bundle: Run, cells_folde
     assert "--output_dir" in str(cause(info.value))
 
 
-def test_two_processes_train_and_validate(cells_folder: str, tmp_path: Path) -> None:
-    configs = [str(CONFIGS / "train.yaml"), str(CONFIGS / "multi_gpu_train.yaml")]
+def by_two_processes(run_id: str, configs: list[str], folder: Path, settings: dict[str, Any]) -> None:
     command = [
         sys.executable,
         "-m",
@@ -265,11 +265,36 @@ def test_two_processes_train_and_validate(cells_folder: str, tmp_path: Path) -> 
         "-m",
         "monai.bundle",
     ]
-    command += ["run", "training", "--config_file", str(configs), "--dataset_dir", cells_folder, "--output_dir", "run"]
-    command += [text for name, value in TINY.items() for text in (f"--{name}", str(value))]
+    command += ["run", run_id, "--config_file", str([str(CONFIGS / f"{name}.yaml") for name in configs])]
+    command += [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert state(tmp_path / "run")["iteration"] == 6
-    with (tmp_path / "run" / "metrics.csv").open() as file:
+
+
+def test_two_processes_train_and_evaluate(run_bundle: Run, tmp_path: Path) -> None:
+    data = phantom.write(tmp_path / "phantom", kind="cells", frames=6, size=128, seed=1)
+    settings = {**TINY, "dataset_dir": data, "output_dir": "run"}
+    by_two_processes("training", ["train", "multi_gpu_train"], tmp_path, settings)
+    run = tmp_path / "run"
+    assert state(run)["iteration"] == 6
+    with (run / "metrics.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2
+    # three cases, of which one process has two: rows, pictures and scores as by one process
+    by_two_processes("evaluating", ["train", "evaluate", "multi_gpu_evaluate"], tmp_path, settings)
+    alone = {**settings, "output_dir": str(run), "report_dir": str(tmp_path / "alone")}
+    run_bundle("evaluating", "train", "evaluate", **alone)
+    first, second = (
+        json.loads((folder / "summary.json").read_text()) for folder in (run / "evaluation", tmp_path / "alone")
+    )
+    assert first["cases"] == second["cases"] == 3
+    assert first["split"]["scored_cases"] == second["split"]["scored_cases"]
+    for name, score in second["scores"].items():
+        assert first["scores"][name] == pytest.approx(score, abs=1e-6), name
+    rows = [list(csv.DictReader((folder / "cases.csv").open())) for folder in (run / "evaluation", tmp_path / "alone")]
+    assert len({tuple(row.items()) for row in rows[1]}) == 3
+    assert rows[0] == rows[1]
+    pictures = [sorted(path.name for path in (run / "evaluation").rglob("*.png"))]
+    assert pictures == [sorted(path.name for path in (tmp_path / "alone").rglob("*.png"))]

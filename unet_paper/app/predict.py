@@ -64,7 +64,9 @@ def weights_of(weights: str) -> tuple[list[str | Path], dict[str, str]]:
         FileNotFoundError: no such weights.
     """
     if weights in releases():
-        return releases()[weights], {}
+        overlays, released = releases()[weights]
+        # named, so that those of a run in the folder of the predictions do not come first
+        return overlays, {"ckpt_path": str(released)}
     return [], {"ckpt_path": str(weights_file(weights))}
 
 
@@ -77,13 +79,14 @@ def output_folder(images: Path) -> Path:
     return Path("runs") / "predictions" / (Path(os.path.abspath(images)).name.split(".")[0] or "images")
 
 
-def releases() -> dict[str, list[str | Path]]:
-    """Names of the releases that lie in the bundle, long and short, and their overlays on ``inference.yaml``."""
+def releases() -> dict[str, tuple[list[str | Path], Path]]:
+    """Releases that lie in the bundle, by names long and short: overlays on ``inference.yaml``, and weights."""
     listed = bundle_folder() / "releases.yaml"
-    known: dict[str, list[str | Path]] = {}
+    known: dict[str, tuple[list[str | Path], Path]] = {}
     for name, release in (yaml.safe_load(listed.read_text("utf-8")) if listed.is_file() else {}).items():
-        overlays = [config.removesuffix(".yaml") for config in release["inference"]]
-        known[name] = known[name.removeprefix("unet_").removesuffix("_segmentation")] = overlays
+        overlays: list[str | Path] = [config.removesuffix(".yaml") for config in release["inference"]]
+        known[name] = overlays, bundle_folder() / release["weights"]
+        known[name.removeprefix("unet_").removesuffix("_segmentation")] = known[name]
     return known
 
 

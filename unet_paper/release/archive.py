@@ -187,11 +187,12 @@ def _configs(
     expected = expected["sha256"] if isinstance(expected, dict) else expected
     if own and checksum != expected:
         raise ValueError(f"ckpt_sha256={expected}: {weights} has {checksum}; fetch it again, or name it in the config")
-    inference["ckpt_path"] = f"$@bundle_root + '/{_WEIGHTS}'"
+    released = f"$@bundle_root + '/{_WEIGHTS}'"
+    inference["ckpt_path"] = {**inference["ckpt_path"], "released": released, "served": "@served"}
     inference["ckpt_sha256"] = {
         "_target_": "unet_paper.running.checkpoint.released_sha256",
         "path": "@ckpt_path",
-        "released": inference["ckpt_path"],
+        "released": released,
         "sha256": checksum,
         # MONAI Label puts other weights into that file
         "_disabled_": "@served",

@@ -57,6 +57,21 @@ def released_sha256(path: str | Path, released: str | Path, sha256: str) -> str 
     return sha256 if Path(path).resolve() == Path(released).resolve() else None
 
 
+def own_or_released(folder: str | Path, released: str | Path, served: bool = False) -> str:
+    """The weights of the run in ``folder`` if it has any, else the released ones.
+
+    Args:
+        folder: of a run, or for its predictions.
+        released: weights of the release.
+        served: MONAI Label puts new weights in the place of the released ones, and these count.
+
+    >>> own_or_released("runs/none", "bundle/models/model.pt")
+    'bundle/models/model.pt'
+    """
+    own = Path(folder) / BEST
+    return str(own) if own.is_file() and not served else str(released)
+
+
 def read_weights(path: str | Path, expected_sha256: str | None = None, setting: str = "ckpt_path") -> dict[str, Tensor]:
     """State dict of a network from ``model.pt`` (flat) or ``last.pt`` (with optimiser), in float32, on the CPU.
 
@@ -216,6 +231,7 @@ def load_weights(
             f"and {own.get(name, 'none')} in the network{hint}"
         )
     bare.load_state_dict(weights)
+    logger.info("weights: %s, sha256 %s", path, sha256(path)[:12])
 
 
 def export_weights(source: str | Path, target: str | Path, facts: Tensor | None = None) -> str:
@@ -265,7 +281,6 @@ class WeightsLoader:
 
     def __call__(self, _engine: Engine) -> None:
         load_weights(self.network, self.path, self.expected_sha256)
-        logger.info("weights from %s", self.path)
 
 
 class Checkpoints:

@@ -71,7 +71,7 @@ def start_processes() -> None:
         return
     if "LOCAL_RANK" not in os.environ:
         raise RuntimeError(
-            "LOCAL_RANK is not set: start multi_gpu_train.yaml with "
+            "LOCAL_RANK is not set: start a config for several processes with "
             "'torchrun --standalone --nproc_per_node=N -m monai.bundle run training ...'"
         )
     cuda = torch.cuda.is_available()

@@ -22,7 +22,7 @@ from unet_paper.metrics.ctc import ObjectScore, ctc_seg_objects
 from unet_paper.metrics.em_inputs import RULES
 from unet_paper.metrics.monai_metrics import pairs_by_class
 from unet_paper.metrics.warping_error import TopologicalError, topological_errors
-from unet_paper.running import checkpoint, figures, logbook
+from unet_paper.running import checkpoint, engines, figures, logbook
 from unet_paper.running.placement import placed
 
 logger = logging.getLogger(__name__)
@@ -195,6 +195,8 @@ class ErrorMaps:
 class EvaluationReport:
     """Handler of an evaluator that writes ``cases.csv`` and ``summary.json``.
 
+    Of several processes that share the cases the first one writes, a row for every case in the order of the data.
+
     Args:
         folder: where the two files go.
         ckpt_path: checkpoint that was evaluated; its SHA-256 is recorded.
@@ -241,10 +243,16 @@ class EvaluationReport:
         self._cases += [figures.case_name(item["image"]) for item in engine.state.batch]
 
     def _write(self, engine: Any) -> None:
-        rows: list[dict[str, Any]] = [{"case": name} for name in self._cases]
+        shares = engines.gather(self._cases)
+        if engines.is_secondary():
+            return
+        rows: list[dict[str, Any]] = [{"case": name} for share in shares for name in share]
         for name, details in engine.state.metric_details.items():
+            # gathered process by process, too
             for row, score in zip(rows, details.flatten().tolist(), strict=True):
                 row[name] = score
+        dealt = [(turn, rank) for rank, share in enumerate(shares) for turn in range(len(share))]
+        rows = [row for _, row in sorted(zip(dealt, rows, strict=True), key=lambda pair: pair[0])]
         logbook.write_table(rows, self.folder / "cases.csv")
         scores = {name: float(value) for name, value in engine.state.metrics.items()}
         summary = {
@@ -252,7 +260,7 @@ class EvaluationReport:
             "scores": {name: value if math.isfinite(value) else None for name, value in scores.items()},
             "cases": len(rows),
             "checkpoint": {"path": str(self.ckpt_path), "sha256": checkpoint.sha256(self.ckpt_path)},
-            "split": self._split(),
+            "split": self._split([row["case"] for row in rows]),
             "metrics": {name: _conventions(metric) for group in self.metrics for name, metric in group.items()},
             "postprocessing": self.postprocessing,
             "conventions": dict(self.conventions),
@@ -260,9 +268,9 @@ class EvaluationReport:
         with placed(self.folder / "summary.json") as part:
             part.write_text(json.dumps(summary, indent=1, default=str) + "\n")
         listed = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        logger.info("%d cases: %s; written to %s", len(rows), listed, self.folder)
+        logger.info("%d cases by %s: %s; written to %s", len(rows), self.ckpt_path, listed, self.folder)
 
-    def _split(self) -> dict[str, Any]:
+    def _split(self, scored: Sequence[str]) -> dict[str, Any]:
         """Images on either side, by folder and name."""
         sides = {
             "training": [case["image"] for case in self.training_cases],
@@ -272,7 +280,7 @@ class EvaluationReport:
         root = os.path.dirname(together)
         return {
             "held_out": not set(sides["training"]) & set(sides["scored"]),
-            "scored_cases": self._cases,
+            "scored_cases": list(scored),
             **{side: [os.path.relpath(image, root) for image in images] for side, images in sides.items()},
         }
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import unet_paper
 from unet_paper.data.reader import extension, split_page
 from unet_paper.data.written_by_us import SOFTWARE
+from unet_paper.running import engines
 from unet_paper.running.placement import placed
 
 Array = NDArray[Any]
@@ -166,7 +167,9 @@ class CaseFigures:
             case = {key: output[key].detach().cpu().numpy() for key in output if getattr(output[key], "ndim", 0) == 3}
             when = f"epoch {engine.state.epoch}, " if engine.state.epoch else ""
             figure = case_figure(case, title=f"{when}{name}")
-            save_figure(figure, self.folder / f"{self._drawn:02d}_{name}.png")
+            # the cases are dealt to the processes in turn
+            place = self._drawn * engines.process_count() + engines.process_rank()
+            save_figure(figure, self.folder / f"{place:02d}_{name}.png")
             engine.state.figures[name] = pixels(figure)
             self._drawn += 1
 

@@ -62,17 +62,20 @@ def open_run_folder(
     open_output_folder(output_dir)
 
 
-def open_output_folder(folder: str | Path, setting: str = "output_dir") -> None:
+def open_output_folder(folder: str | Path, setting: str = "output_dir", read_only: bool = False) -> None:
     """Make a folder ready for files that go beside what is in it, and keep it from others like ``open_run_folder``.
 
     Args:
         folder: the folder; made if it is missing.
         setting: what the config calls it, for errors.
+        read_only: leave it to another process.
 
     Raises:
         NotADirectoryError, PermissionError: if the folder cannot be made or written to.
         FolderInUseError: if another run works in it, or jobs that share it.
     """
+    if read_only:
+        return
     _make(Path(folder), setting)
     root = Path(folder).resolve()
     _take(root, setting)
