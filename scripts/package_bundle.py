@@ -4,6 +4,7 @@ python scripts/package_bundle.py                                    # every rele
 python scripts/package_bundle.py --release unet_em_segmentation --weights runs/isbi2012/model.pt
 python scripts/package_bundle.py --github OWNER/REPOSITORY          # for its release vX.Y.Z, and models/model_info.json
 python scripts/package_bundle.py --bioimage_io                      # packages for BioImage.IO instead, dist/bioimage_io
+python scripts/package_bundle.py --cards                            # write the cards in bundle/docs/README.md
 """
 
 import argparse
@@ -12,7 +13,8 @@ from pathlib import Path
 import monai.bundle
 
 import unet_paper
-from unet_paper.release import archive, registry
+from unet_paper.release import archive, model_card, registry
+from unet_paper.running import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "bundle"
@@ -35,7 +37,14 @@ def main() -> None:
     parser.add_argument(
         "--bioimage_io", action="store_true", help="packages for BioImage.IO, by export_bioimage_io.yaml"
     )
+    parser.add_argument(
+        "--cards", action="store_true", help="write bundle/docs/README.md from releases.yaml, no archives"
+    )
     arguments = parser.parse_args()
+    if arguments.cards:
+        cards = [model_card.card_table(release.weights, release.card) for release in table.values()]
+        tables.replace_block(BUNDLE / "docs" / "README.md", "\n".join(cards), "cards")
+        return
     names = arguments.release or [name for name in table if (BUNDLE / table[name].weights).is_file()]
     if arguments.weights and len(arguments.weights) != len(arguments.release or ()):
         parser.error(f"--weights: {len(arguments.weights)} files; give one for each --release")

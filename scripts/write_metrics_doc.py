@@ -216,7 +216,9 @@ def _panels(panels: Mapping[str, NDArray[np.uint8]]) -> Figure:
 
 PAGE = r"""# The scores
 
-Written by `scripts/write_metrics_doc.py`; every number and picture below is computed, on seeded phantoms.
+Written by <!-- checkout:begin -->`scripts/write_metrics_doc.py`<!-- checkout:end --><!-- archive:
+a program
+-->; every number and picture below is computed, on seeded phantoms.
 
 Two challenges, two ways to score. **ISBI 2012** compares a probability map, 1 = cell, with a binary label of
 membranes; a threshold $\theta$ makes the map a proposal, strictly $p > \theta$, and the best threshold counts. The

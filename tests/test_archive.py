@@ -88,7 +88,25 @@ def test_what_an_archive_holds(built: Path, weights: Path) -> None:
     assert code == {name for name in content if name.endswith(".py")}
     assert {name for name in content if "/configs/" in name} == {
         f"{NAME}/configs/{name}"
-        for name in ("evaluate.json", "inference.json", "logging.conf", "metadata.json", "train.json", "training.json")
+        for name in (
+            "evaluate.json",
+            "evaluate_folder.json",
+            "export.json",
+            "fine_tune.json",
+            "inference.json",
+            "inference_large.json",
+            "inference_onnx.json",
+            "inference_torchscript.json",
+            "inference_trt.json",
+            "logging.conf",
+            "metadata.json",
+            "multi_gpu_evaluate.json",
+            "multi_gpu_train.json",
+            "train.json",
+            "train_folder.json",
+            "train_large.json",
+            "training.json",
+        )
     }
 
 

@@ -66,7 +66,10 @@ def config_path(config: str | Path) -> Path:
         FileNotFoundError: no such file.
     """
     own = isinstance(config, Path) or config.endswith((".yaml", ".yml", ".json"))
-    path = Path(config) if own else bundle_folder() / "configs" / f"{config}.yaml"
+    folder = bundle_folder() / "configs"
+    path = Path(config) if own else folder / f"{config}.yaml"
+    if not own and not path.is_file() and (folder / f"{config}.json").is_file():
+        return folder / f"{config}.json"  # of an archive
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such config file")
     return path

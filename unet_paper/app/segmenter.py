@@ -19,6 +19,7 @@ from unet_paper.app.predict import weights_of
 from unet_paper.classes import cell_probability, named
 from unet_paper.measurements import Columns, cell_table
 from unet_paper.running import checkpoint, facts
+from unet_paper.running.bundle_folder import bundle_folder
 from unet_paper.running.prediction_summary import CLASS
 from unet_paper.running.settings import cause
 
@@ -93,7 +94,9 @@ class Segmenter:
         parser = ConfigParser()
         parser.read_config([str(config_path(config)) for config in ("inference", *release)])
         _refuse_unknown(settings, parser.get())
-        parser.update({**given, "inferer#inferer#progress": False, **settings})
+        # an archive's configs cannot find their folder from here
+        root = {"bundle_root": str(bundle_folder())}
+        parser.update({**root, **given, "inferer#inferer#progress": False, **settings})
         facts.say_contradictions(parser.get_parsed_content("facts"), parser.get_parsed_content("used"))
         return cls(parser)
 

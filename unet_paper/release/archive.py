@@ -16,25 +16,25 @@ import yaml
 from monai.bundle import ConfigParser
 
 import unet_paper
-from unet_paper.release import carried_code, contents, registry, served_training
+from unet_paper.network import UNet
+from unet_paper.release import (
+    archived_configs,
+    archived_docs,
+    contents,
+    export,
+    model_card,
+    registry,
+    scripted_network,
+)
 from unet_paper.running import checkpoint, facts
 
 # The model zoo keeps larger files out of its repository.
 LARGE = 25 * 2**20
 _DATE = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644
-# What training goes on with as the weights in the archive were trained.
-_OF_TRAINING = (
-    "in_channels",
-    "out_channels",
-    "features",
-    "preset",
-    "grey_mean",
-    "grey_std",
-    "cells_preset",
-    "magnification",
-)
-_WEIGHTS = "models/model.pt"
+_WEIGHTS = archived_configs.WEIGHTS
+_SCRIPTED = "models/model.ts"
+_TEMPLATE = "archive_readme.md"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class Release:
         inference: overlays after ``inference.yaml``.
         training: settings that the weights were trained with.
         metadata: entries over those of ``metadata.json``.
+        card: what people must know of the weights, for :mod:`unet_paper.release.model_card`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Release:
     inference: Sequence[str]
     training: Mapping[str, Any]
     metadata: Mapping[str, Any]
+    card: Mapping[str, Any]
 
 
 def releases(bundle: str | Path) -> dict[str, Release]:
@@ -96,17 +98,33 @@ def build(
     version = metadata["version"]
     with tempfile.TemporaryDirectory() as scratch:
         file = _find_weights(bundle, release, weights)
-        if weights is not None:
+        if weights is None:
+            _check_sha256(bundle, release, file)
+        else:
             told = (
                 None if facts.read(file).complete else release_facts(bundle, release, file, settings or {}).to_tensor()
             )
             checkpoint.export_weights(file, Path(scratch) / "model.pt", told)
             file = Path(scratch) / "model.pt"
-        content = _configs(bundle, release, file, settings or {}, own=weights is None)
+        configs = archived_configs.archived(
+            bundle,
+            file,
+            train=release.train,
+            inference=release.inference,
+            training=release.training,
+            settings=settings or {},
+        )
+        known = facts.read(file)
+        if weights is not None:
+            release, metadata = _of_other_weights(release, metadata, known)
+        content = {
+            **_files(bundle),
+            **_models(file, metadata, known),
+            **_docs(bundle, release, metadata, known),
+        }
+    content |= {f"configs/{name}.json": _json(config) for name, config in configs.items()}
     content["configs/metadata.json"] = _json(metadata)
-    content["docs/README.md"] = _readme(release, metadata).encode()
-    content["docs/project.md"] = (bundle / "docs" / "README.md").read_bytes()
-    content = {**{name: file.read_bytes() for name, file in _files(bundle).items()}, **content}
+    _check_docs(content)
     if large := _large_files(content, registry.archive_name(release.name, version), base_url):
         content["large_files.yml"] = yaml.safe_dump({"large_files": large}, sort_keys=True).encode()
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -140,7 +158,7 @@ def release_facts(
         told |= {"facts#training#images": None, "facts#pixel_size": None}
     else:
         told |= {"dataset_dir": str(dataset_dir), "choose_cells": True, "validate#handlers": ["@validate#cells_choice"]}
-    parser = ConfigParser(_merged(Path(bundle), ["train.yaml", *release.train], told))
+    parser = ConfigParser(archived_configs.merged(Path(bundle), ["train.yaml", *release.train], told))
     found: facts.Facts = parser.get_parsed_content("facts")
     if dataset_dir is not None:
         checkpoint.load_weights(parser.get_parsed_content("network"), weights)
@@ -177,63 +195,66 @@ def _find_weights(bundle: Path, release: Release, given: str | Path | None) -> P
     return file
 
 
-def _configs(
-    bundle: Path, release: Release, weights: Path, settings: Mapping[str, Any], *, own: bool
-) -> dict[str, bytes]:
-    """The flattened configs, and the weights that they name."""
-    checksum = checkpoint.sha256(weights)
-    inference = _merged(bundle, ["inference.yaml", *release.inference], settings)
-    expected = inference["ckpt_sha256"]
-    expected = expected["sha256"] if isinstance(expected, dict) else expected
-    if own and checksum != expected:
+def _check_sha256(bundle: Path, release: Release, weights: Path) -> None:
+    """Refuse weights that are not those that the release's config names."""
+    inference = archived_configs.merged(bundle, ["inference.yaml", *release.inference], {})
+    expected = inference["ckpt_sha256"]["sha256"]
+    if (checksum := checkpoint.sha256(weights)) != expected:
         raise ValueError(f"ckpt_sha256={expected}: {weights} has {checksum}; fetch it again, or name it in the config")
-    released = f"$@bundle_root + '/{_WEIGHTS}'"
-    inference["ckpt_path"] = {**inference["ckpt_path"], "released": released, "served": "@served"}
-    inference["ckpt_sha256"] = {
-        "_target_": "unet_paper.running.checkpoint.released_sha256",
-        "path": "@ckpt_path",
-        "released": released,
-        "sha256": checksum,
-        # MONAI Label puts other weights into that file
-        "_disabled_": "@served",
-    }
-    inference["served"] = served_training.SERVED
-    known = facts.merged(facts.read(weights), settings)
-    network = ConfigParser({**known, "network_def": inference["network_def"]})
-    checkpoint.load_weights(network.get_parsed_content("network_def"), weights)
-
-    trained = {key: known[key] for key in _OF_TRAINING if key in known} | {**release.training, **settings}
-    train = _merged(bundle, ["train.yaml", *release.train], trained)
-    evaluate = _merged(bundle, ["train.yaml", *release.train, "evaluate.yaml"], trained)
-    evaluate |= {key: inference[key] for key in ("ckpt_path", "ckpt_sha256", "served")}
-    train = served_training.also_served(train, _merged(bundle, ["monai_label.yaml"], {}))
-    # monai.bundle.load takes a workflow's type for its file's name, and calls this type both train and training
-    configs = {"inference": inference, "train": train, "training": train, "evaluate": evaluate}
-    content = {f"configs/{name}.json": _json(carried_code.carry(config)) for name, config in configs.items()}
-    return {**content, _WEIGHTS: weights.read_bytes()}
 
 
-def _merged(bundle: Path, files: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    paths = [bundle / "configs" / name for name in files]
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such config; releases.yaml names it")
-    parser = ConfigParser()
-    parser.read_config([str(path) for path in paths])
-    parser.update(dict(settings))
-    config = parser.get()
-    config.pop("_meta_", None)
-    return dict(config)
+def _models(weights: Path, metadata: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, bytes]:
+    """The weights, and their network in TorchScript as ``monai.bundle.load(load_ts_module=True)`` takes it."""
+    state = checkpoint.read_weights(weights)
+    network = checkpoint.architecture(state)
+    network["dropout"] = told["dropout"]
+    carried = {**told, **export.network_facts(UNet(**network)), "weights_sha256": checkpoint.sha256(weights)}
+    extra = {export.FACTS: _json(carried).decode(), export.MONAI_METADATA: _json(metadata).decode()}
+    return {_WEIGHTS: weights.read_bytes(), _SCRIPTED: scripted_network.torchscript(network, state, extra)}
 
 
-def _files(bundle: Path) -> dict[str, Path]:
+def _of_other_weights(
+    release: Release, metadata: Mapping[str, Any], told: Mapping[str, Any]
+) -> tuple[Release, dict[str, Any]]:
+    """A release whose card and metadata claim nothing of its own weights where others take their place."""
+    kept = {name: value for name, value in metadata.items() if name not in ("eval_metrics", "weights_license")}
+    kept["weights_license"] = "Under the terms of the images that they were trained on"
+    card = {**release.card, **model_card.of_facts(told)}
+    return dataclasses.replace(release, card=card), kept
+
+
+def _docs(bundle: Path, release: Release, metadata: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, bytes]:
+    """README and pages, and the pictures that these show."""
+    docs = bundle / "docs"
+    files = archived_configs.sources(release.train, release.inference)
+    versions = metadata["optional_packages_version"]
+    template = (bundle / _TEMPLATE).read_text(encoding="utf-8")
+    pages = {"README.md": model_card.readme(template, release.name, release.card, metadata, told)}
+    for name in archived_docs.PAGES:
+        pages[name] = archived_docs.archived((docs / name).read_text(encoding="utf-8"), files, versions)
+    content = {f"docs/{name}": text.encode() for name, text in pages.items()}
+    for picture in {name for text in pages.values() for name in archived_docs.pictures(text)}:
+        content[f"docs/{picture}"] = (docs / picture).read_bytes()
+    content["docs/data_license.txt"] = (docs / "data_license.txt").read_bytes()
+    return content
+
+
+def _check_docs(content: Mapping[str, bytes]) -> None:
+    """Refuse pages that name what is not in the archive."""
+    for name in sorted(content):
+        if name.endswith(".md") and (gone := archived_docs.missing(content[name].decode(), content)):
+            raise ValueError(
+                f"{name}: names {', '.join(gone)}, which this archive does not hold; mark it as the checkout's"
+            )
+
+
+def _files(bundle: Path) -> dict[str, bytes]:
     """Files that go into every archive as they are, by their name in it."""
     package = Path(unet_paper.__file__).parent
     files = {"LICENSE": bundle / "LICENSE", "configs/logging.conf": bundle / "configs" / "logging.conf"}
-    files |= {f"docs/{path.relative_to(bundle / 'docs').as_posix()}": path for path in (bundle / "docs").rglob("*.*")}
     for path in (*package.rglob("*.py"), package / "py.typed"):
         files[f"{package.name}/{path.relative_to(package).as_posix()}"] = path
-    return {name: path for name, path in files.items() if contents.allowed(name) and path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if contents.allowed(name) and path.is_file()}
 
 
 def _large_files(content: Mapping[str, bytes], prefix: str, base_url: str | None) -> list[dict[str, str]]:
@@ -264,33 +285,3 @@ def _write(archive: Path, content: Mapping[str, bytes]) -> None:
             member.external_attr = _MODE << 16
             target.writestr(member, content[name])
     os.replace(part, archive)
-
-
-def _readme(release: Release, metadata: Mapping[str, Any]) -> str:
-    scores = "\n".join(f"| {name} | {value} |" for name, value in metadata.get("eval_metrics", {}).items())
-    results = (
-        f"\n## Results\n\nOn held-out images of the training set.\n\n| | |\n|---|---|\n{scores}\n" if scores else ""
-    )
-    return f"""# {metadata["name"]}
-
-{metadata["description"]} Version {metadata["version"]}.
-
-```
-python -m monai.bundle run --config_file {release.name}/configs/inference.json --dataset_dir IMAGES --output_dir OUT
-python -m monai.bundle run --config_file {release.name}/configs/train.json --dataset_dir FOLDER --output_dir RUN
-python -m monai.bundle run --config_file {release.name}/configs/evaluate.json --dataset_dir FOLDER --output_dir RUN
-```
-
-From any folder; nothing but the packages named in `configs/metadata.json` must be installed. Images: one channel, TIFF
-(stacks too), PNG, JPEG or NIfTI. Each gets a label image with one id per cell. A config runs code: read it before you
-run one from elsewhere.
-
-## Data and weights
-
-{metadata["data_source"]}. No image of it is in this archive; its terms are in `data_license.txt`. How the weights were
-made stands in `project.md`, the page of all releases.
-{results}
-## Limits
-
-{metadata["intended_use"]}. Two dimensions; trained on images of one kind, no claim beyond it.
-"""

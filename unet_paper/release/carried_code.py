@@ -40,16 +40,12 @@ def carry(config: dict[str, Any]) -> dict[str, Any]:
     >>> carry(config)["device"]
     '$@engines.select_device()'
     """
-    modules: dict[str, str] = {}
+    modules = _modules(config)
     imports = ["$import os", "$import sys", "$import inspect", "$import monai"]
-    for statement in config.get("imports", []):
-        if match := _IMPORT.fullmatch(statement):
-            modules[match[2]] = match[1]
-        elif statement not in imports:
-            imports.append(statement)
+    imports += [word for word in config.get("imports", []) if not _IMPORT.fullmatch(word) and word not in imports]
     if taken := sorted({*modules, _GATE} & set(config)):
         raise ValueError(f"{taken[0]}: is both a setting and a module of this config; rename the setting")
-    names = re.compile(rf"(?<![\w.@#'\"])({'|'.join(modules)})(?=\.)") if modules else None
+    names = _uses(modules)
     gate = {
         "_target_": f"{__name__}.check_version",
         "version": unet_paper.__version__,
@@ -61,6 +57,36 @@ def carry(config: dict[str, Any]) -> dict[str, Any]:
     }
     rest = {name: _gated(value, names) for name, value in config.items() if name not in ("imports", "bundle_root")}
     return {"imports": imports, "bundle_root": _FIND_ROOT, _GATE: gate, **components, **rest}
+
+
+def carry_overlay(overlay: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Overlay for a config that ``carry`` has made, from one for the config as it was.
+
+    Args:
+        overlay: content of the overlay, without imports of its own.
+        base: complete content of the config under it, before ``carry``.
+
+    Raises:
+        ValueError: the overlay imports something.
+
+    >>> base = {"imports": ["$import unet_paper.running.engines as engines"]}
+    >>> carry_overlay({"secondary": "$engines.is_secondary()"}, base)
+    {'secondary': '$@engines.is_secondary()'}
+    """
+    if "imports" in overlay:
+        raise ValueError("imports: an overlay has none of its own; import in the config under it")
+    names = _uses(_modules(base))
+    return {name: _gated(value, names) for name, value in overlay.items()}
+
+
+def _modules(config: dict[str, Any]) -> dict[str, str]:
+    """Modules of this package that a config imports, by the name it gives them."""
+    found = (_IMPORT.fullmatch(statement) for statement in config.get("imports", []))
+    return {match[2]: match[1] for match in found if match}
+
+
+def _uses(modules: dict[str, str]) -> re.Pattern[str] | None:
+    return re.compile(rf"(?<![\w.@#'\"])({'|'.join(modules)})(?=\.)") if modules else None
 
 
 def check_version(version: str) -> str:

@@ -27,6 +27,7 @@ from unet_paper.running.facts import USUAL, KnownFacts
 logger = logging.getLogger(__name__)
 
 FACTS = "unet_paper.json"
+MONAI_METADATA = "metadata.json"
 # What MONAI's exports leave: the config that they were given, named after it.
 _MONAI_CONFIG = "inference.json"
 _REMEDY = "export with configs/export.yaml, or take the file unchecked with --expected_facts '{}'"
@@ -334,7 +335,9 @@ def _shape_facts(path: Path) -> dict[str, Any]:
 
 def _write_torchscript(network: UNet, path: Path, facts: Mapping[str, Any]) -> None:
     scripted = torch.jit.script(network)
-    torch.jit.save(scripted, str(path), _extra_files={FACTS: json.dumps(facts, indent=1)})
+    told = json.dumps(facts, indent=1)
+    # monai.bundle.load(load_ts_module=True) fails without the second
+    torch.jit.save(scripted, str(path), _extra_files={FACTS: told, MONAI_METADATA: told})
 
 
 def _write_onnx(network: UNet, path: Path, facts: Mapping[str, Any]) -> None:
