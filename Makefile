@@ -68,9 +68,10 @@ label-test: .venv/ready
 large-test: .venv/ready
 	$(BIN)/python -m pytest -m large tests/large
 
-# Not among the tests of `make test`: installs gigabytes. From registries, so it needs a network.
+# Not among the tests of `make test`: installs gigabytes. From registries, so it needs a network. Of the releases alone it
+# tries the first, or RELEASE=unet_hela_segmentation.
 release-test: .venv/ready
-	$(BIN)/python -m pytest -m release tests/release
+	$(BIN)/python -m pytest -s -m release tests/release
 
 # ATTACK="--package CHECKOUT --only 'hostile archives'", see scripts/attack/__main__.py
 attack: .venv/ready

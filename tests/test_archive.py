@@ -1,14 +1,17 @@
 """Archives and registries: same files, same bytes; what is not in order is refused before anything is written."""
 
+import ast
 import hashlib
 import io
 import json
 import os
+import re
 import runpy
 import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,12 +20,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from loopback import serving
 from monai.bundle import ConfigParser
 
 from unet_paper.network import UNet
-from unet_paper.release import archive, carried_code, contents, registry
+from unet_paper.release import archive, archived_docs, carried_code, contents, model_card, registry, scripted_network
 from unet_paper.running import checkpoint
 
 NAME = "unet_em_segmentation"
@@ -64,10 +68,12 @@ def test_the_same_files_give_the_same_bytes(built: Path, weights: Path, tmp_path
     for folder in (bundle, *bundle.rglob("*")):
         folder.chmod(0o700)
     (bundle / "docs" / "left_over.md.part").write_text("")
+    scripted_network._by_a_new_process.cache_clear()
     release = archive.releases(bundle)[NAME]
     again = archive.build(bundle, release, tmp_path, weights=weights, settings={"features": FEATURES})
     assert again.read_bytes() == built.read_bytes()
     assert (tmp_path / registry.INFO).read_bytes() == built.with_name(registry.INFO).read_bytes()
+    assert str(ROOT).encode() not in members(built)[f"{NAME}/models/model.ts"]
 
 
 def test_what_an_archive_holds(built: Path, weights: Path) -> None:
@@ -129,6 +135,148 @@ def test_the_flattened_configs_say_what_the_merged_ones_say(built: Path) -> None
     assert train["network_def"] == inference["network_def"]
     assert content[f"{NAME}/configs/train.json"] == content[f"{NAME}/configs/training.json"]
     assert "yaml" not in content[f"{NAME}/configs/inference.json"].decode()
+
+
+def test_overlays_of_an_archive_use_the_code_that_it_carries(built: Path) -> None:
+    content = {name: data.decode() for name, data in members(built).items() if name.endswith(".json")}
+    overlay = json.loads(content[f"{NAME}/configs/multi_gpu_train.json"])
+    assert overlay["secondary"] == "$@engines.is_secondary()"
+    scripted = json.loads(content[f"{NAME}/configs/inference_torchscript.json"])["network_def"]
+    assert scripted["_requires_"] == ["@carried_code"]
+    for name, text in content.items():
+        assert "$import unet_paper" not in text, name
+
+
+def test_other_weights_are_not_praised_with_the_scores_of_the_release(built: Path) -> None:
+    content = members(built)
+    metadata = json.loads(content[f"{NAME}/configs/metadata.json"])
+    assert "eval_metrics" not in metadata
+    page = content[f"{NAME}/docs/README.md"].decode()
+    assert "not recorded for these weights" in page
+    assert "0.9726" not in page
+
+
+# --- what its pages say -----------------------------------------------------------------------------------------------
+
+# a file by its path or extension; a module that is run; a picture or a page that is linked
+NAMED = (
+    r"\b(?:configs|docs|scripts|tests|bundle|figures|unet_paper)/[\w./-]*\w",
+    r"\b[\w./]+\.(?:ya?ml|md|conf|py)\b",
+    r"\]\((?!https?:)([^)#]+)",
+    r"python -m (unet_paper[\w.]*)",
+    r"\bmake \w+(?=`| *$)",
+)
+# of a user or of a run
+THEIRS = {"pairs.csv", "annotations.json"}
+
+
+def test_every_config_script_and_path_in_its_pages_is_in_the_archive(built: Path) -> None:
+    content = members(built)
+    inside = {name.removeprefix(f"{NAME}/") for name in content}
+    pages = {name: content[name].decode() for name in content if name.endswith(".md")}
+    assert len(pages) == 1 + len(archived_docs.PAGES)
+    commands = 0
+    for page, text in pages.items():
+        commands += len(re.findall(r"^(?:python|torchrun) ", text, re.MULTILINE))
+        named = {name for pattern in NAMED for name in re.findall(pattern, text, re.MULTILINE)} - THEIRS
+        named = {f"{name.replace('.', '/')}.py" if name.startswith("unet_paper.") else name for name in named}
+        found = {name for name in named for folder in ("", "docs/", "configs/") if f"{folder}{name}" in inside}
+        assert sorted(named - found) == [], page
+        assert "<!--" not in text, page
+        assert not re.search(r"unet_paper\[|checkout", text), page
+        for files in re.findall(r"--config_file (?:\"\[(.*?)\]\"|(\S+))", text):
+            assert {file.strip("'") for file in "".join(files).split(",")} <= inside, (page, files)
+    assert commands > 25
+
+
+def test_a_page_that_names_what_an_archive_lacks_is_refused(weights: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, bundle)
+    page = bundle / "docs" / "export.md"
+    for line, named in (
+        ("then run `python scripts/prepare_data.py`", r"docs/export.md: names scripts/prepare_data.py"),
+        ("see [choices.md](choices.md)", r"docs/export.md: names choices.md"),
+        ("with `data_isbi2012.yaml`", r"docs/export.md: names data_isbi2012.yaml"),
+        (
+            "--config_file \"['configs/inference.yaml','configs/data_large.yaml']\"",
+            r"'data_large'\]: no config of an arch",
+        ),
+    ):
+        page.write_text((BUNDLE / "docs" / "export.md").read_text() + line + "\n")
+        with pytest.raises(ValueError, match=named):
+            archive.build(bundle, archive.releases(bundle)[NAME], tmp_path / "dist", weights=weights)
+    assert not (tmp_path / "dist").exists()
+
+
+def test_the_readme_has_the_sections_of_the_zoo_and_its_facts(built: Path) -> None:
+    content = members(built)
+    page, metadata = content[f"{NAME}/docs/README.md"].decode(), json.loads(content[f"{NAME}/configs/metadata.json"])
+    headings = re.findall(r"^#+ \**([^*\n]+)\**$", page, re.MULTILINE)
+    wanted = "Authors,Tags,Model Description,Data,Preprocessing,Training configuration,Input,Output,Memory,Performance,"
+    wanted += "Commands,System Configuration,Limitations,Citation Info,References,License"
+    assert [name for name in headings if name in wanted.split(",")] == wanted.split(",")
+    assert metadata["weights_license"] in page
+    (line,) = re.findall(r"^pip install (torch.*)$", page, re.MULTILINE)
+    assert line.split() == model_card.required(metadata)
+    others = " ".join(re.findall(r"^pip install (?!torch)(.*)$", page, re.MULTILINE)).split()
+    assert dict(word.split("==") for word in others) == metadata["optional_packages_version"]
+    assert metadata["python_version"] == f">={model_card.MINIMUM_PYTHON}"
+
+
+def test_weights_have_terms_of_their_own() -> None:
+    for name, release in archive.releases(BUNDLE).items():
+        terms = release.metadata["weights_license"]
+        assert "Apache" not in terms.replace("Not Apache-2.0", ""), name
+        assert "docs/data_license.txt" in terms, name
+
+
+def test_the_cards_of_all_releases_are_written_from_the_same_facts() -> None:
+    text = (BUNDLE / "docs" / "README.md").read_text()
+    cards = [model_card.card_table(release.weights, release.card) for release in archive.releases(BUNDLE).values()]
+    between = text.partition("<!-- cards:begin -->\n")[2].partition("<!-- cards:end -->")[0]
+    assert between == "\n".join(cards), "run scripts/package_bundle.py --cards"
+
+
+# import names that are not those of the packages
+PACKAGES = {"PIL": "pillow", "ignite": "pytorch-ignite", "skimage": "scikit-image", "yaml": "pyyaml", "nrrd": "pynrrd"}
+BASE = {"torch", "monai", "numpy"}
+# for NVIDIA GPUs, in a version that the machine's CUDA decides; and the server that the code runs in
+NOT_LISTED = {"torch_tensorrt", "monailabel", "fastapi", "starlette", "bioimageio"}
+
+
+def test_every_package_that_the_carried_code_imports_is_listed(built: Path) -> None:
+    content = members(built)
+    metadata = json.loads(content[f"{NAME}/configs/metadata.json"])
+    always: set[str] = set()
+    sometimes: set[str] = set()
+    for name, data in content.items():
+        if not name.endswith(".py"):
+            continue
+        tree = ast.parse(data)
+        # images in blocks are a wing of their own
+        at_once = always if "/large/" not in name else sometimes
+        for node in ast.walk(tree):
+            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_optional":
+                found.append(ast.literal_eval(node.args[0]))
+            roots = {module.split(".")[0] for module in found} - set(sys.stdlib_module_names) - {"unet_paper"}
+            (at_once if node in tree.body else sometimes).update(PACKAGES.get(root, root) for root in roots)
+    required, optional = set(metadata["required_packages_version"]), set(metadata["optional_packages_version"])
+    assert always - BASE - {"zarr"} <= required
+    assert sometimes - BASE - required - optional - NOT_LISTED == set()
+
+
+def test_optional_packages_are_those_of_the_extras_in_the_versions_tested_with() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    optional = yaml.safe_load((BUNDLE / "optional_packages.yaml").read_text())
+    for name, packages in optional.items():
+        listed = re.findall(
+            r"[a-z_]+", " ".join(re.split("[><=]", text)[0] for text in extras.get(name, ["jsonschema"]))
+        )
+        assert set(packages) == set(listed), name
+        assert {package: pins[package] for package in packages} == packages, name
 
 
 def test_metadata_is_of_this_release() -> None:

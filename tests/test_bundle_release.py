@@ -154,9 +154,9 @@ def test_misspelt_settings_are_refused_in_an_archive_too(bundle: Path) -> None:
 
 # Runs with `python -S`: without site-packages' .pth files the editable installation of the project does not exist.
 ALONE = """
-import importlib.util, json, sys
+import importlib.util, json, re, sys
 from pathlib import Path
-import monai.bundle as mb, torch
+import monai.bundle as mb, tifffile, torch
 
 url, name, expected, images, masks, tiny = json.loads(sys.argv[1])
 spec = importlib.util.find_spec("unet_paper")
@@ -170,12 +170,33 @@ for kind in ("inference", "training", "train"):
     state = network.state_dict()
     assert {*state.keys(), "facts"} == weights.keys()
     assert all(torch.equal(state[key], weights[key].float()) for key in state), kind
+    assert not any(isinstance(module, torch.nn.Dropout) for module in network.modules()), kind
+scripted, told, _ = mb.load(name, bundle_dir="bundles", load_ts_module=True, device="cpu")
+assert told["version"] == json.loads(Path("bundles", name, "configs", "metadata.json").read_text())["version"]
+with torch.no_grad():
+    image = torch.rand(1, 1, 204, 220, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(scripted.eval()(image), network.eval()(image))
 root = Path("bundles", name).resolve()
 assert Path(sys.modules["unet_paper"].__file__) == root / "unet_paper" / "__init__.py"
 
 configs = root / "configs"
 mb.verify_net_in_out("network_def", str(configs / "metadata.json"), str(configs / "inference.json"), device="cpu")
 mb.run(config_file=str(configs / "inference.json"), dataset_dir=images, output_dir="out", device="cpu")
+# in Python, in the lines that the README has
+page = (root / "docs" / "README.md").read_text()
+(lines,) = re.findall(r"^```python\\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+assert len(lines.splitlines()) == 5
+lines = lines.replace('".."', '"bundles"').replace("models/", f"{root}/models/").replace("IMAGES/a.tif", images)
+exec(lines)
+assert (cells == tifffile.imread("out/a_cells.tif")).all()
+assert not network.training
+# exported, and by what was exported
+both = lambda *names: [str(configs / f"{name}.json") for name in names]
+mb.run(config_file=both("inference", "export"), export_path="own.ts")
+mb.run(config_file=both("inference", "inference_torchscript"), ckpt_path="own.ts", dataset_dir=images, output_dir="ts")
+assert (cells == tifffile.imread("ts/a_cells.tif")).all()
+_, told = torch.jit.load("own.ts"), mb.load(name, model_file=str(Path("own.ts").resolve()), load_ts_module=True)[1]
+assert told["cells_preset"]
 mb.run(config_file=str(configs / "train.json"), dataset_dir=masks, output_dir="run", **tiny)
 tiny = {**tiny, "quick_validation": True}
 mb.run(config_file=str(configs / "evaluate.json"), dataset_dir=masks, output_dir="run", **tiny)

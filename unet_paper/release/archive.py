@@ -35,6 +35,7 @@ _MODE = 0o100644
 _WEIGHTS = archived_configs.WEIGHTS
 _SCRIPTED = "models/model.ts"
 _TEMPLATE = "archive_readme.md"
+_EXTRAS = "optional_packages.yaml"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +181,17 @@ def _metadata(bundle: Path, release: Release) -> dict[str, Any]:
         raise ValueError(f"version={version}: the code is version {unet_paper.__version__}; make them the same")
     if "_v" in release.name:
         raise ValueError(f"name={release.name!r}: MONAI cuts names at '_v'; choose another")
-    return {**base, **release.metadata}
+    optional = {name: version for extra in _extras(bundle).values() for name, version in extra.items()}
+    listed = {**base, **release.metadata}
+    # beside the required ones
+    place = list(listed).index("required_packages_version") + 1
+    entries = list(listed.items())
+    return dict([*entries[:place], ("optional_packages_version", optional), *entries[place:]])
+
+
+def _extras(bundle: Path) -> dict[str, dict[str, str]]:
+    """Packages that are needed for one thing only, by what they are for."""
+    return dict(yaml.safe_load((bundle / _EXTRAS).read_text(encoding="utf-8")))
 
 
 def _find_weights(bundle: Path, release: Release, given: str | Path | None) -> Path:
@@ -227,11 +238,15 @@ def _docs(bundle: Path, release: Release, metadata: Mapping[str, Any], told: Map
     """README and pages, and the pictures that these show."""
     docs = bundle / "docs"
     files = archived_configs.sources(release.train, release.inference)
-    versions = metadata["optional_packages_version"]
+    extras = _extras(bundle)
     template = (bundle / _TEMPLATE).read_text(encoding="utf-8")
-    pages = {"README.md": model_card.readme(template, release.name, release.card, metadata, told)}
+    pages = {
+        "README.md": model_card.readme(
+            template, release.name, card=release.card, metadata=metadata, facts=told, extras=extras
+        )
+    }
     for name in archived_docs.PAGES:
-        pages[name] = archived_docs.archived((docs / name).read_text(encoding="utf-8"), files, versions)
+        pages[name] = archived_docs.archived((docs / name).read_text(encoding="utf-8"), files, extras)
     content = {f"docs/{name}": text.encode() for name, text in pages.items()}
     for picture in {name for text in pages.values() for name in archived_docs.pictures(text)}:
         content[f"docs/{picture}"] = (docs / picture).read_bytes()

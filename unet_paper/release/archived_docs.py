@@ -23,13 +23,6 @@ from unet_paper.release import archived_configs
 
 # Pages of bundle/docs that go into an archive; its README.md is written by model_card.
 PAGES = ("images.md", "export.md", "large_images.md", "metrics.md", "tracking.md", "transfer.md")
-# Packages that a user needs for one thing only, by the extra of pyproject.toml that installs them.
-EXTRAS: Mapping[str, Sequence[str]] = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "large": ("zarr", "fsspec", "pyarrow", "dask", "distributed"),
-    "openvino": ("openvino",),
-    "tracking": ("mlflow",),
-}
 _CHECKOUT = re.compile(r"<!-- checkout:begin -->.*?<!-- checkout:end -->\n?", re.DOTALL)
 _ARCHIVE = re.compile(r"<!-- archive:\s*(.*?)\s*-->", re.DOTALL)
 _CONFIG_FILE = re.compile(r'--config_file (?:"(\[[^"\n]*\])"|((?:[\w.]+/)*\w+\.yaml))')
@@ -51,13 +44,13 @@ _ELSEWHERE = re.compile(
 )
 
 
-def archived(page: str, sources: Mapping[str, Sequence[str]], versions: Mapping[str, str]) -> str:
+def archived(page: str, sources: Mapping[str, Sequence[str]], extras: Mapping[str, Mapping[str, str]]) -> str:
     """Text of a page as an archive has it.
 
     Args:
         page: text of the checkout's page.
         sources: complete configs of the archive, and what they are made of, see ``archived_configs.sources``.
-        versions: of optional packages.
+        extras: packages of each extra, and their versions.
 
     Raises:
         ValueError: a command combines configs of which the archive has no equal.
@@ -68,7 +61,16 @@ def archived(page: str, sources: Mapping[str, Sequence[str]], versions: Mapping[
         lambda match: f"{_RENAMED.get(match[1], match[1])}.json" if _known(match[1], sources) else match[0], text
     )
     text = text.replace("bundle/configs/", "configs/").replace("bundle/docs/", "docs/")
-    return _EXTRA.sub(lambda match: " ".join(f"{name}=={versions[name]}" for name in EXTRAS[match[1]]), text)
+    return _EXTRA.sub(lambda match: pinned(extras[match[1]]), text)
+
+
+def pinned(versions: Mapping[str, str]) -> str:
+    """Packages as pip takes them.
+
+    >>> pinned({"zarr": "3.1.6", "dask": "2026.8.0"})
+    'zarr==3.1.6 dask==2026.8.0'
+    """
+    return " ".join(f"{package}=={version}" for package, version in versions.items())
 
 
 def config_files(names: Sequence[str], sources: Mapping[str, Sequence[str]]) -> str:
@@ -84,11 +86,8 @@ def config_files(names: Sequence[str], sources: Mapping[str, Sequence[str]]) -> 
     >>> config_files(["inference", "export"], {"inference": ["inference.yaml", "release_hela.yaml"]})
     '"[\\'configs/inference.json\\',\\'configs/export.json\\']"'
     """
-    own = {tuple(Path(file).stem for file in files): name for name, files in reversed(sources.items())}
-    own |= {
-        tuple(files[:1]): name
-        for name, files in (("inference", ["inference"]), ("inference_large", ["inference_large"]))
-    }
+    own = {tuple(Path(file).stem for file in files): name for name, files in reversed(list(sources.items()))}
+    own |= {("inference",): "inference", ("inference_large",): "inference_large"}
     own |= {("train", data): name for data, name in _RENAMED.items()}
     for length in range(len(names), 0, -1):
         complete, overlays = own.get(tuple(names[:length])), names[length:]

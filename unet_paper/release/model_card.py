@@ -4,7 +4,7 @@ The facts are the release's entry in ``releases.yaml``, its ``metadata.json`` an
 are those of the model zoo's template.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from unet_paper import geometry
@@ -31,7 +31,13 @@ def card_table(weights: str, card: Mapping[str, Any]) -> str:
 
 
 def readme(
-    template: str, name: str, card: Mapping[str, Any], metadata: Mapping[str, Any], facts: Mapping[str, Any]
+    template: str,
+    name: str,
+    *,
+    card: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    extras: Mapping[str, Mapping[str, str]],
 ) -> str:
     """README of an archive.
 
@@ -41,6 +47,7 @@ def readme(
         card: its entry ``card`` in ``releases.yaml``.
         metadata: content of its ``metadata.json``.
         facts: what its weights tell, see ``running.facts``.
+        extras: optional packages and their versions, by what they are for.
     """
     values = {
         "name": name,
@@ -63,8 +70,7 @@ def readme(
         **_sizes(len(facts["features"])),
         "scores": "\n".join(markdown_table(["score", "value"], _scores(metadata))),
         **{key: card[key] for key in ("images", "data", "layout", "selection", "time", "limits", "start")},
-        **{f"pip_{extra}": _pip(extra, metadata) for extra in archived_docs.EXTRAS},
-        "pip_jsonschema": _pinned(["jsonschema"], metadata),
+        **{f"pip_{extra}": archived_docs.pinned(versions) for extra, versions in extras.items()},
     }
     return template.format(**values)
 
@@ -92,15 +98,6 @@ def required(metadata: Mapping[str, Any]) -> list[str]:
     base = {"torch": "pytorch_version", "monai": "monai_version", "numpy": "numpy_version"}
     versions = {package: metadata[key] for package, key in base.items()} | metadata["required_packages_version"]
     return [f"{package}=={version}" for package, version in versions.items()]
-
-
-def _pip(extra: str, metadata: Mapping[str, Any]) -> str:
-    return _pinned(archived_docs.EXTRAS[extra], metadata)
-
-
-def _pinned(packages: Sequence[str], metadata: Mapping[str, Any]) -> str:
-    versions = metadata["optional_packages_version"]
-    return " ".join(f"{package}=={versions[package]}" for package in packages)
 
 
 def _scores(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -72,7 +72,7 @@ def _script(network: str, source: str, target: str) -> None:
 
     scripted = UNet(**json.loads(network)).eval()
     scripted.load_state_dict(torch.load(source, weights_only=True))
-    torch.jit.save(torch.jit.script(scripted), target)  # type: ignore[no-untyped-call]
+    torch.jit.save(torch.jit.script(scripted), target)
 
 
 if __name__ == "__main__":
