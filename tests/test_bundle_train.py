@@ -293,7 +293,10 @@ def test_two_processes_train_and_evaluate(run_bundle: Run, tmp_path: Path) -> No
     assert first["split"]["scored_cases"] == second["split"]["scored_cases"]
     for name, score in second["scores"].items():
         assert first["scores"][name] == pytest.approx(score, abs=1e-6), name
-    rows = [list(csv.DictReader((folder / "cases.csv").open())) for folder in (run / "evaluation", tmp_path / "alone")]
+    rows = [
+        list(csv.DictReader((folder / "cases.csv").read_text().splitlines()))
+        for folder in (run / "evaluation", tmp_path / "alone")
+    ]
     assert len({tuple(row.items()) for row in rows[1]}) == 3
     assert rows[0] == rows[1]
     pictures = [sorted(path.name for path in (run / "evaluation").rglob("*.png"))]

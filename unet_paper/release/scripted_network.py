@@ -1,7 +1,8 @@
 """TorchScript of a release's network: the same bytes on every machine.
 
-The names in such a file count what a process has scripted before, so it is written by a process of its own, and without
-the debugging records that name the folders of a machine.
+The names in such a file count what a process has scripted before, and constants stand in the order of a set. So it is
+written by a process of its own with a fixed seed of hashes, and without the debugging records, which name the folders of
+a machine.
 """
 
 import functools
@@ -56,7 +57,7 @@ def _by_a_new_process(network: str, weights: bytes) -> bytes:
         paths = [str(Path(unet_paper.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         done = subprocess.run(
             [sys.executable, "-m", "unet_paper.release.scripted_network", network, str(source), str(target)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(paths)},
             capture_output=True,
             text=True,
             check=False,
