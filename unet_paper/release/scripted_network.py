@@ -1,8 +1,8 @@
 """TorchScript of a release's network: the same bytes on every machine.
 
 The names in such a file count what a process has scripted before, and constants stand in the order of a set. So it is
-written by a process of its own with a fixed seed of hashes, and without the debugging records, which name the folders of
-a machine.
+written by a process of its own with a fixed seed of hashes, and without the debugging records, which name folders of a
+machine.
 """
 
 import functools
