@@ -61,7 +61,7 @@ def archived(page: str, sources: Mapping[str, Sequence[str]], extras: Mapping[st
         lambda match: f"{_RENAMED.get(match[1], match[1])}.json" if _known(match[1], sources) else match[0], text
     )
     text = text.replace("bundle/configs/", "configs/").replace("bundle/docs/", "docs/")
-    return _EXTRA.sub(lambda match: pinned(extras[match[1]]), text)
+    return _EXTRA.sub(lambda match: _packages(match[1], extras), text)
 
 
 def pinned(versions: Mapping[str, str]) -> str:
@@ -126,6 +126,12 @@ def missing(page: str, members: Collection[str]) -> list[str]:
         and not _ELSEWHERE.fullmatch(name)
     }
     return sorted(gone | set(_MAKE.findall(page)))
+
+
+def _packages(extra: str, extras: Mapping[str, Mapping[str, str]]) -> str:
+    if extra not in extras:
+        raise ValueError(f"unet_paper[{extra}]: optional_packages.yaml does not say what it installs")
+    return pinned(extras[extra])
 
 
 def _listed(match: re.Match[str]) -> list[str]:
