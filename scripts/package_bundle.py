@@ -42,7 +42,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.cards:
-        cards = [model_card.card_table(release.weights, release.card) for release in table.values()]
+        cards = [
+            model_card.card_table(release.weights, release.card, release.metadata["weights_license"])
+            for release in table.values()
+        ]
         tables.replace_block(BUNDLE / "docs" / "README.md", "\n".join(cards), "cards")
         return
     names = arguments.release or [name for name in table if (BUNDLE / table[name].weights).is_file()]

@@ -232,7 +232,10 @@ def test_weights_have_terms_of_their_own() -> None:
 
 def test_the_cards_of_all_releases_are_written_from_the_same_facts() -> None:
     text = (BUNDLE / "docs" / "README.md").read_text()
-    cards = [model_card.card_table(release.weights, release.card) for release in archive.releases(BUNDLE).values()]
+    cards = [
+        model_card.card_table(release.weights, release.card, release.metadata["weights_license"])
+        for release in archive.releases(BUNDLE).values()
+    ]
     between = text.partition("<!-- cards:begin -->\n")[2].partition("<!-- cards:end -->")[0]
     assert between == "\n".join(cards), "run scripts/package_bundle.py --cards"
 

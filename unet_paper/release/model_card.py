@@ -19,14 +19,19 @@ _SIDES = (500, 1000, 2000, 5000)
 MINIMUM_PYTHON = "3.11"
 
 
-def card_table(weights: str, card: Mapping[str, Any]) -> str:
+def card_table(weights: str, card: Mapping[str, Any], licence: str) -> str:
     """The card of a release's weights for ``docs/README.md``.
 
-    >>> print(card_table("models/a.pt", {"of": "cells", **dict.fromkeys(("data", "recipe", "command"), "x"),
-    ...                                  **dict.fromkeys(("selection", "time", "limits"), "y")}).splitlines()[0])
+    >>> rows = dict.fromkeys(("data", "recipe", "command", "selection", "time", "limits"), "x")
+    >>> print(card_table("models/a.pt", {"of": "cells", **rows}, "Not Apache-2.0"))
     | | cells: `models/a.pt` |
+    |---|---|
+    | data | x |
+    ...
+    | licence | Not Apache-2.0 |
     """
     rows = [(name, f"`{card[name]}`" if name == "command" else card[name]) for name in _ROWS]
+    rows.append(("licence", licence))
     return "\n".join([f"| | {card['of']}: `{weights}` |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)]) + "\n"
 
 
