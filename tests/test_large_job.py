@@ -447,7 +447,7 @@ class TestBadInput:
     )
     def test_tiff_that_must_be_turned(self, job: Job, tmp_path: Path, options: dict[str, Any], said: str) -> None:
         tifffile.imwrite(tmp_path / "a.tif", picture((30, 40)), **options)
-        with pytest.raises(ValueError, match=f"a.tif: {said}, which inference.yaml understands"):
+        with pytest.raises(ValueError, match=f"a.tif: {said}, which the config inference understands"):
             job(tmp_path / "a.tif").run()
 
     def test_tiff_in_one_compressed_piece(self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -337,7 +337,7 @@ def _refuse_unusual(path: Path, tiff: Any, page: Any) -> None:
     ]
     if unusual:
         raise ValueError(
-            f"dataset_dir={path}: has {' and '.join(unusual)}, which inference.yaml understands and blocks do not; "
+            f"dataset_dir={path}: has {' and '.join(unusual)}, which the config inference understands and blocks do not; "
             "save it upright, in grey, 0 as black, 8 or 16 bits a sample, in tiles"
         )
 

@@ -111,5 +111,5 @@ def _opened(address: str) -> ImageStore:
     try:
         from unet_paper.data.image_store import open_image
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{address}: images in regions need Zarr: pip install 'unet_paper[large]'") from error
+        raise ModuleNotFoundError(f"{address}: images in regions need Zarr: pip install zarr fsspec") from error
     return open_image(address)

@@ -11,4 +11,6 @@ are joined, and who does the work (one process, several, Dask, the parts of a jo
 try:
     import zarr  # noqa: F401
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("images in blocks need Zarr: pip install 'unet_paper[large]'") from error
+    raise ModuleNotFoundError(
+        "images in blocks need Zarr: pip install zarr fsspec pyarrow 'dask[distributed]'"
+    ) from error

@@ -112,7 +112,7 @@ class LargePrediction:
         if network.get("out_channels", 2) != 2:
             raise ValueError(
                 f"ckpt_path={ckpt_path}: tells {network['out_channels']} classes apart, and blocks are joined to cells "
-                "of one kind; cut the image into parts that fit into memory and predict them with inference.yaml"
+                "of one kind; cut the image into parts that fit into memory and predict them with the config inference"
             )
         levels = len(network["features"])
         factor = geometry.pooling_factor(levels)

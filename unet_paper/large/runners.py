@@ -181,7 +181,7 @@ def _client(address: str, workers: int) -> Iterator[Any]:
         from dask.distributed import Client, LocalCluster
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"dask={address}: Dask is not installed; pip install 'unet_paper[large]', or leave dask out"
+            f"dask={address}: Dask is not installed; pip install 'dask[distributed]', or leave dask out"
         ) from error
     if address == "local":
         # one thread a worker: PyTorch has its own

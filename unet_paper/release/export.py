@@ -30,7 +30,7 @@ FACTS = "unet_paper.json"
 MONAI_METADATA = "metadata.json"
 # What MONAI's exports leave: the config that they were given, named after it.
 _MONAI_CONFIG = "inference.json"
-_REMEDY = "export with configs/export.yaml, or take the file unchecked with --expected_facts '{}'"
+_REMEDY = "export with the overlay export, or take the file unchecked with --expected_facts '{}'"
 
 
 def network_facts(network: UNet) -> dict[str, Any]:
@@ -341,7 +341,7 @@ def _write_torchscript(network: UNet, path: Path, facts: Mapping[str, Any]) -> N
 
 
 def _write_onnx(network: UNet, path: Path, facts: Mapping[str, Any]) -> None:
-    required("onnxscript", "unet_paper[onnx]")
+    required("onnxscript", "onnx onnxscript onnxruntime")
     step = facts["input_step"]
     # geometry's rule for valid sizes: 16k + 60
     offset = 4 * step - 4
@@ -364,7 +364,7 @@ def _write_onnx(network: UNet, path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _session(path: str | Path) -> Any:
-    onnxruntime = required("onnxruntime", "unet_paper[onnx]")
+    onnxruntime = required("onnxruntime", "onnx onnxscript onnxruntime")
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     available = onnxruntime.get_available_providers()
     try:
@@ -401,6 +401,6 @@ def required(module: str, install: str) -> ModuleType:
 
 def _check_file(path: str | Path, expected_sha256: str | None = None) -> None:
     if not Path(path).is_file():
-        raise FileNotFoundError(f"ckpt_path={path}: no such exported network; write it with configs/export.yaml")
+        raise FileNotFoundError(f"ckpt_path={path}: no such exported network; write it with the overlay export")
     if expected_sha256 is not None and (found := checkpoint.sha256(path)) != expected_sha256:
         raise ValueError(f"ckpt_path={path}: sha256 is {found}, not {expected_sha256}; fetch the file again")

@@ -59,7 +59,7 @@ def check_intact(path: str | Path, name: str) -> None:
             "checkpoint"
         )
     if any("/code/" in member for member in members):
-        raise ValueError(f"{name}: is a network in TorchScript; use it with inference_torchscript.yaml")
+        raise ValueError(f"{name}: is a network in TorchScript; use it with the overlay inference_torchscript")
     if not any(member.endswith("data.pkl") for member in members):
         raise ValueError(
             f"{name}: is a zip archive of {len(members)} files ({', '.join(members[:2])}), not a checkpoint of PyTorch"

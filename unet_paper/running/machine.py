@@ -191,7 +191,7 @@ def _engine(given: str, strategy: str, machine: Machine, network: nn.Module | No
         if streams:
             raise ValueError("engine=openvino: takes tiles, no strips of rows; use --strategy tiles or --engine torch")
         if not machine.openvino:
-            raise ImportError("engine=openvino: is not installed; pip install 'unet_paper[openvino]' or --engine torch")
+            raise ImportError("engine=openvino: is not installed; pip install openvino or --engine torch")
     return cast(Engine, given)
 
 

@@ -143,7 +143,7 @@ class PredictionMemory:
         raise MemoryError(
             f"{file}: {largest[0]} x {largest[1]} px take about {needed / 2**30:.2g} GiB of memory, and "
             f"{available / 2**30:.2g} GiB are available: {save}predict it in blocks, whose memory does not grow with "
-            f"the image, with --config_file inference_large.yaml in place of inference.yaml{other}"
+            f"the image, with the config inference_large in place of inference{other}"
         )
 
     def _activations(self, seen: Sequence[int]) -> int:

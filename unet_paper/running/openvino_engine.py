@@ -173,5 +173,5 @@ def _openvino() -> Any:
         return importlib.import_module("openvino")
     except ImportError as error:
         raise ImportError(
-            f"engine=openvino: is not installed ({error}); pip install 'unet_paper[openvino]' or use --engine torch"
+            f"engine=openvino: is not installed ({error}); pip install openvino or use --engine torch"
         ) from error

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 # of a schedule's state: what changes while it runs
 _RUNNING = ("last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial", "_schedulers")
 _NOT_COMPARED = ("versions", "cells", "threshold", "min_size")
-_ANOTHER_RUN = "start a run of its own from these weights: add fine_tune.yaml and --pretrained"
+_ANOTHER_RUN = "start a run of its own from these weights: take the config fine_tune and --pretrained"
 
 
 def identity(optimizer: torch.optim.Optimizer, lr_scheduler: Any) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def refuse_idle_runs() -> None:
     right = next((name for name in close if name in known), None)
     hint = f"did you mean {right}?" if right else f"these configs can run {' or '.join(known)}"
     if asked in ("evaluating", *[name for name, means in _ALIASES.items() if means == "evaluating"]) and right is None:
-        hint += "; evaluating needs evaluate.yaml after the data's overlay"
+        hint += "; evaluating needs the config evaluate"
     raise ValueError(f"run {asked}: would run nothing; {hint}")
 
 
