@@ -261,7 +261,10 @@ def test_every_package_that_the_carried_code_imports_is_listed(built: Path) -> N
         for node in ast.walk(tree):
             found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             found += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_optional":
+            if isinstance(node, ast.Call) and "required" in (
+                getattr(node.func, "id", ""),
+                getattr(node.func, "attr", ""),
+            ):
                 found.append(ast.literal_eval(node.args[0]))
             roots = {module.split(".")[0] for module in found} - set(sys.stdlib_module_names) - {"unet_paper"}
             (at_once if node in tree.body else sometimes).update(PACKAGES.get(root, root) for root in roots)

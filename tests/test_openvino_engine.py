@@ -120,5 +120,5 @@ def test_what_it_cannot_take_is_refused_with_a_way_out(monkeypatch: pytest.Monke
         OverlapTileInferer(strategy="rows", engine=OpenVinoEngine())
     assert openvino_engine.prediction_engine("torch") is None
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(ImportError, match=r"pip install 'unet_paper\[openvino\]' or use --engine torch"):
+    with pytest.raises(ImportError, match=r"pip install openvino or use --engine torch"):
         openvino_engine.prediction_engine("openvino")

@@ -337,8 +337,8 @@ def _refuse_unusual(path: Path, tiff: Any, page: Any) -> None:
     ]
     if unusual:
         raise ValueError(
-            f"dataset_dir={path}: has {' and '.join(unusual)}, which the config inference understands and blocks do not; "
-            "save it upright, in grey, 0 as black, 8 or 16 bits a sample, in tiles"
+            f"dataset_dir={path}: has {' and '.join(unusual)}, which the config inference understands and blocks do "
+            "not; save it upright, in grey, 0 as black, 8 or 16 bits a sample, in tiles"
         )
 
 
