@@ -182,6 +182,7 @@ def load_torchscript(path: str | Path, expected: Mapping[str, Any], expected_sha
     check_facts(path, facts, expected)
     _say_if_silent(path, facts)
     network: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    _say(path)
     return network.eval()
 
 
@@ -206,6 +207,7 @@ def load_onnx(
     facts = _session_facts(session)
     check_facts(path, facts, expected)
     _say_if_silent(path, facts)
+    _say(path)
     return OnnxNetwork(session, levels, facts.get("features"))
 
 
@@ -308,6 +310,10 @@ def _say_if_silent(path: str | Path, facts: Mapping[str, Any]) -> None:
             "and post-processing are used as given",
             path,
         )
+
+
+def _say(path: str | Path) -> None:
+    logger.info("weights: %s, sha256 %s", path, checkpoint.sha256(path)[:12])
 
 
 def _scripted(path: Path) -> Any:
