@@ -98,6 +98,7 @@ def test_what_an_archive_holds(built: Path, weights: Path) -> None:
             "evaluate.json",
             "evaluate_folder.json",
             "export.json",
+            "export_bioimage_io.json",
             "fine_tune.json",
             "inference.json",
             "inference_large.json",
@@ -261,11 +262,12 @@ def test_every_package_that_the_carried_code_imports_is_listed(built: Path) -> N
         for node in ast.walk(tree):
             found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             found += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            if isinstance(node, ast.Call) and "required" in (
+            calls = isinstance(node, ast.Call) and "required" in (
                 getattr(node.func, "id", ""),
                 getattr(node.func, "attr", ""),
-            ):
-                found.append(ast.literal_eval(node.args[0]))
+            )
+            if calls and isinstance(node.args[0], ast.Constant):
+                found.append(node.args[0].value)
             roots = {module.split(".")[0] for module in found} - set(sys.stdlib_module_names) - {"unet_paper"}
             (at_once if node in tree.body else sometimes).update(PACKAGES.get(root, root) for root in roots)
     required, optional = set(metadata["required_packages_version"]), set(metadata["optional_packages_version"])

@@ -13,6 +13,7 @@ WEIGHTS = "models/model.pt"
 # Overlays of the archive, and the complete config that each lies over.
 OVERLAYS: Mapping[str, str] = {
     "export": "inference",
+    "export_bioimage_io": "inference",
     "inference_torchscript": "inference",
     "inference_onnx": "inference",
     "inference_trt": "inference",

@@ -22,7 +22,7 @@ from pathlib import Path
 from unet_paper.release import archived_configs
 
 # Pages of bundle/docs that go into an archive; its README.md is written by model_card.
-PAGES = ("images.md", "export.md", "large_images.md", "metrics.md", "tracking.md", "transfer.md")
+PAGES = ("images.md", "export.md", "large_images.md", "metrics.md", "bioimage_io.md", "tracking.md", "transfer.md")
 _CHECKOUT = re.compile(r"<!-- checkout:begin -->.*?<!-- checkout:end -->\n?", re.DOTALL)
 _ARCHIVE = re.compile(r"<!-- archive:\s*(.*?)\s*-->", re.DOTALL)
 _CONFIG_FILE = re.compile(r'--config_file (?:"(\[[^"\n]*\])"|((?:[\w.]+/)*\w+\.yaml))')
