@@ -29,7 +29,7 @@ BUNDLE = ROOT / "bundle"
 NAME = os.environ.get("RELEASE", "unet_em_segmentation")
 # what cannot run here: no GPU; a server, which make label-test starts; a page in a browser; a cluster
 NOT_HERE = re.compile(
-    r"trt_export|inference_trt|monailabel|apps/monaibundle|mlflow ui|bioimageio|tensorboard|SLURM|^#SBATCH|01_GT"
+    r"trt_export|inference_trt|monailabel|apps/monaibundle|mlflow ui|bioimageio|tensorboard --|SLURM|^#SBATCH|01_GT"
 )
 # the same commands, done in seconds
 SHORT = {

@@ -27,7 +27,7 @@ _CHECKOUT = re.compile(r"<!-- checkout:begin -->.*?<!-- checkout:end -->\n?", re
 _ARCHIVE = re.compile(r"<!-- archive:\s*(.*?)\s*-->", re.DOTALL)
 _CONFIG_FILE = re.compile(r'--config_file (?:"(\[[^"\n]*\])"|((?:[\w.]+/)*\w+\.yaml))')
 _CONFIG = re.compile(r"\b(?:bundle/)?(?:configs/)?(\w+)\.yaml\b")
-_EXTRA = re.compile(r"[\"'`]?(?:unet_paper|\.)\[(\w+)\][\"'`]?")
+_EXTRA = re.compile(r"([\"']?)(?:unet_paper|\.)\[(\w+)\]\1")
 # what a config of the checkout is called in prose where the archive's has another name
 _RENAMED = {"data_folder": "train_folder", "data_large": "train_large"}
 _NAMED = (
@@ -40,7 +40,7 @@ _WRITTEN = re.compile(r"--(?:filepath|export_path) ([\w/.]+)")
 # of a run, of the user or of another package, not of the archive
 _ELSEWHERE = re.compile(
     r"(runs|[A-Z_]+)/.*|(.*/)?(model\.pt|last\.pt|(cases|pairs|metrics|summary)\.\w+|predictions\.json|schema\.json|my_\w+\.yaml|a\.json|"
-    r"unet_paper\.json|config_DATE\.json|NAME\w*\.\w+|annotations\.json|report\.html)"
+    r"unet_paper\.json|rdf\.yaml|postprocessing\.json|config_DATE\.json|NAME\w*\.\w+|annotations\.json|report\.html)"
 )
 
 
@@ -61,7 +61,7 @@ def archived(page: str, sources: Mapping[str, Sequence[str]], extras: Mapping[st
         lambda match: f"{_RENAMED.get(match[1], match[1])}.json" if _known(match[1], sources) else match[0], text
     )
     text = text.replace("bundle/configs/", "configs/").replace("bundle/docs/", "docs/")
-    return _EXTRA.sub(lambda match: _packages(match[1], extras), text)
+    return _EXTRA.sub(lambda match: _packages(match[2], extras), text)
 
 
 def pinned(versions: Mapping[str, str]) -> str:
