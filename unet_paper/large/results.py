@@ -63,7 +63,8 @@ class Results:
             if (self.work / source).exists():
                 _move(self.work / source, self.output_dir / target)
         shutil.rmtree(self.work)
-        logger.info("%d cells -> %s", summary["cells"], self.output_dir)
+        weights = summary["plan"]["weights"]["path"]
+        logger.info("%d cells by %s -> %s", summary["cells"], weights, self.output_dir)
         return summary
 
 
