@@ -28,6 +28,8 @@ ODD: dict[str, Any] = {
     "preset": "phseg_v5",
     "grey_mean": 0.31,
     "grey_std": 0.11,
+    "grey_minimum": -20,
+    "grey_maximum": 300,
     "magnification": 0.75,
     "scale": [0.75, 0.75],
     "symmetries": "flips",
@@ -208,7 +210,8 @@ def run(cells_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_tells_its_weights_all_that_it_was_given(run: Path, cells_folder: str) -> None:
     for name in ("model.pt", "last.pt"):
         told = facts.read(run / name)
-        for setting in ("features", "preset", "grey_mean", "grey_std", "magnification", "symmetries", "dropout"):
+        asked = set(ODD) - {"scale", "threshold", "min_size", "recipe"}
+        for setting in asked:
             assert told[setting] == (tuple(ODD[setting]) if setting == "features" else ODD[setting]), setting
         assert told["cells"] == {**PRESETS["folder"], "split_thresholds": [], "threshold": 0.45, "min_size": 7}
         assert told.trained_with("recipe") == "best"
@@ -308,7 +311,7 @@ def test_weights_that_know_nothing_need_the_settings(
         run_bundle("run", "inference", **settings, ckpt_path=str(tmp_path / "bare.pt"), output_dir=str(tmp_path / "a"))
     assert "does not say with which" in str(cause(info.value))
     given = {name: ODD[name] for name in ("grey_mean", "grey_std", "cells_preset", "magnification", "symmetries")}
-    given |= {name: ODD[name] for name in ("threshold", "min_size")}
+    given |= {name: ODD[name] for name in ("threshold", "min_size", "grey_minimum", "grey_maximum")}
     for name, path, told in (("b", tmp_path / "bare.pt", given), ("c", run / "model.pt", {})):
         run_bundle("run", "inference", **settings, **told, ckpt_path=str(path), output_dir=str(tmp_path / name))
     found, expected = (tifffile.imread(next((tmp_path / name).glob("*_cells.tif"))) for name in ("b", "c"))

@@ -126,6 +126,15 @@ def too_dark(root: Path) -> None:
     write(root, 2, image=(image // 40).astype(np.uint8))
 
 
+def test_a_pixel_that_is_no_number_is_named(clean: Path) -> None:
+    grey = np.array(Image.open(clean / "images" / "well0.png")).astype(np.float32)
+    grey[3, 4] = np.nan
+    (clean / "images" / "well0.png").unlink()
+    Image.fromarray(grey).save(clean / "images" / "well0.tif")
+    with pytest.raises(ValueError, match=r"well0\.tif: 1 pixels are NaN or infinite"):
+        found(clean)
+
+
 @pytest.mark.parametrize(
     ("harm", "kinds"),
     [

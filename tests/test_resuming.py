@@ -11,7 +11,8 @@ import torch
 from conftest import TINY
 from torch.optim.lr_scheduler import ConstantLR, PolynomialLR
 
-from unet_paper.running import resuming
+from unet_paper.instances import PRESETS
+from unet_paper.running import facts, resuming
 from unet_paper.running.settings import cause
 
 Run = Callable[..., None]
@@ -91,6 +92,22 @@ def test_what_cannot_be_applied_is_refused_naming_both(
     assert message in str(cause(info.value))
     assert "resume=" in str(cause(info.value))
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+def _facts(**images: Any) -> facts.Facts:
+    return facts.Facts(
+        in_channels=1, out_channels=2, features=[2, 4], preset="paper", dropout=0.0, grey_mean=0.4, grey_std=0.1,
+        magnification=1.0, cells_preset="folder", cells=PRESETS["folder"], training={"images": images},
+    )  # fmt: skip
+
+
+def test_more_training_images_are_said_and_other_validation_images_refused() -> None:
+    before = _facts(training=8, validation=2, held_out="ab", files={".tif": 10})
+    more = _facts(training=9, validation=2, held_out="ab", files={".tif": 11})
+    assert resuming.compare(before, more, "last.pt") == {"training images": (8, 9)}
+    assert resuming.compare(before, before, "last.pt") == {}
+    with pytest.raises(ValueError, match="images were added or taken away"):
+        resuming.compare(before, _facts(training=8, validation=2, held_out="cd"), "last.pt")
 
 
 def _training(schedule: Any = PolynomialLR, rate: float = 0.1, **arguments: Any) -> tuple[Any, Any]:

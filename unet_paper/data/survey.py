@@ -171,6 +171,9 @@ def load_case(
     image = EnsureChannelFirst()(LoadImage(reader=PageReader(channel), image_only=True)(case["image"]))
     stored = str(image.meta.get("stored_dtype", image.dtype))
     pixels = np.asarray(image)
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        bad = int((~np.isfinite(pixels)).sum())
+        raise ValueError(f"{case['image']}: {bad} pixels are NaN or infinite; replace them, training refuses them too")
     if pixels.shape[0] == 3 and (pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all():
         pixels = pixels[:1]
     drawn = np.zeros((1, *pixels.shape[1:]), np.int64)

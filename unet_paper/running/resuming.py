@@ -116,7 +116,11 @@ def compare(before: "Facts | None", now: "Facts | None", source: str) -> dict[st
             f"resume={source}: was validated on other images than these ({both or 'images were added or taken away'}): "
             f"the network may have learnt what it would be scored on; go on with the former, or {_ANOTHER_RUN} {source}"
         )
-    return {name: (old[name], new[name]) for name in new if name in old and old[name] != new[name]}
+    changed = {name: (old[name], new[name]) for name in new if name in old and old[name] != new[name]}
+    counts = [(facts.training.get("images") or {}).get("training") for facts in (before, now)]
+    if None not in counts and counts[0] != counts[1]:
+        changed["training images"] = (counts[0], counts[1])
+    return changed
 
 
 def say(changed: Mapping[str, tuple[Any, Any]], source: str) -> None:
