@@ -23,7 +23,6 @@ _TOGETHER = 2**17
 _LENGTHS = np.array([0, 1, np.sqrt(2), (1 + np.sqrt(2)) / 2])
 _KIND = np.zeros(50, np.intp)
 _KIND[[5, 7, 15, 17, 25, 27]], _KIND[[21, 33]], _KIND[[13, 23]] = 1, 2, 3
-_STRAIGHT, _DIAGONAL = ((-1, 0), (1, 0), (0, -1), (0, 1)), ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 class Runs(NamedTuple):
@@ -71,12 +70,13 @@ def runs_of(labels: NDArray[Any]) -> Runs:
         piece = labels[rows]
         ends = np.ones((piece.shape[0], piece.shape[1] + 1), bool)
         np.not_equal(piece[:, 1:], piece[:, :-1], out=ends[:, 1:-1])
-        row, start = np.nonzero(ends[:, :-1])
-        stop = np.nonzero(ends[:, 1:])[1] + 1
-        number = piece[row, start]
-        of_cells = number > 0
-        places = (part[of_cells].astype(np.int32) for part in (row + rows.start, start, stop))
-        found.append((number[of_cells], *places))
+        row, column = np.divmod(np.flatnonzero(ends), ends.shape[1])
+        # a row's last end starts no run
+        starts = np.flatnonzero(column < piece.shape[1])
+        number = piece[row[starts], column[starts]]
+        starts, number = starts[number > 0], number[number > 0]
+        places = (part.astype(np.int32) for part in (row[starts] + rows.start, column[starts], column[starts + 1]))
+        found.append((number, *places))
     number, row, start, stop = (np.concatenate(parts) for parts in zip(*found, strict=True))
     ids, cell = np.unique(number, return_inverse=True)
     return Runs(ids, cell, row, start, stop)
@@ -110,7 +110,7 @@ def shapes_of(labels: NDArray[Any], runs: Runs) -> Shapes:
     area, top, left, bottom, right, centroid_y, centroid_x, eccentricity, hull = (
         np.concatenate(values) for values in zip(*parts, strict=True)
     )
-    perimeter = _perimeters(labels, runs.ids)
+    perimeter = _perimeters(labels, runs)
     return Shapes(area, top, left, bottom, right, centroid_y, centroid_x, perimeter, eccentricity, area / hull)
 
 
@@ -197,29 +197,29 @@ def _reach_of_hulls(centre: Integers, side: Integers, cell: NDArray[np.intp]) ->
     return at[before] + (at[after] - at[before]) * (every - line[before]) // (line[after] - line[before])
 
 
-def _perimeters(labels: NDArray[Any], ids: NDArray[Any]) -> NDArray[np.float64]:
-    """Of the cells with these ids, see :func:`shapes_of`."""
-    pixels = np.zeros((len(ids), len(_LENGTHS)), np.int64)
+def _perimeters(labels: NDArray[Any], runs: Runs) -> NDArray[np.float64]:
+    """Of the cells, see :func:`shapes_of`."""
+    kinds = len(_LENGTHS)
+    pixels = np.zeros(len(runs.ids) * kinds, np.int64)
     for rows in bands(labels.shape):
-        top = max(rows.start - 2, 0)
-        around = np.pad(labels[top : rows.stop + 2], 2)
-        inner = around[1:-1, 1:-1]
-        alike = np.logical_and.reduce([_moved(around, step) == inner for step in _STRAIGHT])
-        outline = np.where(alike, 0, inner)
-        row, column = np.nonzero(outline > 0)
-        own = (row - 1 + top >= rows.start) & (row - 1 + top < rows.stop)
-        row, column = row[own], column[own]
-        number = outline[row, column]
-        code = np.ones(len(row), np.intp)
-        for weight, steps in ((2, _STRAIGHT), (10, _DIAGONAL)):
-            for down, right in steps:
-                code += weight * (outline[row + down, column + right] == number)
-        np.add.at(pixels, (np.searchsorted(ids, number), _KIND[code]), 1)
+        # what lies beside a pixel of the outline needs its own neighbours to tell whether it is of the outline too
+        around = slice(max(rows.start - 2, 0), min(rows.stop + 2, labels.shape[0]))
+        cells = np.zeros((around.stop - around.start + 4, labels.shape[1] + 4), np.int32)
+        inner = cells[2:-2, 2:-2]
+        inner[labels[around] > 0] = runs.cells_of_pixels(around) + 1
+        outline = cells.copy()
+        alike = cells[1:-1, 1:-1] == cells[:-2, 1:-1]
+        for beside in (cells[2:, 1:-1], cells[1:-1, :-2], cells[1:-1, 2:]):
+            alike &= cells[1:-1, 1:-1] == beside
+        outline[1:-1, 1:-1][alike] = 0
+        first, width = 2 + rows.start - around.start, outline.shape[1]
+        flat = outline.ravel()
+        place = first * width + np.flatnonzero(outline[first : first + rows.stop - rows.start])
+        cell = flat[place]
+        code = np.ones(len(place), np.intp)
+        for weight, steps in ((2, (-width, width, -1, 1)), (10, (-width - 1, 1 - width, width - 1, width + 1))):
+            for step in steps:
+                code += weight * (flat[place + step] == cell)
+        pixels += np.bincount((cell - 1) * kinds + _KIND[code], minlength=len(pixels))
     # not by a product of matrices, which rounds by how many cells there are
-    return np.asarray((pixels * _LENGTHS).sum(axis=1))
-
-
-def _moved(around: NDArray[Any], step: tuple[int, int]) -> NDArray[Any]:
-    """Neighbours of the inner pixels of an image in one direction."""
-    down, right = step
-    return around[1 + down : around.shape[0] - 1 + down, 1 + right : around.shape[1] - 1 + right]
+    return np.asarray((pixels.reshape(-1, kinds) * _LENGTHS).sum(axis=1))

@@ -52,6 +52,8 @@ def _renumber(labels: NDArray[np.int32], numbers: NDArray[np.int32]) -> None:
 def keep(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> int:
     """Number labels of which ``kept`` is true anew in place, the rest is background; returns how many are kept."""
     kept[0] = False
+    if kept[1:].all():
+        return len(kept) - 1
     _renumber(labels, np.where(kept, np.cumsum(kept), 0).astype(np.int32))
     return int(np.count_nonzero(kept))
 
@@ -77,10 +79,21 @@ def holding_a_square(
     held = np.zeros(count + 1, bool)
     for rows in bands(labels.shape):
         top = max(rows.start - width, 0)
-        squares = ndimage.binary_erosion(foreground[top : rows.stop + width], np.ones((width, width), bool))
-        held[labels[rows][squares[rows.start - top :][: rows.stop - rows.start]]] = True
+        held[labels[rows][ends_of_squares(foreground[top : rows.stop], width)[rows.start - top :]]] = True
     held[0] = False
     return held
+
+
+def ends_of_squares(foreground: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Where squares of foreground have their lower right pixel."""
+    tall = foreground.copy()
+    for step in range(1, width):
+        tall[step:] &= foreground[:-step]
+    square = tall.copy()
+    for step in range(1, width):
+        square[:, step:] &= tall[:, :-step]
+    square[: width - 1] = square[:, : width - 1] = False
+    return square
 
 
 def number_in_raster_order(labels: NDArray[np.int32]) -> None:

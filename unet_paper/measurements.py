@@ -101,10 +101,11 @@ def measure_cells(
         "solidity": shapes.solidity,
     }
     for name, channel in zip(names, channels, strict=True):
-        columns[f"mean_{name}"], columns[f"max_{name}"] = _mean_and_maximum(labels, runs, shapes.area, channel)
+        columns[f"mean_{name}"] = _of_cells(np.add, 0, labels, runs, channel) / shapes.area
+        columns[f"max_{name}"] = _of_cells(np.maximum, -np.inf, labels, runs, channel)
     if probability is not None:
         (only,) = _channels(probability, labels.shape)
-        columns["mean_probability"] = _mean_and_maximum(labels, runs, shapes.area, only)[0]
+        columns["mean_probability"] = _of_cells(np.add, 0, labels, runs, only) / shapes.area
     return columns
 
 
@@ -135,7 +136,9 @@ def neighbour_pairs(labels: ArrayLike) -> NDArray[np.int64]:
             (piece[:-1, :-1], piece[1:, 1:]),
             (piece[:-1, 1:], piece[1:, :-1]),
         ):
-            touch = (one != other) & (one > 0) & (other > 0)
+            touch = one != other
+            touch &= one > 0
+            touch &= other > 0
             found.append(np.stack([one[touch], other[touch]], axis=1).astype(np.int64))
         pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
     return pairs
@@ -210,14 +213,11 @@ def _channels(image: ArrayLike | None, shape: tuple[int, ...]) -> list[NDArray[A
     return channels
 
 
-def _mean_and_maximum(
-    labels: NDArray[Any], runs: Runs, areas: NDArray[np.int64], values: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of the values of each cell, one pixel after the other: in whichever band it lies, a sum is rounded the same."""
-    total, maximum = np.zeros(len(areas)), np.full(len(areas), -np.inf)
+def _of_cells(
+    gather: np.ufunc, start: float, labels: NDArray[Any], runs: Runs, values: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Sum or maximum of each cell's values, one pixel after the other: the same in whichever band a cell lies."""
+    found = np.full(len(runs.ids), start, np.float64)
     for rows in bands(labels.shape):
-        cells = runs.cells_of_pixels(rows)
-        own = values[rows][labels[rows] > 0].astype(np.float64)
-        np.add.at(total, cells, own)
-        np.maximum.at(maximum, cells, own)
-    return total / areas, maximum
+        gather.at(found, runs.cells_of_pixels(rows), values[rows][labels[rows] > 0].astype(np.float64))
+    return found

@@ -29,7 +29,7 @@ from unet_paper.instances import PRESETS
 from unet_paper.large.grid import Grid
 from unet_paper.large.job import LargePrediction
 from unet_paper.network import UNet
-from unet_paper.running import checkpoint
+from unet_paper.running import checkpoint, engines
 
 WEIGHTS = benchmarking.ROOT / "bundle" / "models" / "model.pt"
 NETWORK: dict[str, Any] = {"in_channels": 1, "out_channels": 2, "features": [16, 32, 64, 128, 256], "preset": "paper"}
@@ -83,6 +83,7 @@ def measure(store: str, out: str, workers: int, threads: int) -> dict[str, Any]:
 def seconds_of_network(threads: int, tiles: int) -> float:
     """Mean CPU seconds of one tile."""
     torch.set_num_threads(threads)
+    engines.keep_freed_memory()
     network = UNet(**NETWORK).eval()
     checkpoint.load_weights(network, WEIGHTS)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

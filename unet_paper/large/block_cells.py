@@ -35,8 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unet_paper.cell_shapes import Runs, runs_of
 from unet_paper.instances import Settings, split, split_component, splits
-from unet_paper.label_image import Connectivity, holding_a_square, keep, lowest_and_highest, regrown, structure
+from unet_paper.label_image import Connectivity, ends_of_squares, keep, lowest_and_highest, regrown, structure
 from unet_paper.large.faces import Sides, inner_sides, join, sides
 from unet_paper.large.grid import Box, Grid
 from unet_paper.measurements import Columns, count_neighbours, measure_cells, neighbour_pairs
@@ -98,21 +99,28 @@ class BlockCells:
 
     def label(self, index: int) -> Facts:
         """Components of a block, those that no face cuts already split."""
-        box = self.grid.box(index)
-        probability = self._known_probability(box)
-        foreground = probability > self.settings["threshold"]
-        labels, count = ndimage.label(foreground, structure(self._connectivity), output=np.int32)
+        width = self.settings["min_width"]
+        box, around = self.grid.box(index), self.grid.around(index, width - 1)
+        probability = self.probability(around)
+        foreground, probability = probability > self.settings["threshold"], probability[box.within(around)]
+        if np.isnan(probability.min()):
+            raise ValueError("probability holds NaN: the network that made it has diverged, or its input held NaN")
+        own = foreground[box.within(around)]
+        labels, count = ndimage.label(own, structure(self._connectivity), output=np.int32)
+        # a component that a face cuts may hold its square elsewhere
         cut = inner_sides(self.grid, index, sides(labels))
-        # what a face cuts may hold its square elsewhere
-        held = self._holding_a_square(index, labels, count)
+        held = np.zeros(count + 1, bool)
+        held[labels[ends_of_squares(foreground, width)[box.within(around)]]] = True
+        held[0] = False
         whole = held.copy()
         whole[cut] = True
         count = keep(labels, whole)
         held = np.concatenate([[False], held[1:][whole[1:]]])
         cut = inner_sides(self.grid, index, sides(labels))
-        boxes = ndimage.find_objects(labels)
-        cut_boxes = [_in_image(boxes[number - 1], box) for number in cut]
+        cut_boxes = []
         if splits(self.settings):
+            boxes = ndimage.find_objects(labels)
+            cut_boxes = [_in_image(boxes[number - 1], box) for number in cut]
             labels, count = split(labels, probability, self.settings, whole=cut.tolist())
             held = np.pad(held, (0, count + 1 - len(held)), constant_values=True)
         self._write("components", box, labels)
@@ -123,15 +131,6 @@ class BlockCells:
             "cut_boxes": np.array(cut_boxes, np.int64).reshape(-1, 4),
             **sides(labels)._asdict(),
         }
-
-    def _holding_a_square(self, index: int, labels: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
-        """Which components of a block hold a square of ``min_width`` px, of which the anchor lies in the block."""
-        width = self.settings["min_width"]
-        box, around = self.grid.box(index), self.grid.around(index, width)
-        foreground = self.probability(around) > self.settings["threshold"]
-        spread = np.zeros(foreground.shape, np.int32)
-        spread[box.within(around)] = labels
-        return holding_a_square(spread, count, foreground, width)
 
     def join_components(self, _: int = 0) -> Facts:
         """Components of the image, and those that must be gathered to be split."""
@@ -241,12 +240,19 @@ class BlockCells:
     def _filled(self, box: Box) -> NDArray[np.int32]:
         """Components that are large enough, their holes filled, in a box."""
         joined = self._one("join_holes")
+        if not self.settings["fill_holes"] and not np.any(np.diff(self._one("number_parts")["starts"])):
+            return self._mapped("components", box, self._one("join_components")["offsets"], self._kept_components)
         labels = self._parts(box)
         labels = np.where(joined["kept"][labels], labels, 0)
         if self.settings["fill_holes"]:
             owner = self._mapped("gaps", box, joined["gap_offsets"], joined["gap_owner"])
             labels = np.where(owner > 0, owner, labels)
         return labels
+
+    @cached_property
+    def _kept_components(self) -> NDArray[np.int64]:
+        lowest = self._one("join_components")["lowest"]
+        return np.asarray(np.where(self._one("join_holes")["kept"][lowest], lowest, 0))
 
     # --- cells --------------------------------------------------------------------------------------------------------
 
@@ -260,19 +266,31 @@ class BlockCells:
             labels = regrown(labels, self.settings["regrow"])
         own = labels[box.within(around)]
         self._write("grown", box, own)
-        ids, compact = _counted(own)
-        boxes = [_in_image(found, box) for found in ndimage.find_objects(compact)]
-        frame = self.settings["field_of_interest"]
-        top, left, bottom, right = self.grid.image
-        interest = Box(top + frame, left + frame, bottom - frame, right - frame).meet(box)
-        inside = compact[interest.within(box)] if min(interest.shape) > 0 else np.empty(0, np.int64)
+        return {**self._what_adds_up(runs_of(own), box), "pairs": neighbour_pairs(labels[ring.within(around)])}
+
+    def _what_adds_up(self, runs: Runs, box: Box) -> Facts:
+        """Of the cells in a block: ids, areas, boxes, column of the first pixel, whether any pixel is of interest."""
+        cells, frame = len(runs.ids), self.settings["field_of_interest"]
+        row, start, stop = (
+            part.astype(np.int64) + begin
+            for part, begin in ((runs.row, box.top), (runs.start, box.left), (runs.stop, box.left))
+        )
+        height, width = self.grid.image.shape
+        inside = (row >= frame) & (row < height - frame) & (stop > frame) & (start < width - frame)
+        ends = np.empty((4, cells), np.int64)
+        ends[:2], ends[2:] = np.iinfo(np.int64).max, -1
+        for end, side, furthest in zip(
+            ends, (row, start, row + 1, stop), 2 * [np.minimum] + 2 * [np.maximum], strict=True
+        ):
+            furthest.at(end, runs.cell, side)
+        first = np.empty(cells, np.int64)
+        first[runs.cell[::-1]] = start[::-1]  # from the last run to the first: the first stays
         return {
-            "ids": ids,
-            "areas": np.bincount(compact.ravel(), minlength=len(ids) + 1)[1:],
-            "boxes": np.array(boxes, np.int64).reshape(-1, 4),
-            "first": _first_columns(compact, boxes, box),
-            "inside": np.bincount(inside.ravel(), minlength=len(ids) + 1)[1:] > 0,
-            "pairs": neighbour_pairs(labels[ring.within(around)]),
+            "ids": runs.ids.astype(np.int64),
+            "areas": np.bincount(runs.cell, weights=stop - start, minlength=cells).astype(np.int64),
+            "boxes": ends.T,
+            "first": first,
+            "inside": np.bincount(runs.cell, weights=inside, minlength=cells) > 0,
         }
 
     def number_cells(self, _: int = 0) -> Facts:
@@ -311,13 +329,14 @@ class BlockCells:
         """
         cells = self._one("number_cells")
         box = self.grid.box(index)
-        reach = Box(box.top, box.left, box.bottom + REACH, box.right + REACH).meet(self.grid.image)
-        labels = cells["cell"][self.workspace.array("grown")[reach.slices]]
-        self._write("cells", box, labels[box.within(reach)])
         boxes = cells["boxes"]
         starts = (boxes[:, 0] >= box.top) & (boxes[:, 0] < box.bottom)
         starts &= (boxes[:, 1] >= box.left) & (boxes[:, 1] < box.right)
-        near = starts & (boxes[:, 2] <= reach.bottom) & (boxes[:, 3] <= reach.right)
+        near = starts & (boxes[:, 2] <= box.bottom + REACH) & (boxes[:, 3] <= box.right + REACH)
+        bottom, right = boxes[near, 2:].max(axis=0, initial=0)
+        reach = Box(box.top, box.left, max(box.bottom, int(bottom)), max(box.right, int(right)))
+        labels = cells["cell"][self.workspace.array("grown")[reach.slices]]
+        self._write("cells", box, labels[box.within(reach)])
         known = np.concatenate([[False], near])
         rows = [self._measured(np.where(known[labels], labels, 0), reach)]
         unmeasured = 0
@@ -354,12 +373,6 @@ class BlockCells:
     def _of_gaps(self) -> Connectivity:
         # what separates 4-connected components is 8-connected background, and the other way round
         return 8 if self._connectivity == 4 else 4
-
-    def _known_probability(self, box: Box) -> NDArray[Any]:
-        probability = self.probability(box)
-        if np.isnan(probability).any():
-            raise ValueError("probability holds NaN: the network that made it has diverged, or its input held NaN")
-        return probability
 
     def _write(self, name: str, box: Box, labels: NDArray[Any]) -> None:
         self.workspace.array(name)[box.slices] = labels
@@ -406,18 +419,6 @@ def _offsets(counts: list[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
 
 
-def _counted(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Labels > 0, each once, and the image with them numbered 1 .. n; without sorting pixels."""
-    lowest = int(labels.min(where=labels > 0, initial=np.iinfo(np.int32).max))
-    span = max(int(labels.max()) - lowest + 1, 0)
-    place = np.where(labels > 0, labels - (lowest - 1), 0)
-    present = np.zeros(span + 1, bool)
-    present[place.ravel()] = True
-    present[0] = False
-    numbers = np.where(present, np.cumsum(present), 0).astype(np.int32)
-    return np.flatnonzero(present).astype(np.int64) + (lowest - 1), numbers[place]
-
-
 def _sides(facts: Mapping[str, NDArray[Any]]) -> Sides:
     return Sides(*(facts[name] for name in Sides._fields))
 
@@ -436,14 +437,6 @@ def _boxes_of(numbers: NDArray[np.int64], boxes: NDArray[np.int64]) -> tuple[NDA
     np.minimum.at(around[:, :2], where, boxes[:, :2])
     np.maximum.at(around[:, 2:], where, boxes[:, 2:])
     return ids, around
-
-
-def _first_columns(labels: NDArray[Any], boxes: list[Box], block: Box) -> NDArray[np.int64]:
-    """Column in the image of each object's first pixel, that is of the leftmost in its topmost row."""
-    first = [
-        box.left + int(np.argmax(labels[box.within(block)][0] == number)) for number, box in enumerate(boxes, start=1)
-    ]
-    return np.array(first, np.int64)
 
 
 def _rim(labels: NDArray[Any], box: Box, image: Box) -> NDArray[Any]:

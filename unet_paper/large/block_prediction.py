@@ -121,7 +121,7 @@ class BlockPrediction:
         )
         for row, row_index in zip(rows, row_indices, strict=True):
             for column, column_index in zip(columns, column_indices, strict=True):
-                tile = seen.index_select(1, row_index - needed.top).index_select(2, column_index - needed.left)
+                tile = _picked(_picked(seen, 1, row_index - needed.top), 2, column_index - needed.left).contiguous()
                 scores = self._tile_scores(tile)[:, : row.stop - row.start, : column.stop - column.start]
                 kept = class_probabilities(scores)[1:] if self.tiles.magnification == 1 else scores
                 inside = Box(row.start, column.start, row.stop, column.stop)
@@ -163,6 +163,14 @@ class BlockPrediction:
         with torch.no_grad(), context:
             scores = self.network(tile[None].to(self.device))
         return scores[0].float()
+
+
+def _picked(pixels: Tensor, axis: int, index: Tensor) -> Tensor:
+    """Pixels at these places along an axis; a view where nothing is mirrored, which is most often."""
+    first, last = int(index[0]), int(index[-1])
+    if last - first + 1 == len(index):
+        return pixels.narrow(axis, first, len(index))
+    return pixels.index_select(axis, index)
 
 
 def _ends(rows: Sequence[Tensor], columns: Sequence[Tensor]) -> tuple[int, int, int, int]:

@@ -15,7 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import tifffile
 import zarr
+from numcodecs import Zstd
 from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
 
 from unet_paper.large.grid import Grid
 from unet_paper.large.workspace import chunk_side
@@ -98,6 +100,8 @@ def _create_level(group: Any, name: str, shape: tuple[int, ...], block: int, dty
         chunks=(*ones, side, side),
         shards=(*ones, block, block) if new else None,
         dtype=dtype,
+        # half the time of the default for a tenth more bytes
+        compressors=ZstdCodec(level=1) if new else Zstd(level=1),
         fill_value=0,
         dimension_names=axes if new else None,
         chunk_key_encoding=None if new else {"name": "v2", "separator": "/"},
@@ -174,8 +178,9 @@ def write_level(group: Any, plane: Sequence[int], level: int, grid: Grid, index:
         smaller[box.slices] = pixels[::2, ::2]
         return
     odd = [(0, length % 2) for length in pixels.shape]
-    even = np.pad(pixels.astype(np.float32), odd, mode="edge")
-    mean = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4
+    # 16 bits hold the sum of four values of 8 bits
+    even = np.pad(pixels, odd, mode="edge").astype(np.uint16 if pixels.dtype == np.uint8 else np.float32)
+    mean = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]).astype(np.float32) / 4
     smaller[box.slices] = (np.rint(mean) if pixels.dtype.kind == "u" else mean).astype(pixels.dtype)
 
 

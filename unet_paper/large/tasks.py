@@ -33,7 +33,7 @@ from unet_paper.large.plan import Plan, read_plan, refuse_other_worker
 from unet_paper.large.table import write_table
 from unet_paper.large.workspace import DiskWorkspace
 from unet_paper.network import UNet
-from unet_paper.running import checkpoint
+from unet_paper.running import checkpoint, engines
 
 STORE = "store.zarr"
 
@@ -272,10 +272,11 @@ def run_task(folder: str, fingerprint: str, plane: tuple[int, ...], stage: str, 
 
 
 def check_worker(folder: str) -> None:
-    """Raise where this process would compute otherwise than planned; sets its number of threads."""
+    """Raise where this process would compute otherwise than planned; sets its threads, and how it keeps memory."""
     plan = read_plan(Path(folder))
     refuse_other_worker(plan)
     torch.set_num_threads(plan.engine["threads"])
+    engines.keep_freed_memory()
 
 
 @lru_cache(maxsize=4)
