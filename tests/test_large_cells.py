@@ -87,10 +87,10 @@ presets = st.builds(
     lambda **chosen: Settings(**{**DEFAULTS, **chosen}),
     connectivity=st.sampled_from(get_args(Connectivity)),
     regrow=st.integers(0, 3),
-    min_size=st.integers(0, 9),
+    min_size=st.sampled_from([0, 0, 2, 9]),
     fill_holes=st.booleans(),
     field_of_interest=st.integers(0, 2),
-    min_width=st.integers(1, 3),
+    min_width=st.sampled_from([1, 1, 2, 3]),
     split_thresholds=st.sampled_from([(), (0.6, 0.9)]),
     neck=st.sampled_from([0.0, 0.5, 0.9]),
 )
@@ -107,7 +107,9 @@ def probabilities(draw: st.DrawFn) -> NDArray[np.float32]:
     noise = random_numbers.random(shape)
     if kind == "pixels":
         # sparse enough that one neighbour more or less joins or parts components
-        return np.where(noise < draw(st.sampled_from([0.3, 0.45, 0.6])), 0.5 + noise, 0).round(1).astype(np.float32)
+        return (
+            np.where(noise < draw(st.sampled_from([0.15, 0.3, 0.45, 0.6])), 0.5 + noise, 0).round(1).astype(np.float32)
+        )
     noise = ndimage.gaussian_filter(noise, 1.5)
     return np.clip(0.5 + 4 * (noise - noise.mean()), 0, 1).round(2).astype(np.float32)
 

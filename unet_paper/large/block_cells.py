@@ -258,9 +258,7 @@ class BlockCells:
 
     def grow(self, index: int) -> Facts:
         """Cells of a block with the separation border given back, and all that adds up about them."""
-        # one px more: cells that touch across a face are neighbours
-        halo = 2 * self.settings["regrow"] + 1
-        box, around, ring = self.grid.box(index), self.grid.around(index, halo), self.grid.around(index, 1)
+        box, around, ring = self.grid.box(index), self.grid.around(index, self._halo), self.grid.around(index, 1)
         labels = self._filled(around)
         if self.settings["regrow"]:
             labels = regrown(labels, self.settings["regrow"])
@@ -279,10 +277,10 @@ class BlockCells:
         inside = (row >= frame) & (row < height - frame) & (stop > frame) & (start < width - frame)
         ends = np.empty((4, cells), np.int64)
         ends[:2], ends[2:] = np.iinfo(np.int64).max, -1
-        for end, side, furthest in zip(
-            ends, (row, start, row + 1, stop), 2 * [np.minimum] + 2 * [np.maximum], strict=True
-        ):
-            furthest.at(end, runs.cell, side)
+        for end, side in zip(ends[:2], (row, start), strict=True):
+            np.minimum.at(end, runs.cell, side)
+        for end, side in zip(ends[2:], (row + 1, stop), strict=True):
+            np.maximum.at(end, runs.cell, side)
         first = np.empty(cells, np.int64)
         first[runs.cell[::-1]] = start[::-1]  # from the last run to the first: the first stays
         return {
@@ -307,7 +305,7 @@ class BlockCells:
         first = np.full(len(ids), np.iinfo(np.int64).max)
         topmost = tops == boxes[where, 0]
         np.minimum.at(first, where[topmost], np.concatenate([found["first"] for found in facts])[topmost])
-        order = np.lexsort((first, boxes[:, 0]))
+        order = _raster_order(boxes[:, 0], first)
         order = order[inside[order]]
         cell = np.zeros(len(self._one("join_holes")["kept"]), np.int32)
         cell[ids[order]] = np.arange(1, len(order) + 1)
@@ -364,6 +362,12 @@ class BlockCells:
         )
 
     # --- what the stages share ----------------------------------------------------------------------------------------
+
+    @property
+    def _halo(self) -> int:
+        """Px around a block that its cells with their border given back, and their neighbours, depend on."""
+        # one px more than growing: cells that touch across a face are neighbours
+        return 2 * self.settings["regrow"] + 1
 
     @property
     def _connectivity(self) -> Connectivity:
@@ -437,6 +441,11 @@ def _boxes_of(numbers: NDArray[np.int64], boxes: NDArray[np.int64]) -> tuple[NDA
     np.minimum.at(around[:, :2], where, boxes[:, :2])
     np.maximum.at(around[:, 2:], where, boxes[:, 2:])
     return ids, around
+
+
+def _raster_order(row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Cells in the order of their first pixels."""
+    return np.lexsort((column, row))
 
 
 def _rim(labels: NDArray[Any], box: Box, image: Box) -> NDArray[Any]:

@@ -72,10 +72,7 @@ def join(
         if below is not None:
             pairs += _across(blocks[index].bottom, blocks[below].top, offsets[index], offsets[below], connectivity)
         if right is not None and below is not None and connectivity == 8:
-            corners = ((index, below + 1, -1, 0), (right, below, 0, -1))
-            for upper, lower, end, start in corners:
-                one, other = blocks[upper].bottom[end], blocks[lower].top[start]
-                pairs.append(_numbered(np.array([one]), np.array([other]), offsets[upper], offsets[lower]))
+            pairs += _across_corner(blocks, offsets, index, below)
     joined = np.concatenate(pairs, axis=1)
     total = int(offsets[-1]) + 1
     graph = coo_array((np.ones(joined.shape[1], bool), (joined[0], joined[1])), shape=(total, total))
@@ -92,6 +89,20 @@ def _across(
     if connectivity == 8:
         lines += [(one[:-1], other[1:]), (one[1:], other[:-1])]
     return [_numbered(first, second, start, other_start) for first, second in lines]
+
+
+def _across_corner(
+    blocks: Sequence[Sides], offsets: NDArray[np.int64], upper_left: int, lower_left: int
+) -> list[NDArray[np.int64]]:
+    """Both diagonals of the corner in which four blocks meet."""
+    pairs = []
+    for upper, lower, end, start in (
+        (upper_left, lower_left + 1, -1, 0),
+        (upper_left + 1, lower_left, 0, -1),
+    ):
+        one, other = blocks[upper].bottom[end], blocks[lower].top[start]
+        pairs.append(_numbered(np.array([one]), np.array([other]), offsets[upper], offsets[lower]))
+    return pairs
 
 
 def _numbered(one: NDArray[Any], other: NDArray[Any], start: int, other_start: int) -> NDArray[np.int64]:

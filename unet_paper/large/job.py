@@ -308,13 +308,12 @@ class LargePrediction:
 
     def _summary(self, cases: Sequence[Case], seconds: float) -> dict[str, Any]:
         tables = [case.workspace.facts("table", 0) for case in cases]
-        spent: dict[str, dict[str, float]] = {"seconds": {}, "cpu_seconds": {}}
+        steps: dict[str, float] = {}
         for case in cases:
             for stage in case.stages():
                 for index in range(stage.count()):
-                    facts = case.workspace.facts(stage.name, index)
-                    for clock, steps in spent.items():
-                        steps[stage.name] = steps.get(stage.name, 0.0) + float(facts[clock])
+                    spent = float(case.workspace.facts(stage.name, index)["seconds"])
+                    steps[stage.name] = steps.get(stage.name, 0.0) + spent
         unmeasured = sum(int(table["unmeasured"]) for table in tables)
         if unmeasured:
             logger.warning(
@@ -325,8 +324,7 @@ class LargePrediction:
             "unmeasured": unmeasured,
             "planes": len(cases),
             "seconds": seconds,
-            "seconds_of_steps": spent["seconds"],
-            "cpu_seconds_of_steps": spent["cpu_seconds"],
+            "seconds_of_tasks": steps,
             "plan": cases[0].plan.content,
         }
 

@@ -179,7 +179,7 @@ def write_level(group: Any, plane: Sequence[int], level: int, grid: Grid, index:
         return
     odd = [(0, length % 2) for length in pixels.shape]
     # 16 bits hold the sum of four values of 8 bits
-    even = np.pad(pixels, odd, mode="edge").astype(np.uint16 if pixels.dtype == np.uint8 else np.float32)
+    even: NDArray[Any] = np.pad(pixels, odd, mode="edge").astype(np.uint16 if pixels.dtype == np.uint8 else np.float32)
     mean = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]).astype(np.float32) / 4
     smaller[box.slices] = (np.rint(mean) if pixels.dtype.kind == "u" else mean).astype(pixels.dtype)
 

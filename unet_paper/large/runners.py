@@ -10,7 +10,7 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from unet_paper.large.plan import Plan
-from unet_paper.large.tasks import check_worker, run_task
+from unet_paper.large.tasks import PREDICT, check_worker, run_task
 from unet_paper.running.signals import Interrupted, withheld_from_children
 
 logger = logging.getLogger(__name__)
@@ -43,12 +43,26 @@ class Runner(Protocol):
 
 
 class ThisProcess:
-    """One task after the other."""
+    """This process alone: of the network, which has threads of its own, one task after the other, of the rest as many
+    at a time as the plan has threads.
+    """
 
     def __call__(self, folder: Path, plan: Plan, plane: tuple[int, ...], stage: str, indices: Sequence[int]) -> None:
         """See :class:`Runner`."""
-        for index in _progress(indices, stage, len(indices)):
+
+        def work(index: int) -> None:
             run_task(str(folder), plan.fingerprint, plane, stage, index)
+
+        if stage == PREDICT:
+            for index in _progress(indices, stage, len(indices)):
+                work(index)
+            return
+        threads = ThreadPoolExecutor(plan.engine["threads"])
+        try:
+            for _ in _progress(threads.map(work, indices), stage, len(indices)):
+                pass
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 class Processes:

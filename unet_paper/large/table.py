@@ -18,7 +18,7 @@ from unet_paper.measurements import Columns, physical_columns, touching_border, 
 from unet_paper.running.placement import placed
 
 # what a task notes beside its rows
-_NOTES = ("seconds", "cpu_seconds", "unmeasured")
+_NOTES = ("seconds", "unmeasured")
 
 
 def write_table(

@@ -36,6 +36,7 @@ from unet_paper.network import UNet
 from unet_paper.running import checkpoint, engines
 
 STORE = "store.zarr"
+PREDICT = "predict"
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Case:
         fills = bool(self.plan.cells["fill_holes"])
         pyramid = [self._pyramid(level) for level in range(1, label_store.levels_of(self.size))]
         return [
-            Stage("predict", lambda: len(self.tiles.blocks), lambda index: self.prediction.predict(index)),
+            Stage(PREDICT, lambda: len(self.tiles.blocks), lambda index: self.prediction.predict(index)),
             Stage("label", blocks, cells.label),
             Stage("join_components", lambda: 1, cells.join_components, parallel=False),
             Stage("split", cells.split_groups, cells.split),
@@ -171,10 +172,9 @@ class Case:
         if self.workspace.done(stage, index):
             return
         work = next(step.work for step in self.stages() if step.name == stage)
-        began, worked = time.perf_counter(), time.process_time()
+        began = time.perf_counter()
         facts = work(index)
-        spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - worked}
-        self.workspace.finish(stage, index, {**facts, **{name: np.array(value) for name, value in spent.items()}})
+        self.workspace.finish(stage, index, {**facts, "seconds": np.array(time.perf_counter() - began)})
 
     def _network(self, device: torch.device) -> nn.Module:
         network = UNet(**self.plan.network)
