@@ -194,7 +194,7 @@ class TestInterrupted:
         ):
             job(small, block=32).run()
         job(small).run()
-        with pytest.raises(ValueError, match="the result of another plan, cells differ; choose"):
+        with pytest.raises(ValueError, match=r"the result of another plan, different are cells\.min_size; choose"):
             job(small, cells={"min_size": 9}).run()
         before = (tmp_path / "out" / "image_cells.csv").read_bytes()
         job(small).run()  # finished: nothing is done again
@@ -207,6 +207,44 @@ class TestInterrupted:
         tifffile.imwrite(path, picture((100, 130), seed=1), description="another")
         with pytest.raises(ValueError, match=r"another plan, image.headers"):
             job(path).run()
+
+    def test_chunks_that_changed_under_the_same_headers_are_refused(
+        self, job: Job, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job(small, part="1/2").run()
+        chunk = zarr.open_array(small / "0", mode="r+")
+        chunk[:10, :10] = 7
+        with pytest.raises(ValueError, match=r"another plan, image.state .* \(the image was written to meanwhile\)"):
+            job(small).run()
+        finished = {"output_dir": tmp_path / "finished"}
+        job(small, **finished).run()
+        chunk[:10, :10] = 8
+        with pytest.raises(ValueError, match=r"different are image.state \(the image was written to meanwhile\)"):
+            job(small, **finished).run()
+        run_case = LargePrediction._run_case
+
+        def written_to(self: LargePrediction, *arguments: Any) -> None:
+            run_case(self, *arguments)
+            chunk[:10, :10] = 9
+
+        monkeypatch.setattr(LargePrediction, "_run_case", written_to)
+        with pytest.raises(ValueError, match="has changed while it was predicted"):
+            job(small, output_dir=tmp_path / "during").run()
+        assert not (tmp_path / "during" / "image_cells.zarr").exists()
+
+    def test_chunks_behind_a_url_that_changed_are_refused(self, job: Job, small: Path, tmp_path: Path) -> None:
+        import fsspec
+
+        memory = fsspec.filesystem("memory")
+        for file in small.rglob("*"):
+            if file.is_file():
+                memory.pipe(f"/changing/{file.relative_to(tmp_path)}", file.read_bytes())
+        url = "memory://changing/image.zarr"
+        job(url, part="1/2").run()
+        zarr.open_array(small / "0", mode="r+")[:10, :10] = 7
+        memory.pipe("/changing/image.zarr/0/c/0/0", (small / "0" / "c" / "0" / "0").read_bytes())
+        with pytest.raises(ValueError, match=r"another plan, image.state"):
+            job(url).run()
 
     def test_parts_of_a_job_array_and_a_last_run_make_the_whole(
         self, job: Job, weights: Path, small: Path, tmp_path: Path, threshold: float

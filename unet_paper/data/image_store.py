@@ -49,6 +49,8 @@ _UNITS = {
 }
 # a chunk larger than this is decoded for every block that touches it
 LARGEST_CHUNK = 2**28
+# of a URL, to notice that it has changed
+_CHUNKS_READ = 8
 _ORIENTATION, _MAX_SAMPLE, _SMAX_SAMPLE = 274, 281, 341
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,29 @@ class ImageStore:
     full_scale: float | None = None
     channel_names: tuple[str, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
+
+    def state(self) -> str:
+        """What changes where pixels are written anew under the same headers.
+
+        Of a file its size and time of modification, of a folder those of all chunks of the image; of a URL a hash of
+        the pixels of a few chunks, spread over the image: where sizes and times are not told, reading all would be the
+        only proof.
+        """
+        path = Path(self.address)
+        if path.is_file():
+            return _hash(_stamp(path))
+        if "://" not in self.address:
+            folder = Path(self.array.store.root) / self.array.path
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            return _hash([[str(file.relative_to(folder)), *_stamp(file)] for file in files])
+        chunks = [-(-length // side) for length, side in zip(self.array.shape, self.array.chunks, strict=True)]
+        total = int(np.prod(chunks))
+        read = hashlib.sha256()
+        for number in sorted({int(place) for place in np.linspace(0, total - 1, _CHUNKS_READ)}):
+            at = np.unravel_index(number, chunks)
+            box = (slice(k * side, (k + 1) * side) for k, side in zip(at, self.array.chunks, strict=True))
+            read.update(np.ascontiguousarray(self.array[tuple(box)]).tobytes())
+        return read.hexdigest()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -361,6 +386,11 @@ def _full_scale(tiff: Any, page: Any) -> float | None:
             if stated in {2.0**bits - 1 for bits in range(8, 16)} and stated != np.iinfo(np.uint8).max:
                 return stated
     return None
+
+
+def _stamp(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _hash(content: Any) -> str:

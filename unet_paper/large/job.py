@@ -23,7 +23,7 @@ from unet_paper.large import label_store
 from unet_paper.large.plan import PLAN, Plan, processor, software
 from unet_paper.large.results import SUMMARY, TIFF, Results, finished_before
 from unet_paper.large.runners import Runner, runner
-from unet_paper.large.tasks import STORE, Case, check_worker, run_task
+from unet_paper.large.tasks import STATE, STORE, Case, check_worker, run_task
 from unet_paper.running import checkpoint, interruption, machine, pixel_size_step, run_folder
 from unet_paper.running.placement import placed
 
@@ -176,7 +176,7 @@ class LargePrediction:
             )
         ratio = pixel_size_step.magnified(image.address, image.pixel_size, self.pixel_size)
         return Plan(
-            image=image.identity,
+            image={**image.identity, STATE: image.state()},
             channels=channels,
             weights={"path": str(Path(self.ckpt_path).resolve()), "sha256": checkpoint.sha256(self.ckpt_path)},
             pixel_size=None if image.pixel_size is None else list(image.pixel_size),
@@ -250,6 +250,7 @@ class LargePrediction:
         if self.part is not None:
             logger.info("part %d of %d is predicted; when all are, run once more without part", *self.part)
             return None
+        self._refuse_changed(image, plan)
         summary = self._summary(cases, time.perf_counter() - began)
         if plan.output["labels"] == "tiff":
             cells = zarr.open_group(work / STORE, mode="r")[label_store.CELLS]["0"]
@@ -295,6 +296,14 @@ class LargePrediction:
                 making.rename(work)  # says why not
         finally:
             shutil.rmtree(making, ignore_errors=True)
+
+    def _refuse_changed(self, image: ImageStore, plan: Plan) -> None:
+        """Raise if the image was written to while it was read: blocks would be of different images."""
+        if image.state() != plan.image[STATE]:
+            raise ValueError(
+                f"dataset_dir={self.dataset_dir}: has changed while it was predicted; run again with another "
+                "--output_dir, once nothing writes to it"
+            )
 
     def _refuse_full_disk(self, cases: Sequence[Case]) -> None:
         needed = sum(_disk_bytes(case) for case in cases)

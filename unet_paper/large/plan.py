@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +30,7 @@ class Plan:
     """What the result of a run in blocks depends on; every value is one that JSON keeps.
 
     Attributes:
-        image: identity of the image, see :class:`unet_paper.data.image_store.ImageStore`.
+        image: identity and state of the image, see :class:`unet_paper.data.image_store.ImageStore`.
         channels: numbers of the channels that the network sees.
         weights: path and SHA-256 of the checkpoint.
         network: arguments of :class:`unet_paper.network.UNet`.
@@ -86,14 +86,24 @@ class Plan:
         Raises:
             ValueError: naming the first difference, and what to do.
         """
-        there = _flat(json.loads((folder / PLAN).read_text(encoding="utf-8")))
-        here = _flat(self.content)
-        for name in sorted(there.keys() | here.keys()):
-            if there.get(name) != here.get(name):
-                raise ValueError(
-                    f"output_dir={folder.parent}: holds a run with another plan, {name} is {there.get(name)!r} there "
-                    f"and {here.get(name)!r} now; choose another with --output_dir, or go on with the same settings"
-                )
+        there = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        if changed := self.differences(there):
+            before, now = _flat(there).get(changed[0]), _flat(self.content).get(changed[0])
+            raise ValueError(
+                f"output_dir={folder.parent}: holds a run with another plan, {changed[0]} is {before!r} there and "
+                f"{now!r} now{self.remark(changed)}; choose another with --output_dir, or go on with the same settings"
+            )
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Names of what another plan's content has otherwise, such as ``cells.min_size``."""
+        there, here = _flat(other), _flat(self.content)
+        return [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
+
+    @staticmethod
+    def remark(changed: Sequence[str]) -> str:
+        """What differences mean, where their names do not say it."""
+        written = changed and all(name.startswith("image.") for name in changed)
+        return " (the image was written to meanwhile)" if written else ""
 
 
 def read_plan(folder: Path) -> Plan:

@@ -95,11 +95,10 @@ def finished_before(output_dir: Path, name: str, plan: Plan) -> dict[str, Any] |
             f"{finished}: not written by this program, which would write it; move it away, or choose another folder "
             "with --output_dir"
         ) from error
-    if there.content != plan.content:
-        changed = [key for key, value in plan.content.items() if there.content[key] != value]
+    if changed := plan.differences(there.content):
         raise ValueError(
-            f"output_dir={output_dir}: holds the result of another plan, {', '.join(changed)} differ; choose another "
-            "with --output_dir"
+            f"output_dir={output_dir}: holds the result of another plan, different are {', '.join(changed)}"
+            f"{plan.remark(changed)}; choose another with --output_dir"
         )
     logger.info("%s: this run is finished", finished)
     shutil.rmtree(output_dir / f"{name}_work", ignore_errors=True)

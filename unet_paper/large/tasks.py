@@ -37,6 +37,8 @@ from unet_paper.running import checkpoint, engines
 
 STORE = "store.zarr"
 PREDICT = "predict"
+# in the plan's image: what changes where its pixels are written anew
+STATE = "state"
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class Case:
 
     @cached_property
     def image(self) -> ImageStore:
-        """The image; another one under the planned name is refused."""
+        """The image; one with other headers under the planned name is refused. Its state is the leader's to look at."""
         image = open_image(self.plan.image["address"])
-        if dict(image.identity) != dict(self.plan.image):
+        if dict(image.identity) != {name: value for name, value in self.plan.image.items() if name != STATE}:
             raise ValueError(
                 f"dataset_dir={self.plan.image['address']}: is not the image it was when the run was planned; choose "
                 "another --output_dir"
