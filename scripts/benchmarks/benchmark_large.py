@@ -44,7 +44,7 @@ from unet_paper.large.block_prediction import TileGrid
 from unet_paper.large.grid import Box, Grid
 from unet_paper.large.job import LargePrediction
 from unet_paper.large.plan import read_plan
-from unet_paper.large.tasks import PREDICT, run_task
+from unet_paper.large.tasks import PREDICT, Case, work_of
 from unet_paper.measurements import cell_table
 from unet_paper.network import UNet
 from unet_paper.probability import class_probabilities
@@ -227,18 +227,19 @@ def scheduler_rows(folder: Path, tasks: int) -> list[Row]:
     store = write_image(folder / "scheduler.zarr", 700)
     prediction(str(store), str(folder / "scheduler"), tiles=1, part="1/1", threads=1).run()
     work = folder / "scheduler" / "scheduler_work"
-    plan, plane = read_plan(work), open_image(store).planes()[0]
+    case = Case(work, read_plan(work), open_image(store).planes()[0])
+    tasks_of = work_of(case, PREDICT)
     done = [index % 4 for index in range(tasks)]
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
         dask = runners.Dask(client)
-        dask(work, plan, plane, PREDICT, done[:8])
+        dask(tasks_of, done[:8])
         began = time.perf_counter()
-        dask(work, plan, plane, PREDICT, done)
+        dask(tasks_of, done)
         seconds = (time.perf_counter() - began) / tasks
-    task = len(pickle.dumps((run_task, (str(work), plan.fingerprint, plane, PREDICT, 0))))
+    task = len(pickle.dumps((tasks_of.do, 0)))
     group = "Dask, 2 workers"
     return [
         Row(what="a task that has nothing left to do", group=group, median_s=seconds),

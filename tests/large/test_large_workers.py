@@ -44,7 +44,8 @@ def kill_after(done: Path, count: int, victims: list[int]) -> threading.Thread:
     """Kills the first of the processes once so many tasks of a stage are done."""
 
     def work() -> None:
-        while len(list(done.glob("*.npz"))) < count:
+        end = time.monotonic() + 200
+        while len(list(done.glob("*.npz"))) < count and time.monotonic() < end:
             time.sleep(0.02)
         os.kill(victims[0], signal.SIGKILL)
 
@@ -92,10 +93,10 @@ def test_a_process_killed_in_the_middle(
     started = runners.Processes._started
     killers: list[threading.Thread] = []
 
-    def watched(self: runners.Processes, folder: Path) -> Any:
-        pool = started(self, folder)
+    def watched(self: runners.Processes, work: runners.Work) -> Any:
+        pool = started(self, work)
         if not killers:
-            pool.submit(os.getpid).result()
+            pool.submit(os.getpid).result(timeout=120)
             done = settings["output_dir"] / "image_work" / "plane" / "done" / "predict"
             killers.append(kill_after(done, 10, list(pool._processes)))
         return pool

@@ -22,8 +22,8 @@ from unet_paper.instances import DEFAULTS, Settings, check_settings
 from unet_paper.large import label_store
 from unet_paper.large.plan import PLAN, Plan, processor, software
 from unet_paper.large.results import SUMMARY, TIFF, Results, finished_before
-from unet_paper.large.runners import Runner, runner
-from unet_paper.large.tasks import STATE, STORE, Case, check_worker, run_task
+from unet_paper.large.runners import Runner, ThisProcess, runner
+from unet_paper.large.tasks import PREDICT, STATE, STORE, Case, Stage, check_worker, work_of
 from unet_paper.running import checkpoint, interruption, machine, pixel_size_step, run_folder
 from unet_paper.running.placement import placed
 
@@ -69,8 +69,9 @@ class LargePrediction:
         missing_chunks: ``"fill"`` or ``"refuse"``.
         workers: processes of this machine.
         dask: address of a scheduler, or ``"local"``.
-        part: ``"3/8"``: predict every eighth block from the third on, and nothing else: one of 8 jobs that know nothing
-            of each other. A run without ``part`` does the rest.
+        part: ``"3/8"``: every eighth task from the third on, of the first step that is not done, and of those after it
+            as far as the other parts have done theirs: one of 8 jobs that know nothing of each other. A run without
+            ``part`` does the rest.
 
     Raises:
         ValueError: settings that are out of range or exclude each other.
@@ -138,7 +139,7 @@ class LargePrediction:
             )
         settings = Settings(**{**DEFAULTS, **cells})  # type: ignore[typeddict-item]
         check_settings(settings)
-        self.part = _part(part)
+        self.part = part_of(part)
         self.dataset_dir, self.output_dir, self.ckpt_path = str(dataset_dir), Path(output_dir), str(ckpt_path)
         self.ckpt_sha256 = ckpt_sha256
         self.channel, self.pixel_size = channel, pixel_size
@@ -248,7 +249,10 @@ class LargePrediction:
             for case in cases:
                 self._run_case(case, runs)
         if self.part is not None:
-            logger.info("part %d of %d is predicted; when all are, run once more without part", *self.part)
+            logger.info(
+                "part %d of %d has done what it can; when all have, run them again, or once without part for the rest",
+                *self.part,
+            )
             return None
         self._refuse_changed(image, plan)
         summary = self._summary(cases, time.perf_counter() - began)
@@ -264,14 +268,23 @@ class LargePrediction:
             indices = [index for index in range(stage.count()) if not case.workspace.done(stage.name, index)]
             if self.part is not None:
                 number, parts = self.part
+                # what is one task, for all, is the first part's
                 indices = [index for index in indices if index % parts == number - 1]
             if stage.parallel and indices:
-                runs(case.folder, case.plan, case.plane, stage.name, indices)
+                # the network has threads of its own
+                at_once = 1 if stage.name == PREDICT else case.plan.engine["threads"]
+                runs(work_of(case, stage.name, at_once), indices)
             else:
-                for index in indices:
-                    run_task(str(case.folder), case.plan.fingerprint, case.plane, stage.name, index)
-            if self.part is not None:
+                ThisProcess()(work_of(case, stage.name), indices)
+            if self.part is not None and self._left_to_others(case, stage):
                 return
+
+    @staticmethod
+    def _left_to_others(case: Case, stage: Stage) -> bool:
+        left = sum(not case.workspace.done(stage.name, index) for index in range(stage.count()))
+        if left:
+            logger.info("%s: %d of %d tasks are left to the other parts", stage.name, left, stage.count())
+        return left > 0
 
     def _make(self, work: Path, plan: Plan, image: ImageStore, cases: Sequence[Case]) -> None:
         """Make the folder of the run; of several jobs that start at once, one makes it."""
@@ -338,7 +351,12 @@ class LargePrediction:
         }
 
 
-def _part(part: str | None) -> tuple[int, int] | None:
+def part_of(part: str | None) -> tuple[int, int] | None:
+    """Number and count of a part, ``"3/8"``.
+
+    Raises:
+        ValueError: what is no part.
+    """
     if part is None:
         return None
     number, _, parts = str(part).partition("/")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from unet_paper.large.block_cells import BlockCells
 from unet_paper.large.block_prediction import BlockPrediction, TileGrid
 from unet_paper.large.grid import Box, Grid
 from unet_paper.large.plan import Plan, read_plan, refuse_other_worker
+from unet_paper.large.runners import Work
 from unet_paper.large.table import write_table
 from unet_paper.large.workspace import DiskWorkspace
 from unet_paper.network import UNet
@@ -271,6 +272,13 @@ def run_task(folder: str, fingerprint: str, plane: tuple[int, ...], stage: str, 
         ValueError: where the folder holds another plan.
     """
     _case(folder, fingerprint, tuple(plane)).run(stage, index)
+
+
+def work_of(case: Case, stage: str, at_once: int = 1) -> Work:
+    """The tasks of one step."""
+    folder = str(case.folder)
+    do = partial(run_task, folder, case.plan.fingerprint, case.plane, stage)
+    return Work(stage, do, partial(check_worker, folder), at_once)
 
 
 def check_worker(folder: str) -> None:

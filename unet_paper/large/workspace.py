@@ -7,6 +7,8 @@ array divide the blocks of the tasks that write it.
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,8 +89,12 @@ class DiskWorkspace:
 
     def finish(self, stage: str, index: int, facts: Mapping[str, NDArray[Any]]) -> None:
         """Mark a task as done."""
-        with placed(self._marker(stage, index)) as part, part.open("wb") as file:
+        marker = self._marker(stage, index)
+        # of a task that was given up and done again by another, both may come here at once: each writes its own file
+        own = marker.with_name(f"{index}.{uuid.uuid4().hex}")
+        with placed(own) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, plan=np.array(self.fingerprint), **facts)
+        os.replace(own, marker)
 
     def _marker(self, stage: str, index: int) -> Path:
         return self.folder / "done" / stage / f"{index}.npz"

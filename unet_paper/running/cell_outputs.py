@@ -192,7 +192,7 @@ class CellOutputs:
             save_picture(pages[0].picture, self.job.path(source, "outlines"), mark)
 
     def _finish(self, _engine: Engine) -> None:
-        if not {*self.outputs} & {*OF_THE_FOLDER}:
+        if not self.job.of_all or not {*self.outputs} & {*OF_THE_FOLDER}:
             return
         folder = self.job.output_dir
         rows = self._all_rows()

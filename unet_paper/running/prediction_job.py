@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,12 @@ class PredictionJob:
         # what loads the weights says better what is wrong if there are none
         weights = checkpoint.sha256(ckpt_path) if Path(ckpt_path).is_file() else None
         self.made_with = {"weights_sha256": weights, **_flat(made_with)}
+        self.of_all = True
+        self._overwrite = overwrite
         self._addresses: dict[str, list[str]] = {}
         for case in cases:
             self._addresses.setdefault(str(split_page(case["image"])[0]), []).append(case["image"])
+        self._every = self._addresses
         self._record = _short(json.dumps(self.made_with, sort_keys=True, default=str))
         self._known, self._machines = self._read_record()
         self._machine = dict(machine or {})
@@ -99,6 +102,37 @@ class PredictionJob:
         """Begin and report with ``engine``."""
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.COMPLETED, self._report)
+
+    @property
+    def record(self) -> str:
+        """Hash of the settings that decide what is predicted."""
+        return self._record
+
+    @property
+    def outstanding_files(self) -> list[str]:
+        """Files that are to be predicted."""
+        return [source for source in self._addresses if source not in self._done and source not in self.failed]
+
+    @property
+    def files(self) -> list[str]:
+        """All files of this job."""
+        return list(self._addresses)
+
+    def only(self, sources: Collection[str]) -> None:
+        """From now on this job is that of a few of its files, and others do the rest.
+
+        What belongs to the folder, and the record of the settings, are written by the job of all.
+        """
+        self.of_all = False
+        self._addresses = {source: self._every[source] for source in sources}
+        self.failed = {}
+        self._done = [source for source in sources if self._is_done(source, self._overwrite)]
+
+    def done_by_others(self, failed: Mapping[str, str]) -> None:
+        """Files have been predicted by others, but for those that failed, by reason."""
+        self._known, self._machines = self._read_record()
+        self.failed |= failed
+        self._done = [source for source in self._addresses if source not in failed and self._is_done(source, False)]
 
     @property
     def outstanding(self) -> list[str]:
@@ -170,6 +204,14 @@ class PredictionJob:
                 len(self._done),
                 len(self._addresses),
             )
+        if self.of_all:
+            self.write_record()
+        for source in self._addresses:
+            if self.memory is not None and source not in self._done and source not in self.failed:
+                self._refuse_too_large(source, self.memory)
+
+    def write_record(self) -> None:
+        """Write down settings and machine in ``predictions.json``."""
         machines = self._machines.setdefault(self._record, [])
         new = self._machine not in machines and bool(self.outstanding)
         if new:
@@ -179,10 +221,6 @@ class PredictionJob:
             with placed(self.output_dir / RECORD) as part:
                 content = {"program": SOFTWARE, "settings": self._known, "computed_with": self._machines}
                 part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-
-        for source in self._addresses:
-            if self.memory is not None and source not in self._done:
-                self._refuse_too_large(source, self.memory)
 
     def _refuse_too_large(self, source: str, memory: PredictionMemory) -> None:
         try:

@@ -16,13 +16,14 @@ looked for up the interpreter's stack. What does without the stack was tried on 
 - A setting given as None is dropped by ``run`` before a workflow or a parser sees it.
 """
 
+import copy
 import difflib
 import inspect
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -102,6 +103,27 @@ def refuse_unknown_settings() -> None:
     for name, path in given_paths.as_given(parser.get(), sys.argv[1:]).items():
         # anything that MONAI resolves gets "::" for "#" again
         parser.ref_resolver.resolved_content[name] = path
+
+
+def config_in_use(*resolved: str) -> dict[str, Any]:
+    """The config being run, with all that was given; call it from within the config.
+
+    Args:
+        resolved: settings to be taken as what they came to, such as those that name where the config lies.
+
+    Raises:
+        RuntimeError: if called from outside a MONAI config.
+    """
+    parser = next((owner for owner in _callers() if isinstance(owner, ConfigParser)), None)
+    if parser is None:
+        raise RuntimeError("config_in_use() must be called from within a MONAI config")
+    return copy.deepcopy(parser.get()) | {name: parser.get_parsed_content(name) for name in resolved}
+
+
+def part_of_config(config: Mapping[str, Any]) -> Callable[[str], Any]:
+    """Gives parts of a config that ``config_in_use`` gave, by their ids, built; also in another process."""
+    content: Callable[[str], Any] = ConfigParser(dict(config)).get_parsed_content
+    return content
 
 
 def _take_what_is_meant(parser: ConfigParser) -> None:
