@@ -372,8 +372,11 @@ def _parted_by_thresholds(
     """Parts of one component by a watershed of the probability from where it falls into several."""
     around, smallest = structure(settings["connectivity"]), settings["min_size"]
     seeds = component.astype(np.int32)
+    above, parts = np.empty_like(component), np.empty_like(seeds)
     for threshold in settings["split_thresholds"]:
-        parts, count = ndimage.label(component & (probability > threshold), around, output=np.int32)
+        np.greater(probability, threshold, out=above)
+        np.logical_and(above, component, out=above)
+        count = int(ndimage.label(above, around, output=parts))
         count = keep(parts, areas(parts, count) >= smallest)
         # the one part of the lower threshold in which each lies; none where that was too small
         owner = np.zeros(count + 1, np.int32)
@@ -386,6 +389,7 @@ def _parted_by_thresholds(
             for rows in bands(parts.shape):
                 inner = np.where(parts[rows] > 0, first + parts[rows], 0)
                 np.copyto(seeds[rows], inner, where=falls_apart[seeds[rows]])
+    del above, parts
     number_in_raster_order(seeds)
     if seeds.max() == 1:
         return component.astype(np.int32)

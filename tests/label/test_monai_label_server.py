@@ -35,7 +35,7 @@ from unet_paper.data.reader import PageReader
 from unet_paper.release import polygons
 from unet_paper.running import checkpoint
 
-pytestmark = pytest.mark.label
+pytestmark = [pytest.mark.label, pytest.mark.timeout(3600)]  # installing takes minutes, and so does training
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PYTHON = ROOT / ".label-venv" / "bin" / "python"
