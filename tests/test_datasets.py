@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -339,6 +340,15 @@ def test_stacks_are_paired_page_by_page(tmp_path: Path) -> None:
     tiff(tmp_path / "masks/a.tif", 2)
     with pytest.raises(ValueError, match=r"3 pages, .* has 2"):
         datasets.folder(tmp_path, "all")
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="such a name cannot be given there")
+def test_a_name_that_no_table_can_hold_is_refused(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"a\xff.png")
+    png(odd, (4, 3))
+    png(tmp_path / "mask.png", (4, 3))
+    with pytest.raises(ValueError, match=r"the name a\\udcff.png is no text in UTF-8, and tables are; rename"):
+        datasets.pairs(odd, tmp_path / "mask.png")
 
 
 def two_pairs(root: Path) -> Path:

@@ -443,8 +443,11 @@ def pairs(image: Path, label: Path) -> list[Case]:
 
     Raises:
         FileNotFoundError: one of them is missing.
-        ValueError: they differ in pages or size, the label is a JPEG, or a file cannot be read.
+        ValueError: they differ in pages or size, the label is a JPEG, a file cannot be read, or the image's name is no
+            text.
     """
+    if (shown := image.name.encode(errors="backslashreplace").decode()) != image.name:
+        raise ValueError(f"{image.parent}: the name {shown} is no text in UTF-8, and tables are; rename the file")
     if extension(label) in JPEG:
         raise ValueError(
             f"{label}: a mask in JPEG, which changes values: every grey at a rim would be a cell of its own; save "
