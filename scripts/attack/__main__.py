@@ -33,12 +33,15 @@ def main() -> None:
     chosen = [entry for entry in ATTACKS if not arguments.only or entry.name in arguments.only]
     if unknown := set(arguments.only) - {entry.name for entry in ATTACKS}:
         sys.exit(f"--only {sorted(unknown)}: attacks are {', '.join(entry.name for entry in ATTACKS)}")
-    rows = [runner.run(entry, package, short=arguments.short, seed=arguments.seed) for entry in chosen]
+    found = {row["attack"]: row for file in arguments.found for row in json.loads(file.read_text(encoding="utf-8"))}
+    rows = []
+    for entry in chosen:
+        rows.append(found.get(entry.name) or runner.run(entry, package, short=arguments.short, seed=arguments.seed))
+        if arguments.json:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print("\n".join(reliability.table(rows)))
     print("\n".join(reliability.losses(rows)))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if arguments.report:
         before = json.loads(arguments.before.read_text(encoding="utf-8")) if arguments.before else None
         arguments.report.write_text(reliability.page(rows, before, arguments.earlier), encoding="utf-8")
@@ -52,6 +55,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="a few trials of each kind, as the tests do")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write what was found to this file")
+    parser.add_argument(
+        "--found",
+        type=Path,
+        action="append",
+        default=[],
+        help="--json of attacks on this checkout that are not run again",
+    )
     parser.add_argument("--report", type=Path, help="write the page of docs to this file")
     parser.add_argument("--before", type=Path, help="--json of another checkout, for the page")
     parser.add_argument("--earlier", default="", help="which checkout that is")
