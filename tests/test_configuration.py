@@ -91,6 +91,17 @@ def test_exposure_is_as_wide_as_the_images_differ() -> None:
     images = [dataclasses.replace(IMAGE, high=high) for high in (10, 10, 10, 40, 40, 40)]
     chosen = configure(Survey(images), minutes=1, seconds_per_step=lambda *_: 1.0)
     assert chosen["exposure"] == [0.5, 2.0]
+    assert "grey_log" not in {choice.setting for choice in chosen.choices}
+
+
+def test_images_that_differ_by_more_than_exposures_cover_are_taken_by_their_logarithm() -> None:
+    images = [dataclasses.replace(IMAGE, high=high, median=5) for high in (12, 12, 12, 240, 240, 240)]
+    chosen = configure(Survey(images), minutes=1, seconds_per_step=lambda *_: 1.0)
+    assert chosen["grey_log"] == pytest.approx(5 / 255, rel=0.1)
+    # log(1 + 240 / 5.1) = 3.87 and log(1 + 12 / 5.1) = 1.21 differ by a factor of 3.2, and twenty did not
+    assert chosen["exposure"][1] == pytest.approx(3.2**0.5, abs=0.02)
+    words = [dataclasses.replace(image, dtype="uint16", largest=4000, low=0) for image in images]
+    assert configure(Survey(words), minutes=1, seconds_per_step=lambda *_: 1.0)["grey_log"] == 0.002
 
 
 def test_the_overlay_is_yaml_with_a_reason_above_every_line() -> None:

@@ -30,6 +30,7 @@ ODD: dict[str, Any] = {
     "grey_std": 0.11,
     "grey_minimum": -20,
     "grey_maximum": 300,
+    "grey_log": 0.05,
     "magnification": 0.75,
     "scale": [0.75, 0.75],
     "symmetries": "flips",
@@ -276,7 +277,16 @@ def test_export_carries_the_facts_of_the_weights(run_bundle: Run, run: Path, tmp
     settings: dict[str, Any] = {"ckpt_path": str(run / "model.pt"), "export_path": str(path), "device": "cpu"}
     run_bundle("run", "inference", "export", **settings)
     carried = embedded_facts(path)
-    for name in ("preset", "grey_mean", "grey_std", "magnification", "symmetries", "cells_preset", "classes"):
+    for name in (
+        "preset",
+        "grey_mean",
+        "grey_std",
+        "grey_log",
+        "magnification",
+        "symmetries",
+        "cells_preset",
+        "classes",
+    ):
         expected = facts.read(run / "model.pt")[name]
         assert carried[name] == (list(expected) if isinstance(expected, tuple) else expected), name
     assert carried["cells"]["threshold"] == 0.45
@@ -297,6 +307,7 @@ def test_fine_tuning_takes_network_and_size_from_the_weights(
     assert (told["features"], told["preset"], told["magnification"]) == ((3, 5, 9), "phseg_v5", 0.75)
     assert told.trained_with("scale") == [0.75, 0.75]
     assert told["grey_mean"] == 0.46  # of its own images
+    assert told["grey_log"] == 0.05  # which the network knows them by
 
 
 def test_weights_that_know_nothing_need_the_settings(
@@ -311,7 +322,7 @@ def test_weights_that_know_nothing_need_the_settings(
         run_bundle("run", "inference", **settings, ckpt_path=str(tmp_path / "bare.pt"), output_dir=str(tmp_path / "a"))
     assert "does not say with which" in str(cause(info.value))
     given = {name: ODD[name] for name in ("grey_mean", "grey_std", "cells_preset", "magnification", "symmetries")}
-    given |= {name: ODD[name] for name in ("threshold", "min_size", "grey_minimum", "grey_maximum")}
+    given |= {name: ODD[name] for name in ("threshold", "min_size", "grey_minimum", "grey_maximum", "grey_log")}
     for name, path, told in (("b", tmp_path / "bare.pt", given), ("c", run / "model.pt", {})):
         run_bundle("run", "inference", **settings, **told, ckpt_path=str(path), output_dir=str(tmp_path / name))
     found, expected = (tifffile.imread(next((tmp_path / name).glob("*_cells.tif"))) for name in ("b", "c"))

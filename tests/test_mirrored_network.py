@@ -18,6 +18,11 @@ FEATURES = [4, 8, 16]
 HALF, TWO_THIRDS = Fraction(1, 2), Fraction(2, 3)
 
 
+def test_grey_values_that_a_package_cannot_describe_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"grey_log=0\.02.*--grey_log null"):
+        bioimage_io.Wrapped.of(_network(), _facts(grey_log=0.02))
+
+
 def _facts(**changes: Any) -> dict[str, Any]:
     facts = {"preset": "paper", "grey_mean": 0.4, "grey_std": 0.2, "grey_minimum": 0, "grey_maximum": None}
     return {**facts, "magnification": 1.0, "symmetries": "none", **changes}

@@ -1,6 +1,7 @@
 """Reading image files, and what bad ones get."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -365,3 +366,30 @@ def test_values_outside_of_the_scale_are_refused(values: list[float]) -> None:
 def test_a_maximum_that_is_no_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="maximum=0"):
         ScaleToUnitRanged(keys="image", maximum=0)
+
+
+class TestLogarithm:
+    def test_equal_factors_become_equal_steps_and_the_ends_stay(self) -> None:
+        scale = ScaleToUnitRanged("image", logarithm=0.001)
+        image = torch.tensor([[0.0, 0.01, 0.1, 1.0]])
+        found = scale({"image": MetaTensor(image, meta={"stored_dtype": "float32"})})["image"].as_tensor()[0]
+        np.testing.assert_allclose(
+            found, [math.log(1 + x / 0.001) / math.log(1001) for x in (0, 0.01, 0.1, 1)], rtol=1e-6
+        )
+        assert float(found[0]) == 0
+        assert float(found[3]) == 1
+        # far above 0.001 a factor of ten is a third of all between 0.001 and 1
+        assert float(found[2] - found[1]) == pytest.approx(1 / 3, abs=0.02)
+
+    def test_a_part_of_an_image_is_that_part_of_the_whole(self) -> None:
+        image = torch.randint(0, 256, (1, 37, 53), generator=torch.Generator().manual_seed(0)).float()
+        scale = ScaleToUnitRanged("image", logarithm=0.02)
+        whole, part = (
+            scale({"image": MetaTensor(pixels, meta={"stored_dtype": "uint8"})})["image"].as_tensor()
+            for pixels in (image.clone(), image[:, 3:, 5:].clone())
+        )
+        assert torch.equal(whole[:, 3:, 5:], part)
+
+    def test_what_is_no_grey_value_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="grey_log=0"):
+            ScaleToUnitRanged("image", logarithm=0)

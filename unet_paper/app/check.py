@@ -41,6 +41,7 @@ REPORT = "check.json"
 PAGE = "check.html"
 MINUTES = 30.0  # that training takes where nobody says
 _MASKS_LOOKED_AT = 24
+_STEPS_TIMED, _SECONDS_TIMED = (3, 15), 3.0  # fewest and most, and for how long
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,10 @@ def is_current(folder: Path, place: Path, minutes: float | None) -> bool:
 
 
 def seconds_per_step(features: Sequence[int], tile: int, channels: int) -> float:
-    """Time of a step of training on this machine, the second of two: the first one makes ready."""
+    """Time of a step of training on this machine, the median of some after two that make ready.
+
+    One alone may have waited for another program: it would leave hardly any steps to a training of half an hour.
+    """
     device = select_device()
     network = UNet(in_channels=channels, features=features).to(device)
     optimizer, loss = torch.optim.Adam(network.parameters(), lr=1e-3), PixelWeightedCrossEntropy()
@@ -156,16 +160,16 @@ def seconds_per_step(features: Sequence[int], tile: int, channels: int) -> float
     size = output_size(tile, len(features))
     label = torch.zeros(1, 1, size, size, dtype=torch.int64, device=device)
     weight = torch.ones(1, 1, size, size, device=device)
-    seconds = 0.0
-    for _ in range(2):
+    taken: list[float] = []
+    while len(taken) < 2 + _STEPS_TIMED[0] or (sum(taken) < _SECONDS_TIMED and len(taken) < 2 + _STEPS_TIMED[1]):
         begun = time.perf_counter()
         optimizer.zero_grad()
         loss(network(image), label, weight).backward()
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - begun
-    return seconds * 1.15  # augmentation and weight maps, measured on tiles of 284 and 444 px
+        taken.append(time.perf_counter() - begun)
+    return float(np.median(taken[2:])) * 1.15  # augmentation and weight maps, measured on tiles of 284 and 444 px
 
 
 def _cases(layout: FolderLayout, place: Path) -> list[Case]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unet_paper import geometry
 from unet_paper.data.survey import Survey
@@ -22,14 +23,17 @@ __all__ = ["Choice", "Configuration", "configure"]
 # seconds that one step of training takes with these features, a tile and a number of channels
 Stopwatch = Callable[[Sequence[int], int, int], float]
 
-# below, a wider network knows less after the same time than a narrower one
-FEWEST_STEPS = 1500
+# below, a wider network knows less after the same time than a narrower one: on a phantom of dense nuclei the loss of a
+# narrow one still falls by a quarter between the 700th and the 1000th step
+FEWEST_STEPS = 4000
 MOST_STEPS = 20_000
 # channels of the first level, the paper's last
 WIDTHS = (16, 32, 64)
 SMALL_CELL = 40.0  # px; four levels reach 44 px to every side, as much as such a cell and its rim need; five 92
+LARGEST_PROPORTION = 4.0  # between bright and dark images, which exposures of a half to twice still cover
 STEPS_PER_EPOCH = 50
 VALIDATIONS = 12
+_FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 MAGNIFICATIONS = (0.125, 0.1667, 0.25, 0.3333, 0.5, 0.6667, 1.0, 1.5, 2.0)
 
 
@@ -86,13 +90,14 @@ def configure(found: Survey, *, minutes: float, seconds_per_step: Stopwatch) -> 
     magnification = _magnification(found)
     diameter = found.diameter(50) * magnification.value
     channels = max(image.channels for image in found.images)
+    grey_values = _grey_values(found)
     width, tile, epochs = _network(found, magnification.value, minutes, seconds_per_step, channels)
     return Configuration(
         [
             Choice("annotation", found.annotation, "masks hold one id a cell, or cells that do not touch in one value"),
             *_channels(channels),
-            *_grey_values(found),
-            _exposure(found),
+            *grey_values,
+            *_brightness(found, grey_values),
             magnification,
             _scale(found, magnification.value),
             width,
@@ -176,14 +181,37 @@ def _grey_values(found: Survey) -> list[Choice]:
     return choices
 
 
-def _exposure(found: Survey) -> Choice:
-    highs = [max(image.high, 1e-6) for image in found.images]
-    ratio = float(np.percentile(highs, 90) / np.percentile(highs, 10))
+def _brightness(found: Survey, grey_values: Sequence[Choice]) -> list[Choice]:
+    """Logarithm where images of one set differ by a factor: in proportion, dim cells are noise beside bright ones.
+
+    From what lies half of the pixels of a typical image, mostly background, equal factors become equal steps. On a
+    phantom of nuclei, dim and bright by 20, the loss after 400 steps is 0.20 instead of 0.27.
+    """
+    highs = np.array([max(image.high, 1e-6) for image in found.images])
+    ratio = _tenths(highs)
+    chosen = {choice.setting: choice.value for choice in grey_values}
+    white = chosen.get("grey_maximum") or _FULL_SCALE.get(found.images[0].dtype, 1.0)
+    if ratio <= LARGEST_PROPORTION or "grey_minimum" in chosen:
+        return [_exposure(ratio, "")]
+    typical = float(np.median([image.median for image in found.images])) / white
+    knee = float(f"{min(0.1, max(0.002, typical)):.1g}")
+    left = _tenths(np.log1p(highs / white / knee))
+    said = f"bright images are {ratio:.1f} times as bright as dark ones: equal factors become equal steps from here"
+    return [Choice("grey_log", knee, said), _exposure(left, " of these steps")]
+
+
+def _tenths(highs: NDArray[np.float64]) -> float:
+    """By how much the brighter tenth of images is brighter than the darker tenth."""
+    return float(np.percentile(highs, 90) / np.percentile(highs, 10))
+
+
+def _exposure(ratio: float, of_what: str) -> Choice:
     by = round(min(2.0, max(1.0, math.sqrt(ratio))), 2) if ratio > 1.5 else 1.0
     return Choice(
         "exposure",
         [round(1 / by, 3), by],
-        f"a factor of {ratio:.1f} lies between bright and dark images" + (": drawn for every tile" if by > 1 else ""),
+        f"a factor of {ratio:.1f}{of_what} lies between bright and dark images"
+        + (": drawn for every tile" if by > 1 else ""),
     )
 
 
@@ -232,7 +260,7 @@ def _network(
 def _cells(found: Survey) -> list[Choice]:
     smallest = float(np.percentile(found.areas, 2))
     often = found.touching >= 0.05 * found.cells
-    split = "are split where the network is surer" if often else "are left as they are"
+    split = "are split where they are narrow" if often else "are left as they are"
     return [
         Choice("cells_preset", "folder_split" if often else "folder", f"cells joined by the threshold {split}"),
         Choice("choose_cells", True, "threshold, splits and smallest cell are chosen on the validation images"),

@@ -357,6 +357,7 @@ def grey_statistics(
     *,
     grey_minimum: float = 0.0,
     grey_maximum: float | None = None,
+    grey_log: float | None = None,
     channel: int | str | None = None,
     channels: int = 1,
 ) -> tuple[float, float]:
@@ -366,6 +367,7 @@ def grey_statistics(
         cases: what one of the functions above returned.
         grey_minimum: grey value that is black, as the setting of training and inference.
         grey_maximum: grey value that is white, or None for the full scale of the files.
+        grey_log: above which grey values are taken by their logarithm, or None.
         channel: to take from images with several.
         channels: of an image that the network takes.
 
@@ -379,7 +381,7 @@ def grey_statistics(
             LoadImaged("image", reader=PageReader(channel)),
             EnsureChannelFirstd("image"),
             CheckImaged("image", channels=channels),
-            ScaleToUnitRanged("image", minimum=grey_minimum, maximum=grey_maximum),
+            ScaleToUnitRanged("image", minimum=grey_minimum, maximum=grey_maximum, logarithm=grey_log),
         ]
     )
     pixels, total, squares = 0, 0.0, 0.0

@@ -285,10 +285,13 @@ class ScaleToUnitRanged(MapTransform):
         keys: keys of images of any shape.
         maximum: grey value that becomes 1, for all images; the full scale where None. Setting ``grey_maximum``.
         minimum: grey value that becomes 0, for all images. Setting ``grey_minimum``.
+        logarithm: of [0, 1], below which grey values stay in proportion and above which equal factors become equal
+            steps: x becomes log(1 + x / logarithm) / log(1 + 1 / logarithm). For images of which some are many times
+            as bright as others; None leaves all in proportion. Setting ``grey_log``.
         allow_missing_keys: skip keys that an item lacks.
 
     Raises:
-        ValueError: a maximum that is not above the minimum.
+        ValueError: a maximum that is not above the minimum, or no ``logarithm`` above 0.
     """
 
     def __init__(
@@ -297,15 +300,19 @@ class ScaleToUnitRanged(MapTransform):
         *,
         maximum: float | None = None,
         minimum: float = 0.0,
+        logarithm: float | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if logarithm is not None and not logarithm > 0:
+            raise ValueError(f"grey_log={logarithm}: a grey value above 0, with 1 as white, or null")
         if maximum is not None and not maximum > minimum:
             raise ValueError(
                 f"grey_maximum={maximum}: the grey value that becomes 1 must be above grey_minimum={minimum}"
             )
         self.maximum = maximum
         self.minimum = minimum
+        self.logarithm = logarithm
         self._notices = Notices(logger)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -348,6 +355,8 @@ class ScaleToUnitRanged(MapTransform):
         scaled = (tensor.to(torch.float32) - self.minimum).div_(maximum - self.minimum)
         if slack:
             scaled = scaled.clamp_(0, 1)
+        if self.logarithm is not None:
+            scaled = _logarithmic(scaled, self.logarithm)
         if isinstance(scaled, MetaTensor):
             scaled.meta["scaled_by"] = maximum
         return scaled
@@ -364,6 +373,18 @@ class ScaleToUnitRanged(MapTransform):
                 f"{source}: the largest of its {dtype} grey values is {high:g}, and {_FULL_SCALE[dtype]:g} is taken "
                 f"for white: if the image has {unused} bits, say --grey_maximum {2**unused - 1}",
             )
+
+
+def _logarithmic(scaled: torch.Tensor, knee: float) -> torch.Tensor:
+    """Grey values in [0, 1], as equal steps for equal factors above ``knee``; in place, some at a time.
+
+    In double precision: what single precision makes of one grey value depends on its place in the image.
+    """
+    flat = scaled.contiguous().view(-1)
+    for start in range(0, len(flat), 2**20):
+        part = flat[start : start + 2**20]
+        part.copy_(part.double().div_(knee).log1p_().div_(math.log1p(1 / knee)))
+    return flat.view(scaled.shape)
 
 
 def source_of(image: Any, key: Hashable) -> str:

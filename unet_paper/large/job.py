@@ -49,6 +49,7 @@ class LargePrediction:
         grey_std: and divided by this.
         grey_minimum: grey value that becomes 0.
         grey_maximum: grey value that becomes 1; None for the full scale of the image.
+        grey_log: of [0, 1], above which grey values are taken by their logarithm; None: none are.
         channel: number, name or numbers of the channels that the network sees; None for all.
         cells: settings of :func:`unet_paper.instances.label_instances`.
         magnification: of the image before prediction.
@@ -89,6 +90,7 @@ class LargePrediction:
         ckpt_sha256: str | None = None,
         grey_minimum: float = 0.0,
         grey_maximum: float | None = None,
+        grey_log: float | None = None,
         channel: int | str | Sequence[int] | None = None,
         cells: Mapping[str, Any] = DEFAULTS,
         magnification: float = 1.0,
@@ -148,7 +150,14 @@ class LargePrediction:
         self.device, self.precision, self.memory_format, self.threads = str(device), precision, memory_format, threads
         self._settings: dict[str, Any] = {
             "network": dict(network),
-            "grey": {"mean": grey_mean, "std": grey_std, "minimum": grey_minimum, "maximum": grey_maximum},
+            "grey": {
+                "mean": grey_mean,
+                "std": grey_std,
+                "minimum": grey_minimum,
+                "maximum": grey_maximum,
+                # a job that was begun before there was such a thing goes on
+                **({} if grey_log is None else {"log": grey_log}),
+            },
             "software": software(),
             "tile_size": tile_size or geometry.input_size(USUAL_OUTPUT, levels),
             "magnification": magnification,

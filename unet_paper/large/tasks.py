@@ -204,7 +204,7 @@ class Case:
         return Compose(
             [
                 CheckImaged("image", channels=self.plan.network["in_channels"]),
-                ScaleToUnitRanged("image", minimum=grey["minimum"], maximum=grey["maximum"]),
+                ScaleToUnitRanged("image", minimum=grey["minimum"], maximum=grey["maximum"], logarithm=grey.get("log")),
                 NormalizeIntensityd("image", subtrahend=grey["mean"], divisor=grey["std"]),
             ]
         )

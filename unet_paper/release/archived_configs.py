@@ -28,6 +28,7 @@ _OF_TRAINING = (
     "preset",
     "grey_mean",
     "grey_std",
+    "grey_log",
     "cells_preset",
     "magnification",
 )

@@ -122,8 +122,13 @@ class Wrapped:
         """Around a network, as its facts say.
 
         Raises:
-            ValueError: a magnification that is no simple fraction.
+            ValueError: a magnification that is no simple fraction, or grey values taken by their logarithm.
         """
+        if facts.get("grey_log") is not None:
+            raise ValueError(
+                f"grey_log={facts['grey_log']}: a package scales grey values in proportion, and these weights know "
+                "their logarithm; train with --grey_log null, or hand on model.pt, which unet-paper predict takes"
+            )
         scale = fraction(facts["magnification"])
         black = float(facts["grey_minimum"] or 0)
         white = float(facts["grey_maximum"] or WHITE)

@@ -50,7 +50,7 @@ def network_facts(network: UNet) -> dict[str, Any]:
         "out_channels": network.classifier.out_channels,
         "features": list(network.features),
         "levels": network.levels,
-        "scaling": "full range of the file's dtype to [0, 1], then (value - grey_mean) / grey_std",
+        "scaling": "full range of the file's dtype to [0, 1] (grey_log), then (value - grey_mean) / grey_std",
         "smallest_input": geometry.input_size(1, network.levels),
         "input_step": geometry.pooling_factor(network.levels),
         "margin": geometry.margin(network.levels),

@@ -33,10 +33,10 @@ class CellsChoice:
     """Handler of a validation's evaluator that chooses the post-processing whenever a network is the best so far.
 
     A score that sweeps thresholds itself, as V_rand of probabilities, is taken at each threshold alone; one of cells,
-    as SEG, of the cells at each threshold, with and without splits at higher ones. Of equal scores those with the given
-    splits come first, then the threshold nearest to the given one. Around the best threshold, splits at necks of other
-    widths are tried, and taken if they gain. Then the smallest cell becomes half of the smallest one annotated, if that
-    loses nothing of the score.
+    as SEG, of the cells at each threshold, with and without splits. Of equal scores those with the given splits come
+    first, then the threshold nearest to the given one. At the best threshold, splits at necks of all widths are tried,
+    with and without splits at higher thresholds, and taken if they gain. Then the smallest cell becomes half of the
+    smallest one annotated, if that loses nothing of the score.
 
     Args:
         metric: the key metric, an ``IgniteMetricHandler`` around a metric of ``metrics.monai_metrics``, in a mapping of
@@ -133,7 +133,8 @@ class CellsChoice:
         # a sweep looks at probabilities, in which nothing is split
         ways = [(given, self.cells["neck"])]
         if not hasattr(self.metric, "thresholds"):
-            ways = list(dict.fromkeys([*ways, ((), 0.0), (given or SPLITS, self.cells["neck"])]))
+            further = ((), 0.0) if self.cells["neck"] else (given or SPLITS, 0.0)
+            ways = list(dict.fromkeys([*ways, ((), 0.0), further]))
         tried = []
         for wanted, neck in ways:
             for threshold in sorted({*thresholds, self.cells["threshold"]}):
@@ -147,17 +148,12 @@ class CellsChoice:
         return tried
 
     def _other_necks(self, best: Settings) -> list[Settings]:
-        """Splits at other necks than the given ones, with and without higher thresholds, at and beside the best one."""
+        """Splits at necks of all widths, with and without higher thresholds, at the best threshold."""
         if hasattr(self.metric, "thresholds"):
             return []
-        thresholds = sorted({candidate["threshold"] for candidate in self.candidates})
-        place = thresholds.index(best["threshold"])
-        return [
-            cast(Settings, {**best, "threshold": threshold, "split_thresholds": above, "neck": neck})
-            for threshold in thresholds[max(place - 1, 0) : place + 2]
-            for above in dict.fromkeys([(), tuple(split for split in SPLITS if split > threshold)])
-            for neck in NECKS
-        ]
+        ways = dict.fromkeys([(), tuple(split for split in SPLITS if split > best["threshold"])])
+        tried = [cast(Settings, {**best, "split_thresholds": above, "neck": neck}) for above in ways for neck in NECKS]
+        return [candidate for candidate in tried if candidate not in self.candidates]
 
     def _distance(self, candidate: Settings) -> tuple[bool, float]:
         """How far a candidate is from what was given."""

@@ -45,6 +45,7 @@ USUAL: Mapping[str, Any] = {
     "pixel_size": None,
     "grey_minimum": 0,
     "grey_maximum": None,
+    "grey_log": None,
     "channel": None,
     "classes": None,
 }
@@ -68,6 +69,7 @@ class Facts:
         cells: the post-processing itself, with a threshold or a smallest cell of its own.
         grey_minimum: grey value that is black, see ``data.reader``.
         grey_maximum: grey value that is white; None: full scale of the files.
+        grey_log: above which grey values in [0, 1] are taken by their logarithm, see ``data.reader``; None: none are.
         channel: number or name of the channel that is taken from images with several.
         classes: names of the classes, background first, see :func:`class_names`.
         pixel_size: of the images that it was trained on, in micrometres, before magnification; None: not known.
@@ -97,6 +99,7 @@ class Facts:
     cells: Settings
     grey_minimum: float = 0
     grey_maximum: float | None = None
+    grey_log: float | None = None
     channel: int | str | None = None
     classes: Sequence[str] | None = None
     pixel_size: float | None = None
