@@ -76,6 +76,7 @@ def test_a_broken_file_costs_no_other(predict: Predict, images: Path, tmp_path: 
     broken = (images / "b.png").read_bytes()
     (images / "b.png").write_bytes(broken[: len(broken) // 2])
     tifffile.imwrite(images / "nan.tif", np.full((40, 40), np.nan, np.float32))
+    Image.fromarray(np.dstack([grey(40, 45), grey(40, 45), grey(40, 45) // 2])).save(images / "colour.png")
     stack = grey(3, 40, 45)
     tifffile.imwrite(images / "stack.tif", stack, photometric="minisblack", compression="zlib")
     with tifffile.TiffFile(images / "stack.tif") as file:
@@ -87,9 +88,10 @@ def test_a_broken_file_costs_no_other(predict: Predict, images: Path, tmp_path: 
         predict()
     assert isinstance(cause(info.value), PredictionFailure)
     said = str(cause(info.value))
-    assert "3 of 5 images were not predicted" in said
+    assert "4 of 6 images were not predicted" in said
+    assert "colour.png: 3 channels (red, green, blue), the network takes 1; take one with --channel 0 to 2" in said
     lines = said.splitlines()[1:]
-    assert [line.split(":")[0].strip() for line in lines] == ["b.png", "nan.tif", "stack.tif"]
+    assert [line.split(":")[0].strip() for line in lines] == ["b.png", "colour.png", "nan.tif", "stack.tif"]
     assert set(outputs(tmp_path / "out")) == whole("a", "c")
 
 
