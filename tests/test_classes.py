@@ -27,6 +27,7 @@ from unet_paper.app.segmenter import Segmenter
 from unet_paper.classes import cell_probability, class_of, instance_ids, label_each_class, next_id
 from unet_paper.data.annotation import InstancesFromAnnotationd
 from unet_paper.instances import LabelInstancesd, label_instances
+from unet_paper.large.job import LargePrediction
 from unet_paper.metrics.ctc import ctc_seg
 from unet_paper.metrics.iou import iou
 from unet_paper.metrics.monai_metrics import CTCDet, CTCSeg, IoU, PixelError
@@ -406,6 +407,20 @@ def test_a_classifier_of_other_classes_starts_from_chance_and_nothing_else(tmp_p
     checkpoint.load_weights(network, tmp_path / "two.pt", other_classes=True)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name] if name.startswith("classifier.") else given_.state_dict()[name]), name
+
+
+def test_blocks_refuse_several_kinds_of_cells_with_the_road_that_takes_them(tmp_path: Path) -> None:
+    network = {"in_channels": 1, "out_channels": 3, "features": [4, 8], "preset": "paper"}
+    with pytest.raises(ValueError, match=r"m\.pt: tells 3 classes apart, .* predict them with the config inference"):
+        LargePrediction(
+            dataset_dir=tmp_path,
+            output_dir=tmp_path / "out",
+            ckpt_path="m.pt",
+            network=network,
+            grey_mean=0,
+            grey_std=1,
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_masks_that_tell_no_classes_are_refused_before_anything_is_trained(
