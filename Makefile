@@ -77,7 +77,7 @@ release-test: .venv/ready
 attack: .venv/ready
 	$(BIN)/python scripts/attack $(ATTACK)
 
-BENCHMARKS := weight_map augmentation metrics forward training training_variants precision inference start
+BENCHMARKS := weight_map augmentation metrics forward training training_variants precision inference start large
 
 # Goes on where it stopped: results that are newer than the code are kept. Fails at the end if a peer could not be measured.
 benchmark: .venv/benchmark

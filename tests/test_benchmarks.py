@@ -155,7 +155,7 @@ def test_document_refuses_missing_and_quick_results(report: Report, tmp_path: Pa
         write_performance_doc.read(tmp_path, ("made_up",))
 
 
-@pytest.mark.parametrize("name", ["weight_map", "augmentation", "metrics", "forward", "training", "inference"])
+@pytest.mark.parametrize("name", ["weight_map", "augmentation", "metrics", "forward", "training", "inference", "large"])
 def test_benchmarks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peers need not be installed here: their rows say so."""
     script = importlib.import_module(f"benchmark_{name}")

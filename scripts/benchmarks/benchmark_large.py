@@ -326,7 +326,7 @@ def planned_rows(size: int, folder: Path, quick: bool) -> list[Row]:
 def main() -> int:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--sizes", type=int, nargs="*", default=[3072], help="sides of the images in px")
-    parser.add_argument("--workers_size", type=int, default=3072, help="side of the image for two workers; 0: none")
+    parser.add_argument("--workers_size", type=int, default=2048, help="side of the image for two workers; 0: none")
     parser.add_argument("--folder", type=Path, help="where images and results stay")
     own, rest = parser.parse_known_args()
     sys.argv = [sys.argv[0], *rest]
@@ -342,7 +342,7 @@ def main() -> int:
         if own.workers_size and not arguments.quick:
             report.rows.append(workers_row(own.workers_size, folder))
         if not arguments.quick:
-            report.rows += scheduler_rows(folder, 2000)
+            report.rows += scheduler_rows(folder, 1000)
         report.rows += planned_rows(6 * PHANTOM if arguments.quick else PLANNED, folder, arguments.quick)
     return report.finish(arguments.json)
 

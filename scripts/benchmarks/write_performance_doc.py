@@ -30,6 +30,7 @@ BENCHMARKS = (
     "precision",
     "inference",
     "start",
+    "large",
 )
 INTRODUCTION = """# Performance
 

@@ -96,7 +96,7 @@ def test_a_process_killed_in_the_middle(
     def watched(self: runners.Processes, work: runners.Work) -> Any:
         pool = started(self, work)
         if not killers:
-            pool.submit(os.getpid).result(timeout=120)
+            pool.submit(os.getpid).result(timeout=300)
             done = settings["output_dir"] / "image_work" / "plane" / "done" / "predict"
             killers.append(kill_after(done, 10, list(pool._processes)))
         return pool
