@@ -6,7 +6,8 @@ python scripts/prepare_data.py FOLDER/images
 import argparse
 from pathlib import Path
 
-from unet_paper.data.datasets import grey_statistics, images
+from unet_paper.data.datasets import images
+from unet_paper.data.grey_statistics import grey_statistics
 from unet_paper.running import settings
 
 
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("--channel", help="number or name of the channel, as in training")
     given = parser.parse_args()
     folder = given.folder / "images" if (given.folder / "images").is_dir() else given.folder
-    mean, std = grey_statistics(
+    mean, std, _ = grey_statistics(
         images(folder), grey_minimum=given.grey_minimum, grey_maximum=given.grey_maximum, channel=given.channel
     )
     print(f"--grey_mean {mean:.4f} --grey_std {std:.4f}")

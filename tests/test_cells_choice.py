@@ -15,6 +15,7 @@ from unet_paper.instances import PRESETS
 from unet_paper.metrics.monai_metrics import CTCSeg, VRand
 from unet_paper.running import facts
 from unet_paper.running.cells_choice import CellsChoice
+from unet_paper.running.doubt import trust, trust_in_words
 
 Run = Callable[..., None]
 
@@ -91,3 +92,26 @@ def test_a_run_records_what_it_chose_and_prediction_takes_it(
     assert record["value"] >= record["value_as_given"]
     assert told["cells"]["min_size"] >= PRESETS["phantom"]["min_size"]
     assert facts.cells(told["cells_preset"], told) == told["cells"]
+
+
+def test_it_records_how_well_doubt_tells_the_error() -> None:
+    """Six images of two cells, joined in the doubtful ones; then doubt that tells nothing."""
+    choice = CellsChoice({"SEG": CTCSeg()}, PRESETS["folder"], thresholds=(0.5,))
+    output = []
+    for between, sure in zip((0.1, 0.2, 0.3, 0.7, 0.8, 0.9), (0.95, 0.9, 0.85, 0.7, 0.65, 0.6), strict=True):
+        probability, reference = two_cells(between)
+        probability[probability == 0.95] = max(sure, between + 0.01) if between > 0.5 else sure
+        pred = torch.from_numpy(np.stack([1 - probability, probability]).astype(np.float32))
+        output.append({"pred": pred, "instances": torch.from_numpy(reference[None])})
+    choice._keep(SimpleNamespace(state=SimpleNamespace(output=output)))
+    choice.choose()
+    found = choice.record["doubt"]
+    assert (found["score"], found["images"]) == ("SEG", 6)
+    assert found["correlation"] > 0.5
+    assert "went together" in trust_in_words(found)
+    assert trust([0.1, 0.2, 0.3, 0.4, 0.5], [0.1, 0.9, 0.5, 0.1, 0.9])["correlation"] < 0.4
+    assert "Do not rely" in trust_in_words({**found, "correlation": 0.1})
+    few = trust([0.1, 0.2], [0.9, 0.8])
+    assert few == {"images": 2, "correlation": None}
+    assert "too few" in trust_in_words({**few, "score": "SEG"})
+    assert trust_in_words(None) == ""

@@ -18,7 +18,7 @@ from conftest import CONFIGS, ROOT, TINY
 from PIL import Image
 
 from unet_paper.app import check, help_text, lean_import
-from unet_paper.app.bundle_command import BundleCommand, path_value
+from unet_paper.app.bundle_command import path_value
 from unet_paper.app.command_line import COMMANDS, MODULES, Request, main
 from unet_paper.data import phantom
 from unet_paper.network import UNet
@@ -261,11 +261,17 @@ def make_run(here: Path) -> Callable[..., Path]:
     return make
 
 
-def test_demo_trains_on_the_phantom_and_predicts_it() -> None:
-    from unet_paper.app.demo import demonstration
-
-    training, prediction = demonstration({"max_epochs": "1", "device": "cpu"})
-    assert isinstance(training, BundleCommand)
+def test_demo_goes_from_a_folder_to_new_images(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it hands to ``train`` and ``predict``, which are run elsewhere."""
+    asked: list[Request] = []
+    for name in ("_train", "_predict"):
+        monkeypatch.setattr(f"unet_paper.app.command_line.{name}", asked.append)
+    monkeypatch.setattr("unet_paper.app.demo._IMAGES", 3)
+    assert main(["demo", "--max_epochs", "1", "--device", "cpu"]) == 0
+    training, prediction = asked
+    folder = training.place("FOLDER")
+    assert [len(list((here / folder / part).iterdir())) for part in ("images", "masks", "new_images")] == [3, 3, 1]
     assert training.settings["max_epochs"] == "1"
-    assert prediction.settings["ckpt_path"] == training.settings["output_dir"] + "/model.pt"
+    assert prediction.place("IMAGES") == folder / "new_images"
+    assert prediction.settings["weights"] == training.settings["output_dir"]
     assert prediction.settings["device"] == "cpu"

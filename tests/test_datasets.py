@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unet_paper.data import datasets
+from unet_paper.data.grey_statistics import grey_statistics
 from unet_paper.data.reader import page_shapes
 
 Case = dict[str, str]
@@ -525,7 +526,7 @@ def test_grey_statistics_are_those_of_all_pixels_together(tmp_path: Path) -> Non
     arrays = [rng.integers(0, 255, shape, dtype=np.uint8) for shape in ((20, 30), (11, 7))]
     for number, array in enumerate(arrays):
         tifffile.imwrite(tmp_path / f"{number}.tif", array)
-    mean, std = datasets.grey_statistics(datasets.images(tmp_path))
+    mean, std, _ = grey_statistics(datasets.images(tmp_path))
     pixels = np.concatenate([array.ravel() for array in arrays]) / 255
     assert mean == pytest.approx(pixels.mean(), abs=1e-6)
     assert std == pytest.approx(pixels.std(), abs=1e-6)

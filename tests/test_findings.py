@@ -135,10 +135,18 @@ def test_a_pixel_that_is_no_number_is_named(clean: Path) -> None:
         found(clean)
 
 
+def other_pixel_size(root: Path) -> None:
+    """Pixels of 0.5 um, and of 1 um in one image."""
+    for number in range(6):
+        file = root / "images" / f"well{number}.png"
+        Image.open(file).save(file, dpi=2 * (25400 if number == 4 else 50800,))
+
+
 @pytest.mark.parametrize(
     ("harm", "kinds"),
     [
         (lambda _: None, []),
+        (other_pixel_size, ["pixel sizes differ"]),
         (swapped, 2 * ["mask of another image"]),
         (foreign, ["mask of another image"]),
         (shifted, ["mask is shifted"]),

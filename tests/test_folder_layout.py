@@ -80,13 +80,65 @@ def coco(root: Path) -> None:
     (root / "annotations.json").write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("write", [bowl, mask_folders, imagej, qupath, coco])
+def runs(mask: np.ndarray) -> list[int]:
+    """Run lengths of COCO: column by column, beginning with those of 0."""
+    counts, current = [0], 0
+    for value in mask.ravel(order="F").tolist():
+        if value != current:
+            counts.append(0)
+            current = value
+        counts[-1] += 1
+    return counts
+
+
+# the masks of both cells as pycocotools 2.0.11 encodes them
+COMPRESSED = ["n16>000000000000000V;", "f98<000000000000000000000b1"]
+
+
+def coco_runs(root: Path, compressed: bool = False) -> None:
+    image(root / "images" / "a1.png")
+    counts = COMPRESSED if compressed else [runs((ids() == number).astype(int)) for number in (1, 2)]
+    content = {
+        "images": [{"id": 1, "file_name": "a1.png"}],
+        "annotations": [
+            {"id": n, "image_id": 1, "iscrowd": 1, "segmentation": {"size": list(SHAPE), "counts": code}}
+            for n, code in enumerate(counts)
+        ],
+    }
+    (root / "annotations.json").write_text(json.dumps(content))
+
+
+def coco_compressed(root: Path) -> None:
+    coco_runs(root, compressed=True)
+
+
+@pytest.mark.parametrize("write", [bowl, mask_folders, imagej, qupath, coco, coco_runs, coco_compressed])
 def test_cells_drawn_one_by_one_become_a_label_image(write: Callable[[Path], None], tmp_path: Path) -> None:
     write(tmp_path)
     (found,) = folder_layout.find(tmp_path).images
     assert found.image.name == "a1.png"
     assert not found.is_label_image
     np.testing.assert_array_equal(folder_layout.label_image(found), ids())
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda text: text.replace('"counts": [', '"counts": [1, '), "annotation 0: 601 pixels in its runs, 600"),
+        (
+            lambda text: text.replace('"size": [20, 30]', '"size": [30, 20]'),
+            r"\(30, 20\) px, but its image has \(20, 30\)",
+        ),
+        (lambda text: text[:-5], "cannot be read as JSON"),
+        (lambda _: '{"shapes": []}', "neither GeoJSON nor COCO"),
+    ],
+)
+def test_a_drawing_that_cannot_be_is_named(harm: Callable[[str], str], said: str, tmp_path: Path) -> None:
+    coco_runs(tmp_path)
+    file = tmp_path / "annotations.json"
+    file.write_text(harm(file.read_text()))
+    with pytest.raises(ValueError, match=f"annotations.json.*{said}"):
+        folder_layout.label_image(folder_layout.find(tmp_path).images[0])
 
 
 @pytest.mark.parametrize(

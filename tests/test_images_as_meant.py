@@ -462,6 +462,18 @@ def test_negative_values_have_a_minimum(tmp_path: Path) -> None:
         ScaleToUnitRanged("image", minimum=5, maximum=5)
 
 
+def test_several_channels_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    stack = RNG.integers(0, 256, (3, 20, 31), dtype=np.uint8)
+    names = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP", "RFP"]}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, photometric="minisblack", metadata=names)
+    for channel in ([2, 0], ["rfp", "DAPI"], ["RFP", 0]):
+        pixels, meta = PageReader(channel).get_data(tmp_path / "a.ome.tif")
+        np.testing.assert_array_equal(pixels, np.moveaxis(stack[[2, 0]], 0, -1))
+        assert meta["channel_names"] == ["RFP", "DAPI"]
+    with pytest.raises(ValueError, match="each channel once"):
+        PageReader([0, "DAPI"]).get_data(tmp_path / "a.ome.tif")
+
+
 def test_a_channel_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     path = two_channels(tmp_path / "a", GREY)
     for channel in ("RFP", 2):

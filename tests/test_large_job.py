@@ -466,9 +466,9 @@ class TestBadInput:
             ({"part": "4/3"}, "part='4/3': i/n"),
             ({"workers": 0}, "workers=0: must be at least 1"),
             ({"missing_chunks": "zero"}, "missing_chunks='zero': must be one of fill, refuse"),
-            ({"channel": 1}, "channel=1: the image has 1, numbered from 0"),
-            ({"channel": [0, 0]}, r"channel=\[0, 0\]: the network takes 1 channels, these are 2"),
-            ({"channel": "dapi"}, "channel='dapi': the image has 1, numbered from 0"),
+            ({"channel": 1}, "no channel 1; it has 1"),
+            ({"channel": [0, 0]}, r"channel=\[0, 0\]: each channel once"),
+            ({"channel": "dapi"}, "no channel 'dapi'; it has 1"),
             ({"cells": {"field_of_interest": 50}}, "field_of_interest=50: leaves nothing"),
         ],
     )

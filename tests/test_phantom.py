@@ -263,7 +263,7 @@ def test_two_processes_may_write_the_same_phantom(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"kind": "mri"}, "kind='mri': expected 'cells' or 'em'"),
+        ({"kind": "mri"}, "kind='mri': expected 'cells', 'nuclei', 'em' or 'folder'"),
         ({"frames": 0}, "frames=0"),
         ({"size": 8}, "size=8"),
         ({"sequences": []}, r"sequences=\[\]"),

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, decollate_batch
 from monai.inferers import SimpleInferer
 
 from unet_paper.inferer import OverlapTileInferer
+from unet_paper.instances import PRESETS, LabelInstancesd
 from unet_paper.magnification import MagnifiedInferer
 from unet_paper.probability import CellProbabilityInferer
 from unet_paper.running.pixel_size_step import PixelSizeStep
@@ -65,3 +66,21 @@ def test_what_the_inferer_gives_stays_what_it_is(image: Path) -> None:
     engine = SimpleNamespace(inferer=CellProbabilityInferer(inferer=OverlapTileInferer(levels=2)))
     batch = {"image": MetaTensor(torch.zeros(1, 1, 4, 4), meta={"filename_or_obj": [str(image)]})}
     assert isinstance(PixelSizeStep(lambda at_work, _: at_work.inferer, 0.325)(engine, batch), CellProbabilityInferer)
+
+
+def test_the_smallest_cell_follows_too(image: Path) -> None:
+    """Pixels twice as large as in training: a square of 2 px is a cell where it would not be of the same size."""
+    probability = torch.zeros(1, 1, 12, 12)
+    probability[..., 1:5, 1:5] = probability[..., 8:10, 8:10] = 1
+    engine = SimpleNamespace(inferer=CellProbabilityInferer(inferer=OverlapTileInferer(levels=2)))
+    batch = {"image": MetaTensor(torch.zeros(1, 1, 4, 4), meta={"filename_or_obj": [str(image)]})}
+    label = LabelInstancesd("pred", "pred", preset={**PRESETS["folder"], "min_size": 12})
+
+    def cells(trained: float | None) -> int:
+        output = PixelSizeStep(lambda *_: {"pred": probability}, trained)(engine, batch)
+        (item,) = decollate_batch(output)
+        return int(label(item)["pred"].max())
+
+    assert cells(None) == 1
+    assert cells(0.325) == 2
+    assert cells(1.3) == 0

@@ -107,9 +107,9 @@ def label_instances(
 
     1. foreground where the probability is above the threshold;
     2. its connected components, without those that hold no square of ``min_width`` px; with ``split_thresholds``, a
-       component that falls into several of at least ``min_size`` px at a higher threshold is that many cells, parted by
-       a watershed of the probability from these; with ``neck``, what is narrower between two parts of at least
-       ``min_size`` px than in either of them is two cells, parted where it is narrowest;
+       component that falls into several at a higher threshold, of at least ``min_size`` px and with such a square, is
+       that many cells, parted by a watershed of the probability from these; with ``neck``, what is narrower between two
+       parts of at least ``min_size`` px than in either of them is two cells, parted where it is narrowest;
     3. holes of a component filled: background that does not reach the image's border and touches this component only;
     4. components of fewer than ``min_size`` px dropped;
     5. the separation border given back: of a gap between two components at most 2 ``regrow`` px wide, every pixel
@@ -211,6 +211,8 @@ class LabelInstancesd(MapTransform):
         fill_holes: see there.
         field_of_interest: see there.
         min_width: see there.
+        area_scale_key: key of a number by which areas in px differ from those that ``min_size`` was chosen for, since
+            pixels have another size; 1 for items that lack it.
         allow_missing_keys: pass over items that lack the key.
 
     Raises:
@@ -232,6 +234,7 @@ class LabelInstancesd(MapTransform):
         fill_holes: bool | None = None,
         field_of_interest: int | None = None,
         min_width: int | None = None,
+        area_scale_key: str = "area_scale",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -252,6 +255,7 @@ class LabelInstancesd(MapTransform):
             field_of_interest=base["field_of_interest"] if field_of_interest is None else field_of_interest,
             min_width=base["min_width"] if min_width is None else min_width,
         )
+        self.area_scale_key = area_scale_key
         check_settings(self.settings)
 
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
@@ -276,9 +280,20 @@ class LabelInstancesd(MapTransform):
                     f"{key!r}: values from {low:g} to {high:g} are no probabilities; unet_paper.probability makes them "
                     "from scores"
                 )
-            cells = label_each_class(of_cells, partial(label_instances, **self.settings))
+            smallest = smallest_cell(self.settings["min_size"], float(item.get(self.area_scale_key, 1)))
+            settings = Settings(**{**self.settings, "min_size": smallest})
+            cells = label_each_class(of_cells, partial(label_instances, **settings))
             item[output_key] = convert_to_dst_type(cells[None], prediction, dtype=torch.int32)[0]
         return item
+
+
+def smallest_cell(min_size: int, area_scale: float) -> int:
+    """Smallest cell in px where areas are ``area_scale`` times those that ``min_size`` was chosen for.
+
+    >>> smallest_cell(40, 0.25), smallest_cell(3, 0.01), smallest_cell(0, 4.0)
+    (10, 1, 0)
+    """
+    return max(1, round(min_size * area_scale)) if min_size else 0
 
 
 def check_settings(settings: Settings) -> None:
@@ -323,7 +338,7 @@ def split(
     Args:
         labels: components 1 .. n, shape (H, W); changed in place.
         probability: of the cell, shape (H, W).
-        settings: ``split_thresholds``, ``neck``, ``min_size`` and ``connectivity`` count.
+        settings: ``split_thresholds``, ``neck``, ``min_size``, ``min_width`` and ``connectivity`` count.
         whole: components left as they are.
 
     Returns:
@@ -377,6 +392,8 @@ def _parted_by_thresholds(
         np.greater(probability, threshold, out=above)
         np.logical_and(above, component, out=above)
         count = int(ndimage.label(above, around, output=parts))
+        if settings["min_width"] > 1:
+            count = keep(parts, holding_a_square(parts, count, above, settings["min_width"]))
         count = keep(parts, areas(parts, count) >= smallest)
         # the one part of the lower threshold in which each lies; none where that was too small
         owner = np.zeros(count + 1, np.int32)

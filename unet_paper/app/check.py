@@ -28,7 +28,7 @@ from unet_paper.data.annotation import Annotation, InstancesFromAnnotationd
 from unet_paper.data.datasets import Case, pairs
 from unet_paper.data.findings import Finding, case_of, findings
 from unet_paper.data.folder_layout import AnnotatedImage, FolderLayout
-from unet_paper.data.reader import LabelReader
+from unet_paper.data.reader import Channel, LabelReader
 from unet_paper.data.survey import ImageFacts, Survey, load_case, outline_fit, survey
 from unet_paper.geometry import output_size
 from unet_paper.loss import PixelWeightedCrossEntropy
@@ -72,7 +72,7 @@ def check(folder: Path, *, place: Path | None = None, minutes: float = MINUTES, 
         folder: see ``data.folder_layout``.
         place: where to write; ``check_folder`` where None.
         minutes: that training may take on this machine.
-        channel: number or name of the channel to take from images with several.
+        channel: number or name of the channel to take from images with several, or several, as typed: ``[0, 2]``.
 
     Raises:
         FileNotFoundError, ValueError: no images with annotations, an image that cannot be read, or not one cell.
@@ -80,11 +80,11 @@ def check(folder: Path, *, place: Path | None = None, minutes: float = MINUTES, 
     place = check_folder(folder) if place is None else place
     layout = folder_layout.find(folder)
     cases = _cases(layout, place)
-    taken: int | str | None = int(channel) if channel is not None and channel.isdigit() else channel
+    taken = None if channel is None else channel_value(channel)
     found = survey(cases, annotation=_annotation(cases), channel=taken, other_files=layout.other_files)
     suspicions = findings(found, _fit_of_other(found, taken))
     chosen = configure(found, minutes=minutes, seconds_per_step=seconds_per_step)
-    chosen = Configuration([*_data(layout, place, channel), *chosen.choices])
+    chosen = Configuration([*_data(layout, place, taken), *chosen.choices])
     result = Check(folder, found, suspicions, chosen, place)
     _write(result, layout, minutes, taken)
     return result
@@ -122,6 +122,17 @@ def minutes_of(settings: dict[str, str]) -> float:
     if not 0 < minutes < float("inf"):
         raise ValueError(f"--minutes {typed}: a time above 0 is needed, such as {MINUTES:g}")
     return minutes
+
+
+def channel_value(typed: str) -> Channel:
+    """One channel or several, as typed.
+
+    >>> channel_value("2"), channel_value("DAPI"), channel_value("[0, GFP]"), channel_value("0,2")
+    (2, 'DAPI', [0, 'GFP'], [0, 2])
+    """
+    names = [name.strip(" '\"") for name in typed.strip("[]() ").split(",")]
+    values = [int(name) if name.isdigit() else name for name in names]
+    return values if len(values) > 1 or typed.startswith("[") else values[0]
 
 
 def say(found: Check) -> None:
@@ -209,7 +220,7 @@ def _annotation(cases: Sequence[Case]) -> Annotation:
     return "binary"
 
 
-def _data(layout: FolderLayout, place: Path, channel: str | None) -> list[Choice]:
+def _data(layout: FolderLayout, place: Path, channel: Channel | None) -> list[Choice]:
     choices = []
     if not layout.plain:
         table = str((place / PAIRS).resolve())
@@ -225,11 +236,11 @@ def _data(layout: FolderLayout, place: Path, channel: str | None) -> list[Choice
     elif layout.mask_suffix:
         choices.append(Choice("mask_suffix", layout.mask_suffix, "what a mask's name has after its image's"))
     if channel is not None:
-        choices.append(Choice("channel", int(channel) if channel.isdigit() else channel, "as asked for"))
+        choices.append(Choice("channel", channel, "as asked for"))
     return choices
 
 
-def _fit_of_other(found: Survey, channel: int | str | None) -> Any:
+def _fit_of_other(found: Survey, channel: Channel | None) -> Any:
     transform = InstancesFromAnnotationd(annotation=found.annotation)
 
     def fit(image: ImageFacts, other: ImageFacts) -> float:
@@ -247,7 +258,7 @@ def _fingerprint(layout: FolderLayout) -> str:
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
 
-def _write(result: Check, layout: FolderLayout, minutes: float, channel: int | str | None) -> None:
+def _write(result: Check, layout: FolderLayout, minutes: float, channel: Channel | None) -> None:
     head = (
         f"Settings for {result.folder}, written by unet-paper check from what the images and masks are.\n"
         "It lies over train.yaml, data_folder.yaml and best_folder.yaml. Change what you like: unet-paper train uses\n"

@@ -17,6 +17,7 @@ from skimage.segmentation import find_boundaries
 from unet_paper.app.configuration import Configuration
 from unet_paper.data.annotation import InstancesFromAnnotationd
 from unet_paper.data.findings import Finding, case_of
+from unet_paper.data.reader import Channel
 from unet_paper.data.survey import ImageFacts, Survey, load_case
 from unet_paper.weight_map import separation_border, weight_map
 
@@ -38,7 +39,7 @@ def page(
     findings: Sequence[Finding],
     configuration: Configuration,
     folder: str,
-    channel: int | str | None = None,
+    channel: Channel | None = None,
 ) -> str:
     """The page as HTML, pictures included.
 
@@ -167,7 +168,7 @@ def _plots(found: Survey) -> str:
     return embedded_figure(figure)
 
 
-def _pictures(found: Survey, findings: Sequence[Finding], channel: int | str | None) -> list[str]:
+def _pictures(found: Survey, findings: Sequence[Finding], channel: Channel | None) -> list[str]:
     """Images, those with findings first, and the weight map of the one with most cells that touch."""
     transform = InstancesFromAnnotationd(annotation=found.annotation)
     suspicious = {file for finding in findings for file in finding.files}

@@ -16,6 +16,8 @@ from unet_paper.app.help_text import Topic
 from unet_paper.running.signals import PROCESS, Interrupted
 
 _SPELLED = {"true": "True", "false": "False"}
+# one setting for one channel and for several, under whichever name
+_NAMED = {"channels": "channel"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Request:
             if name in ("config_file", "config-file"):
                 overlays.append(config_path(Path(value)))
             else:
-                settings[name.replace("-", "_")] = _SPELLED.get(value, value)
+                name = name.replace("-", "_")
+                settings[_NAMED.get(name, name)] = _SPELLED.get(value, value)
         return cls(places, settings, overlays)
 
     def place(self, what: str) -> Path:
@@ -112,7 +115,12 @@ def _predict(request: Request) -> int:
 
 def _demo(request: Request) -> int:
     _import_monai(request)
-    return _run(*demo.demonstration(request.settings, request.overlays))
+    folder = demo.phantom_folder()
+    settings = demo.training_settings(request.settings)
+    _train(Request([folder], dict(settings), request.overlays))
+    _predict(Request([folder / "new_images"], demo.prediction_settings(settings), ()))
+    print(f"pictures and table: {demo.PREDICTIONS / 'predictions.html'}")
+    return 0
 
 
 COMMANDS: dict[str, Callable[[Request], int]] = {
@@ -180,13 +188,13 @@ def _perform(name: str, topic: Topic, rest: Sequence[str]) -> int:
             )
             return 2
         return COMMANDS[name](request)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         inner: BaseException = error
         if "monai" in sys.modules:  # which wraps what went wrong
             from unet_paper.running.settings import cause
 
             inner = cause(error)
-        if not isinstance(inner, ValueError | OSError | RuntimeError):
+        if not isinstance(inner, ValueError | OSError | RuntimeError | ModuleNotFoundError):
             raise  # a fault of the program: whoever mends it needs to know where
         print(f"unet-paper {name}: {inner}", file=sys.stderr)
         return 1

@@ -1,24 +1,34 @@
-"""``unet-paper demo``: the whole road on a phantom of touching cells, in minutes on a CPU."""
+"""``unet-paper demo``: the whole road on a phantom of nuclei, from a folder to counted cells, in minutes on a CPU."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from unet_paper.app.bundle_command import BundleCommand
-
 FOLDER = Path("runs") / "demo"
+NETWORK = FOLDER / "network"
+PREDICTIONS = FOLDER / "predictions"
+MINUTES = "4"
+# images with masks; a third as many are new ones
+_IMAGES = 12
 
 
-def demonstration(settings: Mapping[str, str], overlays: Sequence[Path] = ()) -> list[BundleCommand]:
-    """The commands that train on the phantom and predict the first of its sequences.
+def phantom_folder() -> Path:
+    """Folder of images and masks as a laboratory has one, and of new images in ``new_images``; written if need be."""
+    from unet_paper.data import phantom  # MONAI takes seconds to import, and help needs none
+
+    # checks go by the last name of a folder, which must not be one of the user's
+    return Path(phantom.write(FOLDER / "demo_nuclei", kind="folder", frames=_IMAGES))
+
+
+def training_settings(settings: Mapping[str, str]) -> dict[str, str]:
+    """Settings for ``train`` on that folder: those given, and a few minutes."""
+    return {"minutes": MINUTES, "output_dir": str(NETWORK), **settings}
+
+
+def prediction_settings(trained: Mapping[str, str]) -> dict[str, str]:
+    """Settings for ``predict`` on the new images by what was trained.
 
     Args:
-        settings: of training, as typed.
-        overlays: config files of one's own for training.
+        trained: settings of the training.
     """
-    data, network = FOLDER / "data", FOLDER / "network"
-    places = {"dataset_dir#folder": str(data), "output_dir": str(network)}
-    training = BundleCommand("training", ["train", *overlays], {**places, **settings})
-    weights = Path(training.settings["output_dir"]) / "model.pt"
-    predicted = {"dataset_dir": str(data / "01"), "output_dir": str(FOLDER / "predictions"), "ckpt_path": str(weights)}
-    device = {"device": settings["device"]} if "device" in settings else {}
-    return [training, BundleCommand("run", ["inference"], {**predicted, **device})]
+    device = {"device": trained["device"]} if "device" in trained else {}
+    return {"weights": trained["output_dir"], "output_dir": str(PREDICTIONS), **device}

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from unet_paper.app.bundle_command import config_path
+from unet_paper.app.demo import MINUTES
 from unet_paper.app.train import CONFIGS
 
 
@@ -36,7 +37,7 @@ TOPICS: dict[str, Topic] = {
         (),
         {
             "minutes": "that training may take on this machine",
-            "channel": "number or name of the channel to take",
+            "channel": "number or name of the channel to take, or several: [0,2]",
         },
         {"minutes": "30"},
     ),
@@ -73,7 +74,7 @@ TOPICS: dict[str, Topic] = {
             "output_dir": "where predictions go",
             "cells_preset": "post-processing",
             "magnification": "of the images before the network",
-            "channel": "number or name of the channel to take",
+            "channel": "number or name of the channel to take, or several: [0,2]",
             "grey_maximum": "grey value that is white in all images",
             "symmetries": "averaged over: none, flips, rotations, all",
             "strategy": "tiles; rows: in less time and memory",
@@ -101,10 +102,16 @@ TOPICS: dict[str, Topic] = {
         {"output_dir": "runs/FOLDER", "report_dir": "output_dir/evaluation", "ckpt_path": "output_dir/model.pt"},
     ),
     "demo": Topic(
-        "the whole road on a phantom of touching cells, in minutes",
+        "the whole road on a phantom of nuclei: check, train, score, predict, in minutes",
         "",
-        ("train",),
-        {"max_epochs": "epochs", "steps_per_epoch": "steps of one epoch", "device": "cpu, cuda:0"},
+        CONFIGS,
+        {
+            "minutes": "that training may take on this machine, about",
+            "max_epochs": "epochs",
+            "steps_per_epoch": "steps of one epoch",
+            "device": "cpu, cuda:0",
+        },
+        {"minutes": MINUTES, **dict.fromkeys(("max_epochs", "steps_per_epoch"), "chosen by check")},
     ),
     "score": Topic("score files of cells or membranes against annotations, without any network"),
 }

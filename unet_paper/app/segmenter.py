@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from unet_paper.app.bundle_command import config_path
 from unet_paper.app.predict import weights_of
 from unet_paper.classes import cell_probability, named
+from unet_paper.data.reader import Channel, channel_numbers
 from unet_paper.measurements import Columns, cell_table
 from unet_paper.running import checkpoint, facts
 from unet_paper.running.bundle_folder import bundle_folder
@@ -60,7 +61,7 @@ class Segmenter:
     def __init__(self, parser: ConfigParser) -> None:
         self.network: torch.nn.Module = parser.get_parsed_content("network")
         self.classes: list[str] = parser.get_parsed_content("class_names")
-        self.channel: int | str | None = parser.get_parsed_content("channel")
+        self.channel: Channel | None = parser.get_parsed_content("channel")
         transforms = [
             parser.get_parsed_content(f"preprocessing#transforms#{number}")
             for number, transform in enumerate(parser.get("preprocessing#transforms"))
@@ -166,17 +167,14 @@ def _names(pixels: NDArray[Any], given: Sequence[str] | None) -> list[str]:
     return named
 
 
-def _taken(pixels: NDArray[Any], names: Sequence[str], channel: int | str | None) -> NDArray[Any]:
+def _taken(pixels: NDArray[Any], names: Sequence[str], channel: Channel | None) -> NDArray[Any]:
     """Channels that the network takes, shape (C, H, W)."""
     if pixels.ndim == 2:
         return pixels[None]
     if channel is None:
         return np.moveaxis(pixels, -1, 0)
-    wanted = str(channel).casefold()
-    found = [k for k, name in enumerate(names) if wanted in (name.casefold(), str(k))]
-    if not found:
-        raise ValueError(f"channel={channel!r}: the image has the channels {', '.join(names)}; give channel_names")
-    return pixels[None, ..., found[0]]
+    numbers = channel_numbers(channel, names, len(names), "image")
+    return np.moveaxis(pixels[..., numbers], -1, 0)
 
 
 def _loaded(pixels: NDArray[Any], pixel_size: tuple[float, float] | None) -> MetaTensor:

@@ -19,16 +19,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
-
-from unet_paper.data.notices import Progress
 from unet_paper.data.reader import (
     EXTENSIONS,
     JPEG,
-    CheckImaged,
-    PageReader,
-    ScaleToUnitRanged,
     extension,
+    is_image,
     layout,
     page_shapes,
     split_page,
@@ -36,7 +31,7 @@ from unet_paper.data.reader import (
 from unet_paper.data.region import annotated_regions
 from unet_paper.data.written_by_us import is_output
 
-__all__ = ["ctc", "folder", "grey_statistics", "images", "isbi2012", "large", "listed"]
+__all__ = ["ctc", "folder", "images", "isbi2012", "large", "listed"]
 
 Case = dict[str, str]
 
@@ -263,8 +258,8 @@ def listed(
         raise ValueError(f"{table}: a table with the columns image and mask is needed, and a line for every pair")
     files = [(table.parent / row["image"], table.parent / row["mask"]) for row in rows]
     for one in (file for pair in files for file in pair):
-        if not one.is_file():
-            raise FileNotFoundError(f"{one}: no such file, named in {table}")
+        if not is_image(one):
+            raise FileNotFoundError(f"{one}: no such image, named in {table}")
     return _part([case for image, mask in files for case in pairs(image, mask)], part, fold, folds, table)
 
 
@@ -337,7 +332,7 @@ def images(dataset_dir: str | Path) -> list[Case]:
         if page >= len(page_shapes(file)):
             raise ValueError(f"{dataset_dir}: page out of range; the file has pages 0 to {len(page_shapes(file)) - 1}")
         return [{"image": f"{file}#{page}"}]
-    if file.is_file():
+    if file.is_file() or is_image(file):
         return [{"image": address} for address in _addresses(file, _pages(file))]
     files = _one_of_a_name([f for f in _image_files(_folder(file)) if not is_output(f)])
     if not files:
@@ -350,54 +345,6 @@ def images(dataset_dir: str | Path) -> list[Case]:
             pages = 1
         cases += [{"image": address} for address in _addresses(one, pages)]
     return cases
-
-
-def grey_statistics(
-    cases: Sequence[Case],
-    *,
-    grey_minimum: float = 0.0,
-    grey_maximum: float | None = None,
-    grey_log: float | None = None,
-    channel: int | str | None = None,
-    channels: int = 1,
-) -> tuple[float, float]:
-    """Mean and standard deviation of all grey values of a data set, in [0, 1], in one pass over its images.
-
-    Args:
-        cases: what one of the functions above returned.
-        grey_minimum: grey value that is black, as the setting of training and inference.
-        grey_maximum: grey value that is white, or None for the full scale of the files.
-        grey_log: above which grey values are taken by their logarithm, or None.
-        channel: to take from images with several.
-        channels: of an image that the network takes.
-
-    Raises:
-        ValueError: no cases; images that ``unet_paper.data.reader`` refuses; images of one grey value alone.
-    """
-    if not cases:
-        raise ValueError("cases=[]: no images to take the mean of")
-    load = Compose(
-        [
-            LoadImaged("image", reader=PageReader(channel)),
-            EnsureChannelFirstd("image"),
-            CheckImaged("image", channels=channels),
-            ScaleToUnitRanged("image", minimum=grey_minimum, maximum=grey_maximum, logarithm=grey_log),
-        ]
-    )
-    pixels, total, squares = 0, 0.0, 0.0
-    progress = Progress(logger, "measuring grey values", len(cases))
-    for case in cases:
-        progress.step()
-        image = load({"image": case["image"]})["image"].double()
-        pixels += image.numel()
-        total += float(image.sum())
-        squares += float((image**2).sum())
-    mean = total / pixels
-    std = float(max(squares / pixels - mean**2, 0.0) ** 0.5)
-    if std < 1e-6:  # far below a step of 16 bits
-        raise ValueError(f"{cases[0]['image']} and all others hold one grey value, {mean:g}: nothing to learn from")
-    logger.info("grey values of %d images: mean %.4f, standard deviation %.4f", len(cases), mean, std)
-    return mean, std
 
 
 def _given(path: str | Path) -> Path:
@@ -490,10 +437,10 @@ def _image_files(directory: Path) -> list[Path]:
     for file in directory.iterdir():
         if file.name.startswith("."):
             others["hidden"] += extension(file) != ""
+        elif is_image(file):
+            used.append(file)
         elif file.is_dir():
             others["folders, which are not looked into"] += 1
-        elif extension(file):
-            used.append(file)
         else:
             others[file.suffix.lower() or "without an extension"] += 1
     others = +others

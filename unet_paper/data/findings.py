@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unet_paper.data.datasets import Case
+from unet_paper.data.pixel_size import TOLERANCE
 from unet_paper.data.survey import ImageFacts, Survey
 
 __all__ = ["Finding", "findings"]
@@ -59,6 +60,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _pieces(found),
         _specks(found),
         _outliers(found),
+        _pixel_sizes(found),
         _one_image(found),
         _other_files(found),
     )
@@ -221,6 +223,20 @@ def _outliers(found: Survey) -> Iterator[Finding]:
             "twenty times brighter or darker than the middle one of the images",
             "was it saved with another number of bits, or cut off? Take it out, or save all alike",
         )
+
+
+def _pixel_sizes(found: Survey) -> Iterator[Finding]:
+    sides = {image.image: max(image.pixel_size) for image in found.images if image.pixel_size}
+    if not sides or max(sides.values()) <= TOLERANCE * min(sides.values()):
+        return
+    middle = float(np.median(list(sides.values())))
+    ratio = {file: max(side / middle, middle / side) for file, side in sides.items()}
+    yield Finding(
+        "pixel sizes differ",
+        [file for file, by in ratio.items() if by > TOLERANCE] or list(sides),
+        f"pixels of {min(sides.values()):.4g} to {max(sides.values()):.4g} um: cells of one size are of several in px",
+        "train on images of one magnification; the network follows the pixel size of new images by itself",
+    )
 
 
 def _one_image(found: Survey) -> Iterator[Finding]:

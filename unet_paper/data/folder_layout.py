@@ -10,12 +10,12 @@ Understood are, in this order:
 - images and masks in one folder, told apart by such an ending or beginning.
 
 Annotations are label images or masks; ROIs of ImageJ (``.zip``, ``.roi``); QuPath's GeoJSON (``.geojson``); COCO's JSON
-(one ``.json`` that names the images).
+(one ``.json`` that names the images; polygons or run lengths).
 """
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from skimage.draw import polygon
 
 from unet_paper.data.datasets import natural_order
-from unet_paper.data.reader import LabelReader, extension, page_shapes
+from unet_paper.data.reader import ZARR, LabelReader, extension, is_image, page_shapes
 
 __all__ = ["AnnotatedImage", "FolderLayout", "find", "label_image"]
 
@@ -116,28 +116,42 @@ def label_image(found: AnnotatedImage) -> Labels:
                 raise ValueError(f"{file}: {pixels.shape} px, but its image has {shape}: both must have one size")
             labels[pixels > 0] = number
         return labels
-    outlines = _outlines(first, found.image)
-    for number, rings in enumerate(outlines, start=1):
-        inside = np.zeros(shape, bool)
-        for ring in rings:
-            # holes come after the ring around them: a pixel within both lies outside
-            rows, columns = polygon(ring[:, 1] - 0.5, ring[:, 0] - 0.5, shape)
-            inside[rows, columns] ^= True
+    for number, inside in enumerate(_cells(first, found.image, shape), start=1):
         labels[inside] = number
     return labels
 
 
-def _outlines(file: Path, image: Path) -> list[list[NDArray[np.float64]]]:
-    """Cells of an annotation file: of each its rings, (n, 2), x and y; 0 is the upper left corner of the image."""
+def _cells(file: Path, image: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.bool_]]:
+    """Where each cell of an annotation file lies, in the order of the file."""
     kind = file.suffix.lower()
     if kind in (".zip", ".roi"):
         rois = roifile.roiread(file)
-        return [[np.asarray(roi.coordinates(), float)] for roi in (rois if isinstance(rois, list) else [rois])]
-    content = json.loads(file.read_text(encoding="utf-8"))
+        for roi in rois if isinstance(rois, list) else [rois]:
+            yield _inside([np.asarray(roi.coordinates(), float)], shape)
+        return
+    content = _parsed(file)
     if kind == ".geojson" or (isinstance(content, dict) and content.get("type") == "FeatureCollection"):
-        features = content["features"] if isinstance(content, dict) else content
-        return [rings for feature in features for rings in _rings_of_geometry(feature["geometry"])]
-    return _coco(content, file, image)
+        for feature in content["features"] if isinstance(content, dict) else content:
+            yield from (_inside(rings, shape) for rings in _rings_of_geometry(feature["geometry"]))
+        return
+    yield from _coco(content, file, image, shape)
+
+
+def _parsed(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: cannot be read as JSON: {error}; export it again") from error
+
+
+def _inside(rings: Sequence[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Pixels within the rings of a cell, (n, 2), x and y; 0 is the upper left corner of the image."""
+    inside = np.zeros(shape, bool)
+    for ring in rings:
+        # holes come after the ring around them: a pixel within both lies outside
+        rows, columns = polygon(ring[:, 1] - 0.5, ring[:, 0] - 0.5, shape)
+        inside[rows, columns] ^= True
+    return inside
 
 
 def _rings_of_geometry(geometry: Mapping[str, Any]) -> list[list[NDArray[np.float64]]]:
@@ -148,18 +162,54 @@ def _rings_of_geometry(geometry: Mapping[str, Any]) -> list[list[NDArray[np.floa
     return []
 
 
-def _coco(content: Mapping[str, Any], file: Path, image: Path) -> list[list[NDArray[np.float64]]]:
-    ids = [entry["id"] for entry in content.get("images", ()) if Path(entry["file_name"]).name == image.name]
+def _coco(content: Mapping[str, Any], file: Path, image: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.bool_]]:
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+        raise ValueError(f"{file}: neither GeoJSON nor COCO, which has images and annotations; export it again")
+    ids = [entry["id"] for entry in content["images"] if Path(entry["file_name"]).name == image.name]
     if not ids:
         raise ValueError(f"{file}: names no image {image.name}; COCO's images have a file_name each")
-    cells = []
     for entry in content["annotations"]:
         if entry["image_id"] != ids[0]:
             continue
-        if not isinstance(entry["segmentation"], list):
-            raise ValueError(f"{file}: annotation {entry.get('id')} is run-length coded; export polygons")
-        cells.append([np.array(ring, float).reshape(-1, 2) for ring in entry["segmentation"]])
-    return cells
+        drawn = entry["segmentation"]
+        if isinstance(drawn, list):
+            yield _inside([np.array(ring, float).reshape(-1, 2) for ring in drawn], shape)
+        else:
+            yield _run_lengths(drawn, f"{file}: annotation {entry.get('id')}", shape)
+
+
+def _run_lengths(drawn: Mapping[str, Any], source: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """COCO's run lengths of background and cell in turn, column by column, as text or as numbers."""
+    if tuple(drawn["size"]) != shape:
+        raise ValueError(
+            f"{source} is of {tuple(drawn['size'])} px, but its image has {shape}: both must have one size"
+        )
+    counts = _counts(drawn["counts"]) if isinstance(drawn["counts"], str) else list(drawn["counts"])
+    if sum(counts) != shape[0] * shape[1] or min(counts) < 0:
+        raise ValueError(
+            f"{source}: {sum(counts)} pixels in its runs, {shape[0] * shape[1]} in the image; export again"
+        )
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(shape, order="F")
+
+
+def _counts(text: str) -> list[int]:
+    """Numbers of compressed run lengths: 5 bits a character, lowest first; from the fourth on, less the last but one.
+
+    The format of COCO's ``maskApi`` (Lin et al. 2014, arXiv:1405.0312); its Python package warns with NumPy 2.
+    """
+    counts: list[int] = []
+    value = bits = 0
+    for character in text:
+        group = ord(character) - 48
+        value |= (group & 31) << bits
+        bits += 5
+        if group & 32:
+            continue
+        if group & 16:  # the sign
+            value -= 1 << bits
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = bits = 0
+    return counts
 
 
 def _two_folders(images: Path, drawn: Path) -> FolderLayout:
@@ -168,7 +218,11 @@ def _two_folders(images: Path, drawn: Path) -> FolderLayout:
     others = _others(images) + _others(drawn, (*DRAWN, ".json"))
     if coco and not annotations:
         return FolderLayout([AnnotatedImage(file, [coco[0]]) for file in pictures], plain=False, other_files=others)
-    folders = [path for path in drawn.iterdir() if path.is_dir() and any(extension(file) for file in path.iterdir())]
+    folders = [
+        path
+        for path in drawn.iterdir()
+        if path.is_dir() and extension(path) not in ZARR and any(map(is_image, path.iterdir()))
+    ]
     if folders and not annotations:
         masks = {path.name: _files(path) for path in folders}
         return FolderLayout(_paired(pictures, masks, drawn)[0], plain=False, other_files=others)
@@ -244,19 +298,21 @@ def _listed(table: Path) -> list[AnnotatedImage]:
         raise ValueError(f"{table}: a table with the columns image and mask is needed, and a line for every pair")
     found = [AnnotatedImage(table.parent / row["image"], [table.parent / row["mask"]]) for row in rows]
     for named in (named for pair in found for named in (pair.image, *pair.annotation)):
-        if not named.is_file():
+        if not (named.is_file() or is_image(named)):
             raise FileNotFoundError(f"{named}: no such file, named in {table}")
     return found
 
 
 def _files(folder: Path, drawn: Iterable[str] = ()) -> list[Path]:
     kinds = tuple(drawn)
-    taken = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")]
-    return sorted((f for f in taken if extension(f) or f.suffix.lower() in kinds), key=natural_order)
+    taken = [f for f in folder.iterdir() if not f.name.startswith(".")]
+    drawings = (f for f in taken if f.suffix.lower() in kinds and f.is_file())
+    return sorted((*filter(is_image, taken), *drawings), key=natural_order)
 
 
 def _others(folder: Path, drawn: Iterable[str] = ()) -> int:
-    return sum(f.is_file() for f in folder.iterdir() if not f.name.startswith(".")) - len(_files(folder, drawn))
+    shown = [f for f in folder.iterdir() if not f.name.startswith(".")]
+    return sum(f.is_file() or is_image(f) for f in shown) - len(_files(folder, drawn))
 
 
 def _by_name(files: Iterable[Path]) -> dict[str, Path]:

@@ -26,6 +26,7 @@ import zarr
 from numpy.typing import NDArray
 
 from unet_paper.data import tiff_file
+from unet_paper.data.reader import Channel, channel_numbers
 
 MissingChunks = Literal["fill", "refuse"]
 VERSIONS = ("0.4", "0.5")
@@ -121,23 +122,15 @@ class ImageStore:
         sizes = [self.array.shape[self.axes.index(axis)] for axis in self.plane_axes]
         return list(itertools.product(*map(range, sizes)))
 
-    def numbers(self, channel: int | str | Sequence[int] | None) -> list[int]:
-        """Numbers of the channels that a number, a name, numbers or None (all) stand for.
+    def numbers(self, channel: Channel | None) -> list[int]:
+        """Numbers of the channels that a number, a name, several or None (all) stand for.
 
         Raises:
             ValueError: naming the channels that there are.
         """
-        known = range(self.channels)
         if channel is None:
-            return list(known)
-        if isinstance(channel, str):
-            found = [number for number, name in enumerate(self.channel_names) if name == channel]
-        else:
-            found = [channel] if isinstance(channel, int) else list(channel)
-        if not found or not set(found) <= set(known):
-            names = f", named {', '.join(self.channel_names)}" if self.channel_names else ""
-            raise ValueError(f"channel={channel!r}: the image has {self.channels}, numbered from 0{names}")
-        return found
+            return list(range(self.channels))
+        return channel_numbers(channel, self.channel_names, self.channels, self.address)
 
     def read(
         self, plane: Sequence[int], rows: slice, columns: slice, channels: Sequence[int] | None = None

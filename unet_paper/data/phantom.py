@@ -4,6 +4,7 @@
 many sizes, and inside the cells what a network must learn not to take for a membrane. ``touching_cells`` resembles
 cells seen by differential interference contrast (DIC-C2DH-HeLa): low contrast, relief shading, clusters whose cells
 touch. ``sparse_nuclei`` resembles no data set of the paper: small nuclei with much background between them.
+``fluorescent_nuclei`` resembles nuclei in fluorescence, as many laboratories have them in a folder.
 
 Nothing here is copied from a real image, so phantoms may be published and stored anywhere.
 """
@@ -23,10 +24,13 @@ from scipy import ndimage
 
 from unet_paper.data.phantom_cells import touching_cells
 from unet_paper.data.phantom_em import em_stack
+from unet_paper.data.phantom_fluorescence import fluorescent_nuclei
 from unet_paper.data.phantom_image import image_shape
 from unet_paper.data.phantom_nuclei import sparse_nuclei
 
-__all__ = ["em_stack", "sparse_nuclei", "touching_cells", "write"]
+__all__ = ["em_stack", "fluorescent_nuclei", "sparse_nuclei", "touching_cells", "write"]
+
+_KINDS = ("cells", "nuclei", "em", "folder")
 
 _VERSION = 2  # of the generator: other pixels from the same parameters
 
@@ -40,22 +44,24 @@ def write(
     sequences: Sequence[str | int] = ("01",),
     seed: int = 0,
 ) -> str:
-    """Write a phantom in the layout of its challenge, or find it there from an earlier call.
+    """Write a phantom in the layout of its challenge, or of a folder, or find it there from an earlier call.
 
     - ``cells``: that of the Cell Tracking Challenge. For each sequence NN, images ``NN/tTTT.tif``, gold instances
       ``NN_GT/SEG/man_segTTT.tif``, a marker of every cell ``NN_GT/TRA/man_trackTTT.tif``. Every fourth gold image, the
       third first, is partial: a third of its cells, at least one, have a marker but no instance.
     - ``nuclei``: the same layout, every nucleus drawn and marked.
     - ``em``: that of ISBI 2012, ``train-volume.tif``, ``train-labels.tif``, ``test-volume.tif``.
+    - ``folder``: a folder of one's own, ``images/nucleiNN.tif`` and ``masks/nucleiNN.tif`` with an id a nucleus, pixels
+      of 0.5 um; and ``new_images``, a third as many, without masks.
 
     The folder appears under its name when all of it is written, with the parameters in ``phantom.json``.
 
     Args:
         folder: where to write; its parents are made. A phantom of the same parameters is left untouched.
-        kind: ``cells``, ``nuclei`` or ``em``.
-        frames: number of frames of each sequence, or of slices of each stack.
+        kind: ``cells``, ``nuclei``, ``em`` or ``folder``.
+        frames: number of frames of each sequence, of slices of each stack, or of images with masks.
         size: height and width in px, or one number for both.
-        sequences: names of the sequences, two digits each; ``em`` has none.
+        sequences: names of the sequences, two digits each; ``em`` and ``folder`` have none.
         seed: of all that is drawn.
 
     Returns:
@@ -66,8 +72,8 @@ def write(
         FileExistsError: the folder holds something else, which is never overwritten.
     """
     folder = Path(folder).expanduser()
-    if kind not in ("cells", "nuclei", "em"):
-        raise ValueError(f"kind={kind!r}: expected 'cells', 'nuclei' or 'em'")
+    if kind not in _KINDS:
+        raise ValueError(f"kind={kind!r}: expected {', '.join(map(repr, _KINDS[:-1]))} or {_KINDS[-1]!r}")
     names = [f"{name:0>2}" for name in sequences]
     if not names or len(set(names)) < len(names) or not all(re.fullmatch(r"\d\d", name) for name in names):
         raise ValueError(f"sequences={list(sequences)}: expected names of two digits, each once, such as ['01', '02']")
@@ -75,7 +81,7 @@ def write(
         "kind": kind,
         "frames": frames,
         "size": list(image_shape(frames, size)),
-        "sequences": [] if kind == "em" else names,
+        "sequences": [] if kind in ("em", "folder") else names,
         "seed": seed,
         "version": _VERSION,
     }
@@ -88,6 +94,8 @@ def write(
         whole.mkdir()
         if kind == "em":
             _write_em(whole, frames, size, seed)
+        elif kind == "folder":
+            _write_folder(whole, frames, size, seed)
         else:
             for name in names:
                 _write_sequence(whole, kind, name, frames, size, seed)
@@ -129,6 +137,19 @@ def _write_em(folder: Path, slices: int, size: int | Sequence[int], seed: int) -
     unseen, _ = em_stack(slices, size, seed + 1)
     for name, stack in (("train-volume", images), ("train-labels", labels), ("test-volume", unseen)):
         tifffile.imwrite(folder / f"{name}.tif", stack, photometric="minisblack", metadata=None)
+
+
+def _write_folder(folder: Path, frames: int, size: int | Sequence[int], seed: int) -> None:
+    unseen = max(1, frames // 3)
+    images, instances = fluorescent_nuclei(frames + unseen, size, seed)
+    for number, (image, mask) in enumerate(zip(images, instances, strict=True), start=1):
+        annotated = number <= frames
+        parts = {"images": image, "masks": mask} if annotated else {"new_images": image}
+        for kind, pixels in parts.items():
+            path = folder / kind / f"nuclei{number:02d}.tif"
+            path.parent.mkdir(exist_ok=True)
+            # as ImageJ describes a picture with a scale
+            tifffile.imwrite(path, pixels, imagej=True, resolution=(2, 2), metadata={"unit": "um"})
 
 
 def _write_sequence(folder: Path, kind: str, name: str, frames: int, size: int | Sequence[int], seed: int) -> None:

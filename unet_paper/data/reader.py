@@ -27,17 +27,29 @@ from monai.data import ImageReader, MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
-from unet_paper.data import nifti_file, nrrd_file, photometric, raster_file, region, tiff_file
+from unet_paper.data import (
+    microscope_file,
+    nifti_file,
+    nrrd_file,
+    photometric,
+    raster_file,
+    region,
+    tiff_file,
+    zarr_image,
+)
 from unet_paper.data.notices import Notices
 from unet_paper.data.page import Layout, Page
 
 __all__ = [
     "EXTENSIONS",
+    "Channel",
     "CheckImaged",
     "LabelReader",
     "PageReader",
     "ScaleToUnitRanged",
+    "channel_numbers",
     "extension",
+    "is_image",
     "layout",
     "page_shapes",
     "source_of",
@@ -49,15 +61,25 @@ JPEG = (".jpg", ".jpeg")
 RASTER = (".png", *JPEG, ".bmp")
 NIFTI = (".nii.gz", ".nii")
 NRRD = (".nrrd",)
-EXTENSIONS = (*TIFF, *RASTER, *NIFTI, *NRRD)
+ZARR = (".zarr",)
+EXTENSIONS = (*TIFF, *RASTER, *NIFTI, *NRRD, *ZARR, *microscope_file.EXTENSIONS)
 
 # MONAI writes "::" for "#" in every setting, addresses on its command line included
-_PAGE = re.compile(r"(?P<file>.+\.(?:tiff?|nii(?:\.gz)?|nrrd))(?:#|::)(?P<page>\d+)", re.IGNORECASE)
+_PAGE = re.compile(r"(?P<file>.+\.(?:tiff?|nii(?:\.gz)?|nrrd|zarr|czi|nd2|lif))(?:#|::)(?P<page>\d+)", re.IGNORECASE)
 # Formats whose files may hold several pages.
-_PAGED = {**dict.fromkeys(TIFF, tiff_file), **dict.fromkeys(NIFTI, nifti_file), **dict.fromkeys(NRRD, nrrd_file)}
+_PAGED = {
+    **dict.fromkeys(TIFF, tiff_file),
+    **dict.fromkeys(NIFTI, nifti_file),
+    **dict.fromkeys(NRRD, nrrd_file),
+    **dict.fromkeys(ZARR, zarr_image),
+    **dict.fromkeys(microscope_file.EXTENSIONS, microscope_file),
+}
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 _ROUNDING = 1e-5
 _COLOURS = ("red", "green", "blue", "alpha")
+
+# number or name of a channel, or several
+Channel = int | str | Sequence[int | str]
 
 logger = logging.getLogger(__name__)
 
@@ -65,15 +87,21 @@ logger = logging.getLogger(__name__)
 def extension(path: str | Path) -> str:
     """Extension of an image file, lower case, ``.nii.gz`` in one piece; empty where the format is not supported.
 
-    >>> extension("a/Slice.TIF"), extension("b.nii.gz"), extension("c.czi")
+    >>> extension("a/Slice.TIF"), extension("b.nii.gz"), extension("c.doc")
     ('.tif', '.nii.gz', '')
     """
     name = Path(path).name.lower()
     return next((e for e in EXTENSIONS if name.endswith(e) and name != e), "")
 
 
+def is_image(path: Path) -> bool:
+    """Whether a path is an image by its name: a file, or for OME-Zarr a folder."""
+    kind = extension(path)
+    return bool(kind) and (path.is_dir() if kind in ZARR else path.is_file())
+
+
 def split_page(path: str | Path) -> tuple[Path, int | None]:
-    """File and page of an address; pages count from 0, and only those of TIFF, NIfTI and NRRD files have one.
+    """File and page of an address; pages count from 0, and only those of formats that hold several have one.
 
     >>> split_page("train-volume.tif#7")
     (PosixPath('train-volume.tif'), 7)
@@ -179,10 +207,11 @@ class PageReader(_Reader):
     the affine too.
 
     Args:
-        channel: number (from 0) or name of the channel to take from images with several; all where None.
+        channel: number (from 0) or name of the channel to take from images with several, or a list of such: they become
+            the network's, in this order; all where None.
     """
 
-    def __init__(self, channel: int | str | None = None) -> None:
+    def __init__(self, channel: Channel | None = None) -> None:
         super().__init__()
         self.channel = channel
 
@@ -202,7 +231,13 @@ class PageReader(_Reader):
             names = _COLOURS[: pixels.shape[2]] if pixels.shape[2] > 2 else ("grey", "alpha")
         if self.channel is None:
             return pixels, names if pixels.ndim == 3 else ()
-        return _one_channel(pixels, names, self.channel, source), ()
+        count = pixels.shape[2] if pixels.ndim == 3 else 1
+        numbers = channel_numbers(self.channel, names if pixels.ndim == 3 else (), count, source)
+        if pixels.ndim == 2:
+            return pixels, ()
+        if len(numbers) == 1:
+            return pixels[..., numbers[0]], ()
+        return pixels[..., numbers], tuple(names[number] for number in numbers)
 
 
 class LabelReader(_Reader):
@@ -387,6 +422,36 @@ def _logarithmic(scaled: torch.Tensor, knee: float) -> torch.Tensor:
     return flat.view(scaled.shape)
 
 
+def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: str) -> list[int]:
+    """Numbers of the channels that the setting ``channel`` stands for.
+
+    Args:
+        channel: number, name, or a list of such.
+        names: of the channels; none where the file has none.
+        count: of the channels.
+        source: the file, for the error.
+
+    Raises:
+        ValueError: one that is not there, or is named twice; names those that are.
+
+    >>> channel_numbers(["GFP", 0], ["DAPI", "GFP", "RFP"], 3, "a.tif")
+    [1, 0]
+    """
+    asked = [channel] if isinstance(channel, int | str) else list(channel)
+    known = f" ({', '.join(names)})" if names else ""
+    numbers = []
+    for one in asked:
+        wanted = str(one).casefold()
+        by_name = [k for k, name in enumerate(names[:count]) if name.casefold() == wanted]
+        number = by_name[0] if by_name else int(wanted) if wanted.isdigit() else -1
+        if not 0 <= number < count:
+            raise ValueError(f"{source}: no channel {one!r}; it has {count}{known}: --channel 0 to {count - 1}")
+        numbers.append(number)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"{source}: channel={channel!r}: each channel once, at least one; it has {count}{known}")
+    return numbers
+
+
 def source_of(image: Any, key: Hashable) -> str:
     """The file that an image came from, or else its key."""
     return str(image.meta.get("filename_or_obj", key)) if isinstance(image, MetaTensor) else str(key)
@@ -400,9 +465,9 @@ def _existing(file: Path) -> str:
     """Extension of a file that exists and has a supported one."""
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file")
-    if not file.is_file():
-        raise ValueError(f"{file}: a folder, expected an image file")
     kind = extension(file)
+    if not file.is_file() and kind not in ZARR:
+        raise ValueError(f"{file}: a folder, expected an image file")
     if not kind:
         raise ValueError(f"{file}: unknown extension; supported are {' '.join(EXTENSIONS)}")
     return kind
@@ -431,17 +496,6 @@ def _inverted(pixels: NDArray[Any], full_scale: float | None, source: str) -> ND
         raise ValueError(f"{source}: {pixels.dtype} pixels in which 0 is white; save it with 0 as black")
     white = np.iinfo(pixels.dtype).max if full_scale is None else int(full_scale)
     return (white - pixels).astype(pixels.dtype)
-
-
-def _one_channel(pixels: NDArray[Any], names: tuple[str, ...], channel: int | str, source: str) -> NDArray[Any]:
-    count = pixels.shape[2] if pixels.ndim == 3 else 1
-    wanted = str(channel).casefold()
-    by_name = [k for k, name in enumerate(names[:count]) if name.casefold() == wanted]
-    number = int(wanted) if wanted.isdigit() else by_name[0] if by_name else -1
-    if not 0 <= number < count:
-        known = f" ({', '.join(names)})" if names and pixels.ndim == 3 else ""
-        raise ValueError(f"{source}: no channel {channel!r}; it has {count}{known}: --channel 0 to {count - 1}")
-    return pixels if pixels.ndim == 2 else pixels[..., number]
 
 
 def _ids_of_colours(pixels: NDArray[Any], source: str) -> NDArray[Any]:
@@ -498,6 +552,8 @@ def _check(tensor: torch.Tensor, image: Any, source: str, channels: int) -> None
         names = list(image.meta.get("channel_names", [])) if isinstance(image, MetaTensor) else []
         named = f" ({', '.join(map(str, names))})" if names else ""
         choose = f"take one with --channel 0 to {len(tensor) - 1}, " if channels == 1 else ""
+        if 1 < channels < len(tensor):
+            choose = f'take {channels} with --channel "{list(range(channels))}", '
         convert = "to greyscale" if channels == 1 else f"to {channels} channels"
         raise ValueError(
             f"{source}: {len(tensor)} channels{named}, the network takes {channels}; {choose}convert the image "

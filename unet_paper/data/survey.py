@@ -19,7 +19,8 @@ from skimage import measure
 from unet_paper.data.annotation import Annotation, InstancesFromAnnotationd, is_inverted
 from unet_paper.data.datasets import Case
 from unet_paper.data.notices import Progress
-from unet_paper.data.reader import LabelReader, PageReader, layout, split_page
+from unet_paper.data.pixel_size import micrometres
+from unet_paper.data.reader import Channel, LabelReader, PageReader, layout, split_page
 from unet_paper.measurements import measure_cells, neighbour_pairs, touching_border
 
 __all__ = ["ImageFacts", "Survey", "load_case", "outline_fit", "survey"]
@@ -134,7 +135,7 @@ def survey(
     cases: Sequence[Case],
     *,
     annotation: Annotation = "instances",
-    channel: int | str | None = None,
+    channel: Channel | None = None,
     ignore_value: int | None = None,
     background_value: int = 0,
     other_files: int = 0,
@@ -160,7 +161,7 @@ def survey(
 
 
 def load_case(
-    case: Case, transform: InstancesFromAnnotationd, channel: int | str | None = None
+    case: Case, transform: InstancesFromAnnotationd, channel: Channel | None = None
 ) -> tuple[NDArray[Any], str, Labels, NDArray[np.int64], str]:
     """Image and cells of one case.
 
@@ -186,7 +187,7 @@ def load_case(
     return pixels, stored, cells.astype(np.int32), drawn[0], ""
 
 
-def _facts(case: Case, transform: InstancesFromAnnotationd, channel: int | str | None) -> ImageFacts:
+def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | None) -> ImageFacts:
     pixels, stored, cells, drawn, trouble = load_case(case, transform, channel)
     trouble = "photograph" if _is_photograph(drawn) else trouble
     if trouble:
@@ -208,7 +209,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: int | str |
         median=float(np.median(pixels)),
         high=float(np.percentile(pixels, 99.9)),
         largest=float(pixels.max()),
-        pixel_size=_pixel_size(case["image"]),
+        pixel_size=micrometres(layout(split_page(case["image"])[0])),
         foreground=float((cells > 0).sum() / max(int(known.sum()), 1)),
         unknown=float(1 - known.mean()),
         areas=tuple(int(area) for area in areas),
@@ -286,8 +287,3 @@ def _contrast(grey: Image, cells: Labels) -> float:
     if not inside.size or not outside.size or not grey.std() > 0:
         return float("nan")
     return float((inside.mean() - outside.mean()) / grey.std())
-
-
-def _pixel_size(image: str) -> tuple[float, float] | None:
-    found = layout(split_page(image)[0])
-    return found.pixel_size if found.unit in ("micron", "um", "\u00b5m") else None

@@ -192,7 +192,11 @@ class LargePrediction:
             pixel_size=None if image.pixel_size is None else list(image.pixel_size),
             channel_names=[image.channel_names[number] if image.channel_names else str(number) for number in channels],
             engine=self._engine(),
-            **{**self._settings, "magnification": self._settings["magnification"] * ratio},
+            **{
+                **self._settings,
+                "magnification": self._settings["magnification"] * ratio,
+                "cells": pixel_size_step.rescaled(self._settings["cells"], ratio),
+            },
         )
 
     def _engine(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from unet_paper.data.reader import LabelReader, PageReader, extension, layout, s
 from unet_paper.data.written_by_us import is_ours
 from unet_paper.measurements import Columns, cell_table
 from unet_paper.running.cell_outlines import Outline, cell_outlines, imagej_rois, qupath_geojson
+from unet_paper.running.doubt import trust_in_words
 from unet_paper.running.label_files import save_picture
 from unet_paper.running.overlays import outline_overlay
 from unet_paper.running.placement import placed
@@ -71,6 +72,8 @@ class CellOutputs:
         job: which images are predicted, and where their predictions go.
         outputs: of the above.
         ckpt_path: the weights, named on the page.
+        choice: record of how the weights' post-processing was chosen (``cells_choice``), which tells how well doubt and
+            error go together; None: not known.
         classes: names of the classes, background first; of more than two, ids say their class, see
             :mod:`unet_paper.classes`, tables name it, and the summary counts each.
         label_key: key of the label image (1, H, W) in the engine's output.
@@ -86,6 +89,7 @@ class CellOutputs:
         outputs: Sequence[str] | str,
         *,
         ckpt_path: str | Path = "",
+        choice: Mapping[str, Any] | None = None,
         classes: Sequence[str] = ("background", "cell"),
         label_key: str = "pred",
         probability_key: str = "probability",
@@ -93,6 +97,7 @@ class CellOutputs:
         self.job = job
         self.outputs = check_outputs(outputs)
         self.ckpt_path = Path(ckpt_path)
+        self.trust = trust_in_words((choice or {}).get("doubt"))
         self.classes = tuple(classes)
         self.label_key = label_key
         self.probability_key = probability_key
@@ -204,7 +209,7 @@ class CellOutputs:
         if "page" in self.outputs:
             ordered = worst_first(rows)
             pictures = (self._picture(row) for row in itertools.islice(ordered, PICTURES))
-            page = prediction_page(ordered, pictures, weights=self.ckpt_path, trust="")
+            page = prediction_page(ordered, pictures, weights=self.ckpt_path, trust=self.trust)
             with placed(folder / OF_THE_FOLDER["page"]) as part, part.open("w", encoding="utf-8") as file:
                 file.writelines(page)
         logger.info("%s: %d cells in %d images", folder, sum(int(row["cells"]) for row in rows), len(rows))

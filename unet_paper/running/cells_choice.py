@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from unet_paper.classes import label_each_class
 from unet_paper.instances import Settings, label_instances, splits
 from unet_paper.running import engines
+from unet_paper.running.doubt import doubt, trust
 from unet_paper.running.facts import Facts
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ class CellsChoice:
                 for candidate, value in zip(candidates, scores, strict=True)
             ],
             "value_as_given": scores[candidates.index(self.cells)],
+            "doubt": self._trust(best),
         }
         logger.info(
             "post-processing of %d validation images: threshold %g%s, smallest cell %d px, %s %.4f (%.4f at %g)",
@@ -126,6 +128,13 @@ class CellsChoice:
             self.record["value_as_given"],
             given,
         )
+
+    def _trust(self, settings: Settings) -> dict[str, Any]:
+        """How well doubt tells the error of each image, with the post-processing that was chosen."""
+        doubts = [doubt(probability.astype(np.float32).sum(axis=0)) for probability, _ in self._cases]
+        own = [float(self.metric.score(self._row(settings, *case)[None])) for case in self._cases]
+        merged = [pair for process in engines.gather(list(zip(doubts, own, strict=True))) for pair in process]
+        return {"score": self.name, **trust([one for one, _ in merged], [score for _, score in merged])}
 
     def _candidates(self, thresholds: Sequence[float]) -> list[Settings]:
         """What is tried, the given one among it."""

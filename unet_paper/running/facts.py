@@ -29,7 +29,7 @@ from torch import Tensor
 import unet_paper
 from unet_paper.data import region
 from unet_paper.data.pixel_size import TOLERANCE, micrometres
-from unet_paper.data.reader import extension, layout, split_page
+from unet_paper.data.reader import Channel, extension, layout, split_page
 from unet_paper.instances import PRESETS, Settings
 from unet_paper.running import checkpoint
 
@@ -46,6 +46,7 @@ USUAL: Mapping[str, Any] = {
     "grey_minimum": 0,
     "grey_maximum": None,
     "grey_log": None,
+    "grey_ranges": None,
     "channel": None,
     "classes": None,
 }
@@ -70,7 +71,8 @@ class Facts:
         grey_minimum: grey value that is black, see ``data.reader``.
         grey_maximum: grey value that is white; None: full scale of the files.
         grey_log: above which grey values in [0, 1] are taken by their logarithm, see ``data.reader``; None: none are.
-        channel: number or name of the channel that is taken from images with several.
+        grey_ranges: of the training images' grey values, see ``data.grey_statistics``; None: not known.
+        channel: number or name of the channel that is taken from images with several, or several.
         classes: names of the classes, background first, see :func:`class_names`.
         pixel_size: of the images that it was trained on, in micrometres, before magnification; None: not known.
         symmetries: test-time averaging.
@@ -100,7 +102,8 @@ class Facts:
     grey_minimum: float = 0
     grey_maximum: float | None = None
     grey_log: float | None = None
-    channel: int | str | None = None
+    grey_ranges: Mapping[str, Any] | None = None
+    channel: Channel | None = None
     classes: Sequence[str] | None = None
     pixel_size: float | None = None
     symmetries: str = "none"
@@ -358,7 +361,7 @@ def pixel_size(cases: Sequence[Mapping[str, str]] | None, given: float | None = 
         return float(given)
     sizes = []
     for file in dict.fromkeys(split_page(case["image"])[0] for case in cases or ()):
-        size = micrometres(layout(file)) if region.parse(str(file)) is None and file.is_file() else None
+        size = micrometres(layout(file)) if region.parse(str(file)) is None and file.exists() else None
         if size is None:
             return None
         sizes.append((size[0] * size[1]) ** 0.5)

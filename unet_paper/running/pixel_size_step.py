@@ -5,11 +5,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unet_paper.data.notices import Notices
 from unet_paper.data.pixel_size import TOLERANCE, micrometres
 from unet_paper.data.reader import layout, split_page
+from unet_paper.instances import Settings, smallest_cell
 
 logger = logging.getLogger(__name__)
+
+AREA_SCALE = "area_scale"
 
 
 class PixelSizeStep:
@@ -17,7 +22,9 @@ class PixelSizeStep:
 
     An image of pixels twice as large as in training shows cells half as many pixels wide: it is magnified by 2, on top
     of what the network was trained with. Falk et al. (2019, doi:10.1038/s41592-018-0261-2) do so. Where the sizes
-    differ by no more than a quarter, or one is not known, nothing changes; else a line says what is done.
+    differ by no more than a quarter, or one is not known, nothing changes; else a line says what is done, and the
+    output has under ``area_scale`` by how much a cell's area in px differs from that in training, a quarter here, for
+    the smallest cell of the post-processing.
 
     Args:
         step: what predicts by ``engine.inferer``, a :class:`unet_paper.magnification.MagnifiedInferer`.
@@ -36,9 +43,13 @@ class PixelSizeStep:
             return self.step(engine, batch)
         engine.inferer = type(inferer)(inferer=inferer.inferer, magnification=inferer.magnification * ratio)
         try:
-            return self.step(engine, batch)
+            output = self.step(engine, batch)
         finally:
             engine.inferer = inferer
+        # one for each image, as MONAI takes an output apart
+        if isinstance(output, dict):
+            output[AREA_SCALE] = torch.full((len(batch["image"]),), ratio**-2)
+        return output
 
     def _ratio(self, meta: Any) -> float:
         """How much larger the image's pixels are than those of the training; 1 where that makes no difference."""
@@ -68,12 +79,22 @@ def magnified(
         "another pixel size",
         address,
         f"{address}: pixels of {(own := ratio * trained):.4g} um, in training {trained:.4g} um: "
-        f"magnified {ratio:.3g} times; min_size and the like stay in px of the image; --pixel_size {own:.4g} "
+        f"magnified {ratio:.3g} times, and min_size is {ratio**-2:.3g} times as many px; --pixel_size {own:.4g} "
         "leaves it as it is",
     )
     return ratio
 
 
+def rescaled(cells: Settings, ratio: float) -> Settings:
+    """Post-processing for images whose pixels are ``ratio`` times as large as those of the training.
+
+    >>> from unet_paper.instances import PRESETS
+    >>> rescaled({**PRESETS["folder"], "min_size": 40}, 2.0)["min_size"]
+    10
+    """
+    return {**cells, "min_size": smallest_cell(cells["min_size"], ratio**-2)}
+
+
 def _of_file(address: str) -> tuple[float, float] | None:
     file = Path(split_page(address)[0])
-    return micrometres(layout(file)) if file.is_file() else None
+    return micrometres(layout(file)) if file.exists() else None
