@@ -56,3 +56,36 @@ def test_the_page_stands_alone_and_changed_settings_are_kept(nuclei: Path, capsy
 def test_other_words_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "nuclei", *words]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_masks_that_are_photographs_end_a_training_before_it_begins(
+    nuclei: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of them: check says so and goes on, train does not, checked before or not; all of them: neither does."""
+    photograph = np.random.default_rng(5).integers(0, 255, (64, 64), dtype=np.uint8)
+    Image.fromarray(photograph).save(nuclei / "masks" / "n2.png")
+    assert main(["check", "nuclei"]) == 0
+    for _ in range(2):
+        assert main(["train", "nuclei"]) == 1
+        assert "nuclei/masks/n2.png: mask is a photograph" in capsys.readouterr().err
+    for number in range(4):
+        Image.fromarray(photograph).save(nuclei / "masks" / f"n{number}.png")
+    assert main(["check", "nuclei"]) == 1
+    said = capsys.readouterr().err
+    assert "no mask holds a cell" in said
+    assert "mask is a photograph: n0.png" in said
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs").write_text("no folder")
+    assert main(["check", str(nuclei)]) == 1
+    said = capsys.readouterr().err
+    assert "runs/checks/nuclei" in said
+    assert "go to a folder that you may write to" in said
+
+
+def test_a_thousand_other_files_beside_the_folders_are_said(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(1000):
+        (nuclei / f"note{number}.txt").touch()
+    assert main(["check", "nuclei"]) == 0
+    assert "many other files: 1000 files" in capsys.readouterr().out

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from unet_paper.app.train import CHOSEN, SCORING, check_folder
 from unet_paper.data import folder_layout
 from unet_paper.data.annotation import Annotation, InstancesFromAnnotationd
 from unet_paper.data.datasets import Case, pairs
-from unet_paper.data.findings import Finding, case_of, findings
+from unet_paper.data.findings import UNUSABLE, Finding, case_of, findings
 from unet_paper.data.folder_layout import AnnotatedImage, FolderLayout
 from unet_paper.data.reader import Channel, LabelReader
 from unet_paper.data.survey import ImageFacts, Survey, load_case, outline_fit, survey
@@ -79,15 +80,42 @@ def check(folder: Path, *, place: Path | None = None, minutes: float = MINUTES, 
     """
     place = check_folder(folder) if place is None else place
     layout = folder_layout.find(folder)
+    _refuse_unwritable(place)
     cases = _cases(layout, place)
     taken = None if channel is None else channel_value(channel)
     found = survey(cases, annotation=_annotation(cases), channel=taken, other_files=layout.other_files)
     suspicions = findings(found, _fit_of_other(found, taken))
+    if not found.cells:
+        raise ValueError(_no_cell(folder, suspicions))
     chosen = configure(found, minutes=minutes, seconds_per_step=seconds_per_step)
     chosen = Configuration([*_data(layout, place, taken), *chosen.choices])
     result = Check(folder, found, suspicions, chosen, place)
     _write(result, layout, minutes, taken)
     return result
+
+
+def _no_cell(folder: Path, suspicions: Sequence[Finding]) -> str:
+    """Why there is nothing to learn from, a line a reason."""
+    lines = [
+        f"  {finding.kind}: {', '.join(Path(file).name for file in finding.files[:3])}"
+        f"{', ...' if len(finding.files) > 3 else ''}: {finding.what}; {finding.remedy}"
+        for finding in suspicions
+    ]
+    return "\n".join([f"{folder}: no mask holds a cell that can be learnt from; draw some", *lines])
+
+
+def _refuse_unwritable(place: Path) -> None:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: the check is written there, below the folder that you are in; go to a folder that you "
+            "may write to, and name the images by their path",
+            str(place),
+        ) from error
 
 
 def checked(folder: Path, settings: dict[str, str]) -> None:
@@ -98,14 +126,23 @@ def checked(folder: Path, settings: dict[str, str]) -> None:
         settings: as typed; ``minutes`` is taken out, and ``channel`` counts.
 
     Raises:
-        ValueError: no number of minutes; otherwise as :func:`check`.
+        ValueError: no number of minutes; masks that cannot be learnt from; otherwise as :func:`check`.
     """
     typed = "minutes" in settings
     minutes = minutes_of(settings)
-    if is_current(folder, check_folder(folder), minutes if typed else None):
-        print(f"checked before: {check_folder(folder) / PAGE}")
-        return
-    say(check(folder, minutes=minutes, channel=settings.get("channel")))
+    place = check_folder(folder)
+    if is_current(folder, place, minutes if typed else None):
+        print(f"checked before: {place / PAGE}")
+    else:
+        say(check(folder, minutes=minutes, channel=settings.get("channel")))
+    _refuse_unusable(json.loads((place / REPORT).read_text(encoding="utf-8"))["findings"])
+
+
+def _refuse_unusable(found: Sequence[Mapping[str, Any]]) -> None:
+    unusable = [finding for finding in found if finding["kind"] in UNUSABLE]
+    if unusable:
+        lines = [f"  {', '.join(f['files'])}: {f['kind']}: {f['what']}; {f['remedy']}" for f in unusable]
+        raise ValueError("not trained: some masks cannot be used:\n" + "\n".join(lines))
 
 
 def minutes_of(settings: dict[str, str]) -> float:

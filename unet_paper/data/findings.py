@@ -14,7 +14,11 @@ from unet_paper.data.datasets import Case
 from unet_paper.data.pixel_size import TOLERANCE
 from unet_paper.data.survey import ImageFacts, Survey
 
-__all__ = ["Finding", "findings"]
+__all__ = ["UNUSABLE", "Finding", "case_of", "findings"]
+
+_PHOTOGRAPH, _UNREADABLE = "mask is a photograph", "mask cannot be used"
+# kinds of findings with which there can be no training
+UNUSABLE = (_PHOTOGRAPH, _UNREADABLE)
 
 OtherFit = Callable[[ImageFacts, ImageFacts], float]
 
@@ -71,7 +75,7 @@ def _photographs(found: Survey) -> Iterator[Finding]:
     files = [image.label for image in found.images if image.trouble == "photograph"]
     if files:
         yield Finding(
-            "mask is a photograph",
+            _PHOTOGRAPH,
             files,
             "neighbouring pixels mostly differ, as grey values do: an image lies where a mask should",
             "put the mask there, one value a cell on a background of 0",
@@ -81,7 +85,7 @@ def _photographs(found: Survey) -> Iterator[Finding]:
 def _unusable(found: Survey) -> Iterator[Finding]:
     for image in found.images:
         if image.trouble not in ("", "photograph"):
-            yield Finding("mask cannot be used", [image.label], image.trouble, "training refuses it too; mend it first")
+            yield Finding(_UNREADABLE, [image.label], image.trouble, "training refuses it too; mend it first")
 
 
 def _judged(found: Survey) -> list[ImageFacts]:

@@ -215,7 +215,8 @@ def _counts(text: str) -> list[int]:
 def _two_folders(images: Path, drawn: Path) -> FolderLayout:
     pictures, annotations = _files(images), _files(drawn, DRAWN)
     coco = [file for file in drawn.iterdir() if file.suffix.lower() == ".json"]
-    others = _others(images) + _others(drawn, (*DRAWN, ".json"))
+    beside = sum(file.is_file() and not file.name.startswith(".") for file in images.parent.iterdir())
+    others = _others(images) + _others(drawn, (*DRAWN, ".json")) + beside
     if coco and not annotations:
         return FolderLayout([AnnotatedImage(file, [coco[0]]) for file in pictures], plain=False, other_files=others)
     folders = [

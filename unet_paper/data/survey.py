@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from monai.data import MetaTensor
 from monai.transforms import EnsureChannelFirst, LoadImage
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -181,7 +183,9 @@ def load_case(
     try:
         read = LoadImage(reader=LabelReader(), image_only=True, dtype=np.int64)(case["label"])
         drawn = np.asarray(read).reshape(1, *read.shape[-2:])
-        cells = np.asarray(transform({"label": drawn})["label"])[0]
+        # with its name, for what is said of it
+        named = MetaTensor(torch.from_numpy(drawn), meta={"filename_or_obj": case["label"]})
+        cells = np.asarray(transform({"label": named})["label"])[0]
     except ValueError as error:
         return pixels, stored, np.zeros(pixels.shape[1:], np.int32), drawn[0], str(error)
     return pixels, stored, cells.astype(np.int32), drawn[0], ""

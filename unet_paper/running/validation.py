@@ -16,17 +16,17 @@ logger = logging.getLogger(__name__)
 def is_better(score: float, best: float) -> bool:
     """Whether a score takes the place of the best so far: higher is better, and any score is better than none.
 
-    Where no score is defined, or nothing has been found yet (0), the later network is the better one, so that the
-    first validation is not the last word.
+    Where no score is defined, nothing has been found yet (0), or all has (1), the later network is the better one: the
+    first validation is not the last word, and a network that finds every cell goes on to learn where it ends.
 
     >>> is_better(0.5, 0.4), is_better(0.4, 0.5), is_better(0.4, float("nan")), is_better(float("nan"), 0.4)
     (True, False, True, False)
-    >>> is_better(0.0, 0.0), is_better(float("nan"), float("nan")), is_better(0.4, 0.4)
-    (True, True, False)
+    >>> is_better(0.0, 0.0), is_better(1.0, 1.0), is_better(float("nan"), float("nan")), is_better(0.4, 0.4)
+    (True, True, True, False)
     """
     if math.isnan(score):
         return math.isnan(best)
-    return math.isnan(best) or score > best or score == best == 0
+    return math.isnan(best) or score > best or (score == best and best in (0, 1))
 
 
 class Validation:
