@@ -76,6 +76,26 @@ def test_masks_that_are_photographs_end_a_training_before_it_begins(
     assert "mask is a photograph: n0.png" in said
 
 
+def test_a_value_of_masks_may_mean_unknown(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A half of each mask that nobody annotated is no cell; the training gets the value, and asks for another look."""
+    for file in sorted((nuclei / "masks").iterdir()):
+        mask = np.array(Image.open(file))
+        mask[40:] = 255
+        Image.fromarray(mask).save(file)
+    assert main(["check", "nuclei", "--ignore_value", "255"]) == 0
+    place = Path("runs/checks/nuclei")
+    report = json.loads((place / "check.json").read_text())
+    assert report["findings"] == []
+    assert report["summary"]["annotation"] == "binary"
+    assert report["summary"]["cells"] == 4
+    assert report["images"][0]["unknown"] == 24 / 64
+    assert "ignore_value: 255" in (place / "config.yaml").read_text()
+    assert check.is_current(nuclei, place, None, {"ignore_value": 255})
+    assert not check.is_current(nuclei, place, None, {"ignore_value": 254})
+    assert main(["check", "nuclei", "--ignore_value", "white"]) == 1
+    assert "--ignore_value white: a value of masks is needed" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_written_to_is_named(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").write_text("no folder")
     assert main(["check", str(nuclei)]) == 1

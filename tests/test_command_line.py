@@ -159,7 +159,7 @@ def test_score_reads_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_help_names_is_a_setting(name: str) -> None:
     topic = help_text.TOPICS[name]
     assert set(topic.settings) - set(help_text.defaults(topic.configs)) <= {"weights", "minutes"} | (
-        {"channel"} if name == "check" else set()
+        set(check.ASKED) if name == "check" else set()
     )
     assert len(topic.settings) <= 11
     assert (name in COMMANDS) != (name in MODULES)

@@ -25,7 +25,7 @@ from unet_paper.app import check_page
 from unet_paper.app.configuration import Choice, Configuration, configure
 from unet_paper.app.train import CHOSEN, SCORING, check_folder
 from unet_paper.data import folder_layout
-from unet_paper.data.annotation import Annotation, InstancesFromAnnotationd
+from unet_paper.data.annotation import Annotation
 from unet_paper.data.datasets import Case, pairs
 from unet_paper.data.findings import UNUSABLE, Finding, case_of, findings
 from unet_paper.data.folder_layout import AnnotatedImage, FolderLayout
@@ -41,6 +41,8 @@ PAIRS = "pairs.csv"
 REPORT = "check.json"
 PAGE = "check.html"
 MINUTES = 30.0  # that training takes where nobody says
+# settings of training that decide what is seen in the files
+ASKED = ("channel", "ignore_value", "background_value")
 _MASKS_LOOKED_AT = 24
 _STEPS_TIMED, _SECONDS_TIMED = (3, 15), 3.0  # fewest and most, and for how long
 
@@ -66,7 +68,15 @@ class Check:
     place: Path
 
 
-def check(folder: Path, *, place: Path | None = None, minutes: float = MINUTES, channel: str | None = None) -> Check:
+def check(
+    folder: Path,
+    *,
+    place: Path | None = None,
+    minutes: float = MINUTES,
+    channel: str | None = None,
+    ignore_value: int | None = None,
+    background_value: int | None = None,
+) -> Check:
     """Look at a folder of images and annotations, and write what was found.
 
     Args:
@@ -74,6 +84,8 @@ def check(folder: Path, *, place: Path | None = None, minutes: float = MINUTES, 
         place: where to write; ``check_folder`` where None.
         minutes: that training may take on this machine.
         channel: number or name of the channel to take from images with several, or several, as typed: ``[0, 2]``.
+        ignore_value: of the masks, that means unknown.
+        background_value: of the masks, 0 where None.
 
     Raises:
         FileNotFoundError, ValueError: no images with annotations, an image that cannot be read, or not one cell.
@@ -83,12 +95,20 @@ def check(folder: Path, *, place: Path | None = None, minutes: float = MINUTES, 
     _refuse_unwritable(place)
     cases = _cases(layout, place)
     taken = None if channel is None else channel_value(channel)
-    found = survey(cases, annotation=_annotation(cases), channel=taken, other_files=layout.other_files)
+    background = 0 if background_value is None else background_value
+    found = survey(
+        cases,
+        annotation=_annotation(cases, ignore_value, background),
+        channel=taken,
+        ignore_value=ignore_value,
+        background_value=background,
+        other_files=layout.other_files,
+    )
     suspicions = findings(found, _fit_of_other(found, taken))
     if not found.cells:
         raise ValueError(_no_cell(folder, suspicions))
     chosen = configure(found, minutes=minutes, seconds_per_step=seconds_per_step)
-    chosen = Configuration([*_data(layout, place, taken), *chosen.choices])
+    chosen = Configuration([*_data(layout, place), *_asked(taken, ignore_value, background_value), *chosen.choices])
     result = Check(folder, found, suspicions, chosen, place)
     _write(result, layout, minutes, taken)
     return result
@@ -131,11 +151,33 @@ def checked(folder: Path, settings: dict[str, str]) -> None:
     typed = "minutes" in settings
     minutes = minutes_of(settings)
     place = check_folder(folder)
-    if is_current(folder, place, minutes if typed else None):
+    asked = asked_of(settings)
+    if is_current(folder, place, minutes if typed else None, asked):
         print(f"checked before: {place / PAGE}")
     else:
-        say(check(folder, minutes=minutes, channel=settings.get("channel")))
+        say(check(folder, minutes=minutes, **asked))
     _refuse_unusable(json.loads((place / REPORT).read_text(encoding="utf-8"))["findings"])
+
+
+def asked_of(settings: Mapping[str, str]) -> dict[str, Any]:
+    """What ``check`` takes of the settings, as its arguments.
+
+    Raises:
+        ValueError: a value of masks that is no whole number.
+
+    >>> asked_of({"channel": "DAPI", "ignore_value": "255", "max_epochs": "3"})
+    {'channel': 'DAPI', 'ignore_value': 255}
+    """
+    asked: dict[str, Any] = {}
+    for name in ASKED:
+        if name in settings and name != "channel":
+            try:
+                asked[name] = int(settings[name])
+            except ValueError:
+                raise ValueError(f"--{name} {settings[name]}: a value of masks is needed, a whole number") from None
+        elif name in settings:
+            asked[name] = settings[name]
+    return asked
 
 
 def _refuse_unusable(found: Sequence[Mapping[str, Any]]) -> None:
@@ -185,14 +227,17 @@ def say(found: Check) -> None:
     print(f"report: {found.place / PAGE}; settings: {found.place / CHOSEN}", flush=True)
 
 
-def is_current(folder: Path, place: Path, minutes: float | None) -> bool:
-    """Whether ``place`` holds a check of the folder as it is now, for so many minutes; None: any."""
+def is_current(folder: Path, place: Path, minutes: float | None, asked: Mapping[str, Any] | None = None) -> bool:
+    """Whether ``place`` holds a check of the folder as it is now, for so many minutes (None: any), and as asked for."""
     try:
         report = json.loads((place / REPORT).read_text(encoding="utf-8"))
         layout = folder_layout.find(folder)
     except (OSError, ValueError):
         return False
     same = report.get("files") == _fingerprint(layout) and minutes in (None, report.get("minutes"))
+    chosen = report.get("configuration", {})
+    wanted = {name: channel_value(value) if name == "channel" else value for name, value in (asked or {}).items()}
+    same = same and all(chosen.get(name) == value for name, value in wanted.items())
     return bool(same and report.get("unet_paper") == unet_paper.__version__ and (place / CHOSEN).is_file())
 
 
@@ -244,20 +289,21 @@ def _made(one: AnnotatedImage, place: Path) -> Path:
     return mask
 
 
-def _annotation(cases: Sequence[Case]) -> Annotation:
-    """How masks were drawn: ``binary`` where none holds a second value, else ``instances``."""
+def _annotation(cases: Sequence[Case], ignore_value: int | None = None, background_value: int = 0) -> Annotation:
+    """How masks were drawn: ``binary`` where none holds a second value of cells, else ``instances``."""
     step = max(1, len(cases) // _MASKS_LOOKED_AT)
     for case in cases[::step]:
         try:
             pixels, _ = LabelReader().get_data(case["label"])
         except ValueError:
             continue  # said by the survey
-        if len(np.unique(pixels[pixels != 0])) > 1:
+        of_cells = np.setdiff1d(pixels, [background_value, *([] if ignore_value is None else [ignore_value])])
+        if len(of_cells) > 1:
             return "instances"
     return "binary"
 
 
-def _data(layout: FolderLayout, place: Path, channel: Channel | None) -> list[Choice]:
+def _data(layout: FolderLayout, place: Path) -> list[Choice]:
     choices = []
     if not layout.plain:
         table = str((place / PAIRS).resolve())
@@ -272,13 +318,16 @@ def _data(layout: FolderLayout, place: Path, channel: Channel | None) -> list[Ch
             choices.append(Choice(f"{part}_cases", listed, "images and masks that the check has paired"))
     elif layout.mask_suffix:
         choices.append(Choice("mask_suffix", layout.mask_suffix, "what a mask's name has after its image's"))
-    if channel is not None:
-        choices.append(Choice("channel", channel, "as asked for"))
     return choices
 
 
+def _asked(channel: Channel | None, ignore_value: int | None, background_value: int | None) -> list[Choice]:
+    asked = {"channel": channel, "ignore_value": ignore_value, "background_value": background_value}
+    return [Choice(name, value, "as asked for") for name, value in asked.items() if value is not None]
+
+
 def _fit_of_other(found: Survey, channel: Channel | None) -> Any:
-    transform = InstancesFromAnnotationd(annotation=found.annotation)
+    transform = found.transform
 
     def fit(image: ImageFacts, other: ImageFacts) -> float:
         grey = load_case(case_of(image), transform, channel)[0].astype(np.float32).mean(axis=0)

@@ -15,7 +15,6 @@ from PIL import Image
 from skimage.segmentation import find_boundaries
 
 from unet_paper.app.configuration import Configuration
-from unet_paper.data.annotation import InstancesFromAnnotationd
 from unet_paper.data.findings import Finding, case_of
 from unet_paper.data.reader import Channel
 from unet_paper.data.survey import ImageFacts, Survey, load_case
@@ -127,6 +126,8 @@ def _facts(found: Survey) -> Mapping[str, str]:
         f"{found.diameter(95):.0f} px",
         "touching another": f"{found.touching} cells",
         "covered by cells": f"{found.foreground:.1%}",
+        "unknown": f"{np.mean([image.unknown for image in images]):.1%} of the pixels"
+        + (f", value {found.ignore_value} of the masks" if found.ignore_value is not None else ""),
     }
 
 
@@ -170,7 +171,7 @@ def _plots(found: Survey) -> str:
 
 def _pictures(found: Survey, findings: Sequence[Finding], channel: Channel | None) -> list[str]:
     """Images, those with findings first, and the weight map of the one with most cells that touch."""
-    transform = InstancesFromAnnotationd(annotation=found.annotation)
+    transform = found.transform
     suspicious = {file for finding in findings for file in finding.files}
     order = sorted(found.images, key=lambda image: not ({image.image, image.label} & suspicious))
     parts = ['<div class="grid">']

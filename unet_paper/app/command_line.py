@@ -74,10 +74,10 @@ def _check(request: Request) -> int:
     from unet_paper.app import check  # torch and MONAI take seconds to import, and help needs neither
 
     settings = dict(request.settings)
-    minutes, channel = check.minutes_of(settings), settings.pop("channel", None)
-    if settings:
-        raise ValueError(f"--{next(iter(settings))}: check takes --minutes and --channel")
-    check.say(check.check(request.place("FOLDER"), minutes=minutes, channel=channel))
+    minutes, asked = check.minutes_of(settings), check.asked_of(settings)
+    if unknown := [name for name in settings if name not in check.ASKED]:
+        raise ValueError(f"--{unknown[0]}: check takes --minutes, --{', --'.join(check.ASKED)}")
+    check.say(check.check(request.place("FOLDER"), minutes=minutes, **asked))
     return 0
 
 

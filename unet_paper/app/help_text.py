@@ -38,8 +38,10 @@ TOPICS: dict[str, Topic] = {
         {
             "minutes": "that training may take on this machine",
             "channel": "number or name of the channel to take, or several: [0,2]",
+            "ignore_value": "value in masks of pixels that are not annotated",
+            "background_value": "value in masks that is background",
         },
-        {"minutes": "30"},
+        {"minutes": "30", "background_value": "0"},
     ),
     "train": Topic(
         "learn from a folder of images and masks",

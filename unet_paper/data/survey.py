@@ -97,16 +97,24 @@ class Survey:
         images: one entry a case, in their order.
         annotation: how masks were read.
         other_files: in the folder, of kinds that are not taken.
+        ignore_value, background_value: of the masks that mean unknown, and background.
     """
 
     images: Sequence[ImageFacts]
     annotation: Annotation = "instances"
     other_files: int = 0
+    ignore_value: int | None = None
+    background_value: int = 0
     diameters: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         areas = np.array([area for image in self.images for area in image.whole_areas or image.areas], float)
         object.__setattr__(self, "diameters", np.sort(2 * np.sqrt(areas / np.pi)))
+
+    @property
+    def transform(self) -> InstancesFromAnnotationd:
+        """What made cells of the masks."""
+        return _transform(self.annotation, self.ignore_value, self.background_value)
 
     @property
     def areas(self) -> NDArray[np.float64]:
@@ -152,14 +160,16 @@ def survey(
     Raises:
         ValueError, OSError: an image that cannot be read. A mask that cannot is an ``ImageFacts.trouble``.
     """
-    transform = InstancesFromAnnotationd(
-        annotation=annotation, ignore_value=ignore_value, background_value=background_value
-    )
+    transform = _transform(annotation, ignore_value, background_value)
     progress, images = Progress(logger, "looking at images and masks", len(cases)), []
     for case in cases:
         images.append(_facts(case, transform, channel))
         progress.step()
-    return Survey(images, annotation, other_files)
+    return Survey(images, annotation, other_files, ignore_value, background_value)
+
+
+def _transform(annotation: Annotation, ignore_value: int | None, background_value: int) -> InstancesFromAnnotationd:
+    return InstancesFromAnnotationd(annotation=annotation, ignore_value=ignore_value, background_value=background_value)
 
 
 def load_case(
