@@ -440,14 +440,14 @@ def test_of_two_files_of_one_name_one_is_predicted_and_the_other_named(
 
 def test_what_a_folder_holds_besides_is_counted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     image = tiff(tmp_path / "a.tif")
-    for name in ("b.czi", "c.nd2", "d.h5", "e.gif", "f.gif", "._a.tif", ".DS_Store", "README"):
+    for name in ("b.doc", "c.oib", "d.h5", "e.gif", "f.gif", "._a.tif", ".DS_Store", "README"):
         (tmp_path / name).write_bytes(b"\0")
     for name in ("well1", "well2"):
         tiff(tmp_path / name / "x.tif")
     assert datasets.images(tmp_path) == [{"image": str(image)}]
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"{tmp_path}: 1 images; left out: 1 .czi, 2 .gif, 1 .h5, 1 .nd2, 2 folders, which are not looked into, "
+        f"{tmp_path}: 1 images; left out: 1 .doc, 2 .gif, 1 .h5, 1 .oib, 2 folders, which are not looked into, "
         "1 hidden, 1 without an extension"
     )
 

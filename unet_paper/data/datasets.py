@@ -258,7 +258,7 @@ def listed(
         raise ValueError(f"{table}: a table with the columns image and mask is needed, and a line for every pair")
     files = [(table.parent / row["image"], table.parent / row["mask"]) for row in rows]
     for one in (file for pair in files for file in pair):
-        if not is_image(one):
+        if not (one.exists() and is_image(one)):
             raise FileNotFoundError(f"{one}: no such image, named in {table}")
     return _part([case for image, mask in files for case in pairs(image, mask)], part, fold, folds, table)
 
@@ -332,7 +332,7 @@ def images(dataset_dir: str | Path) -> list[Case]:
         if page >= len(page_shapes(file)):
             raise ValueError(f"{dataset_dir}: page out of range; the file has pages 0 to {len(page_shapes(file)) - 1}")
         return [{"image": f"{file}#{page}"}]
-    if file.is_file() or is_image(file):
+    if file.is_file() or (file.exists() and is_image(file)):
         return [{"image": address} for address in _addresses(file, _pages(file))]
     files = _one_of_a_name([f for f in _image_files(_folder(file)) if not is_output(f)])
     if not files:

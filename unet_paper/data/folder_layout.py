@@ -299,7 +299,7 @@ def _listed(table: Path) -> list[AnnotatedImage]:
         raise ValueError(f"{table}: a table with the columns image and mask is needed, and a line for every pair")
     found = [AnnotatedImage(table.parent / row["image"], [table.parent / row["mask"]]) for row in rows]
     for named in (named for pair in found for named in (pair.image, *pair.annotation)):
-        if not (named.is_file() or is_image(named)):
+        if not (named.is_file() or (named.exists() and is_image(named))):
             raise FileNotFoundError(f"{named}: no such file, named in {table}")
     return found
 

@@ -95,9 +95,9 @@ def extension(path: str | Path) -> str:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a path is an image by its name: a file, or for OME-Zarr a folder."""
+    """Whether a path is an image by its name: no folder, or for OME-Zarr one."""
     kind = extension(path)
-    return bool(kind) and (path.is_dir() if kind in ZARR else path.is_file())
+    return bool(kind) and path.is_dir() == (kind in ZARR)
 
 
 def split_page(path: str | Path) -> tuple[Path, int | None]:
