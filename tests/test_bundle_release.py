@@ -200,6 +200,7 @@ assert told["cells_preset"]
 mb.run(config_file=str(configs / "train.json"), dataset_dir=masks, output_dir="run", **tiny)
 tiny = {**tiny, "quick_validation": True}
 mb.run(config_file=str(configs / "evaluate.json"), dataset_dir=masks, output_dir="run", **tiny)
+mb.run(config_file=str(configs / "inference.json"), dataset_dir=images, output_dir="run", device="cpu")
 ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "unet_paper"}
 assert all(root in Path(module.__file__).parents for module in ours.values()), ours
 """
@@ -239,6 +240,8 @@ def test_everything_runs_by_name_beside_an_installed_package_of_another_version(
     # of the run's own weights, by its folder alone
     assert summary["checkpoint"]["path"] == os.path.join("run", "model.pt")
     assert summary["checkpoint"]["sha256"] == checkpoint.sha256(tmp_path / "run" / "model.pt")
+    assert (tmp_path / "run" / "a_cells.tif").is_file()
+    assert summary["checkpoint"]["sha256"] in (tmp_path / "run" / "predictions.json").read_text()
     assert f"weights: {os.path.join('run', 'model.pt')}, sha256 {summary['checkpoint']['sha256'][:12]}" in done.stdout
 
 
