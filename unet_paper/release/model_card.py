@@ -10,6 +10,7 @@ from typing import Any
 from unet_paper import geometry
 from unet_paper.network import UNet
 from unet_paper.release import archived_docs
+from unet_paper.running.facts import cells
 from unet_paper.running.memory import PredictionMemory
 from unet_paper.running.tables import markdown_table
 
@@ -136,7 +137,8 @@ def _memory(facts: Mapping[str, Any]) -> str:
         strategy="rows",
         symmetries=facts["symmetries"],
         magnification=facts["magnification"],
-        cells=facts["cells"],
+        # weights of an earlier version know fewer settings
+        cells=cells(facts["cells_preset"], facts),
     )
     rows = [(f"{side} x {side} px", f"{memory.needed((side, side)) / 2**30:.2f} GiB") for side in _SIDES]
     return "\n".join(markdown_table(["image", "memory"], rows))
