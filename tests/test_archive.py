@@ -107,6 +107,7 @@ def test_what_an_archive_holds(built: Path, weights: Path) -> None:
             "inference_trt.json",
             "logging.conf",
             "metadata.json",
+            "many_images.json",
             "multi_gpu_evaluate.json",
             "multi_gpu_train.json",
             "train.json",

@@ -14,6 +14,7 @@ WEIGHTS = "models/model.pt"
 OVERLAYS: Mapping[str, str] = {
     "export": "inference",
     "export_bioimage_io": "inference",
+    "many_images": "inference",
     "inference_torchscript": "inference",
     "inference_onnx": "inference",
     "inference_trt": "inference",
