@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from test_large_cells import presets, probabilities, test_blocks_equal_the_whole
+from test_large_cells import presets, probabilities
+from test_large_cells import test_blocks_equal_the_whole as law_of_blocks
 
 from unet_paper.label_image import ends_of_squares, regrown
 from unet_paper.large import block_cells, faces
@@ -63,7 +64,7 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_law_finds_a_fault(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*FAULTS[fault])
-    law = test_blocks_equal_the_whole.hypothesis.inner_test  # type: ignore[attr-defined]
+    law = law_of_blocks.hypothesis.inner_test  # type: ignore[attr-defined]
     drawn = given(probability=probabilities(), side=st.integers(3, 12), preset=presets, seed=st.integers(0, 999))(law)
     # nothing that is found is made smaller: only that something is found counts
     options: Any = {"deadline": None, "database": None, "derandomize": True, "phases": [Phase.generate]}
