@@ -346,6 +346,7 @@ def test_a_component_is_split_the_same_whatever_else_is_in_the_image(
     assert len(pairs) == alone.max() == len({b for _, b in pairs})
 
 
+@settings(deadline=None)  # the first one loads a compiled kernel
 @given(probabilities, st.sampled_from([4, 8]), st.sampled_from([0.0, 0.5, 0.9]))
 def test_splitting_takes_no_pixel_and_joins_nothing(probability: NDArray[Any], connectivity: Any, neck: float) -> None:
     settings = {"connectivity": connectivity, "regrow": 0}

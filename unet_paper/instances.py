@@ -366,11 +366,13 @@ def split_component(component: NDArray[np.bool_], probability: NDArray[Any], set
         probability: of the cell there, shape (h, w).
         settings: see :func:`split`.
     """
-    parts = component.astype(np.int32)
-    if np.count_nonzero(component) < max(2 * settings["min_size"], 3):
-        return parts
-    if len(settings["split_thresholds"]):
+    enough = np.count_nonzero(component) >= max(2 * settings["min_size"], 3)
+    if enough and len(settings["split_thresholds"]):
         parts = _parted_by_thresholds(component, probability, settings)
+    else:
+        parts = component.astype(np.int32)
+    if not enough:
+        return parts
     if settings["neck"]:
         count = int(parts.max())
         for number, box in enumerate(ndimage.find_objects(parts), start=1):
