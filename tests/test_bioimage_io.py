@@ -218,6 +218,9 @@ def test_a_release_says_its_terms_scores_and_sources() -> None:
         assert card.scores
         assert card.missing() == []
         assert {"LICENSE", "data_license.txt"} <= set(card.attachments)
+        assert "Not Apache-2.0" in bioimage_io_card._licence(card)
+        assert "license" not in card.described()
+        assert {"unet", "2d", "microscopy", "instance-segmentation"} <= set(card.described()["tags"])
         paper, data = card.cite
         assert paper["doi"] == "10.1007/978-3-319-24574-4_28"
         assert data["doi"].startswith("10.")

@@ -33,6 +33,8 @@ class Card:
         use: what they are meant for.
         tags: further words to find them by.
         cite: what to cite, with ``text`` and ``doi``.
+        terms: what the weights may be used for, where that is no licence.
+        selection: how the scores came about.
         version: of the release; None for weights of one's own.
         attachments: further files by name, terms among them.
     """
@@ -46,6 +48,8 @@ class Card:
     use: str = ""
     tags: Sequence[str] = ()
     cite: Sequence[Mapping[str, str]] = (PAPER,)
+    terms: str = ""
+    selection: str = ""
     version: str | None = None
     attachments: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -58,7 +62,7 @@ class Card:
             "authors": [{"name": name} for name in self.authors],
             "license": self.license,
             "cite": [dict(entry) for entry in self.cite],
-            "tags": [*TAGS, *self.tags],
+            "tags": [*dict.fromkeys([*TAGS, *self.tags])],
         }
         return {name: value for name, value in said.items() if value}
 
@@ -113,8 +117,10 @@ def card(
         data=source,
         scores=metadata.get("eval_metrics", {}),
         use=metadata.get("intended_use", ""),
-        tags=metadata.get("tags", ()),
+        tags=[tag.lower().replace(" ", "-") for tag in metadata.get("tags", ())],
         cite=[PAPER, *({"text": source.split(", doi:")[0], "doi": doi} for doi in _DOI.findall(source))],
+        terms=metadata.get("weights_license", ""),
+        selection=metadata.get("selection", ""),
         version=metadata["version"],
         attachments=_files(bundle, "LICENSE", "docs/data_license.txt"),
     )
@@ -128,7 +134,7 @@ def own_metadata(bundle: Path, ckpt_path: str | Path) -> dict[str, Any] | None:
         return dict(base) if weights == (bundle / "models" / "model.pt").resolve() else None
     for release in archive.releases(bundle).values():
         if weights == (bundle / release.weights).resolve():
-            return {**base, **release.metadata}
+            return {**base, **release.metadata, **{name: release.card[name] for name in ("tags", "selection")}}
     return None
 
 
@@ -240,6 +246,7 @@ def _validation(card: Card) -> str:
     return (
         "On held-out images of the training data, on which the post-processing above was chosen:\n\n"
         f"| score | value |\n|---|---|\n{rows}\n\n"
+        f"{card.selection and f'How they came about: {card.selection}. '}"
         "On images of another kind, compare predictions on a few annotated images of yours first."
     )
 
@@ -249,7 +256,10 @@ def _licence(card: Card) -> str:
     if card.license:
         return f"The weights are under {card.license}. {code}"
     if "data_license.txt" in card.attachments:
-        return f"What the weights may be used for follows from the terms of their data, `data_license.txt`. {code}"
+        terms = f" {card.terms.replace('docs/data_license.txt', '`data_license.txt`')}." if card.terms else ""
+        return (
+            f"What the weights may be used for follows from the terms of their data, `data_license.txt`.{terms} {code}"
+        )
     return f"Whoever trained the weights has not said under which licence they are. {code}"
 
 
