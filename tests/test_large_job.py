@@ -126,7 +126,7 @@ def test_blocks_equal_the_whole_with_a_network(job: Job, weights: Path, tmp_path
     assert summary is not None
     assert summary["cells"] == expected.max() > 20
     np.testing.assert_array_equal(cells_of(tmp_path / "out"), expected)
-    table = cell_table(expected, pixels, probability, pixel_size=(0.25, 0.5))
+    table = cell_table(expected, pixels, probability, pixel_size=(0.25, 0.5), channel_names=["grey"])
     assert table_of(tmp_path / "out") == {name: values.astype(float).tolist() for name, values in table.items()}
     assert not (tmp_path / "out" / "image_work").exists()
 
@@ -287,7 +287,9 @@ class TestFormats:
 
         table = pyarrow.parquet.read_table(tmp_path / "out" / "image_cells.parquet").to_pydict()
         probability = whole_probability(pixels, weights)
-        for name, values in cell_table(expected, pixels, probability, pixel_size=(0.25, 0.5)).items():
+        for name, values in cell_table(
+            expected, pixels, probability, pixel_size=(0.25, 0.5), channel_names=["grey"]
+        ).items():
             np.testing.assert_array_equal(table[name], values)
 
     @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -313,7 +315,10 @@ class TestFormats:
             even = np.pad(probability.astype(np.float16).astype(np.float32), [(0, 1), (0, 0)], mode="edge")
             mean = even.reshape(36, 2, 49, 2).mean(axis=(1, 3))
             np.testing.assert_allclose(out["1"][0, z], mean, atol=1e-3)
-            assert len(table_of(tmp_path / "out", f"image_t0_z{z}")["id"]) == expected.max()
+            table = table_of(tmp_path / "out", f"image_t0_z{z}")
+            # of all channels, whichever the network sees
+            grey = cell_table(expected, pixels[0, :, z], probability, channel_names=["grey", "alpha"])
+            assert {name: table[name] for name in grey} == {n: v.astype(float).tolist() for n, v in grey.items()}
         attributes = dict(out["labels/cells"].attrs)
         metadata = attributes.get("ome", attributes)
         scales = [level["coordinateTransformations"][0]["scale"] for level in metadata["multiscales"][0]["datasets"]]

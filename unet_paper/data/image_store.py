@@ -26,6 +26,7 @@ import zarr
 from numpy.typing import NDArray
 
 from unet_paper.data import tiff_file
+from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import Channel, channel_numbers
 
 MissingChunks = Literal["fill", "refuse"]
@@ -111,6 +112,18 @@ class ImageStore:
     def channels(self) -> int:
         """Number of channels."""
         return int(self.array.shape[self.axes.index("c")]) if "c" in self.axes else 1
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the channels in tables, as small images have them."""
+        if self.channels == 1:
+            return ("grey",)
+        if self.channel_names:
+            return self.channel_names
+        if self.channels == 2:
+            return ("grey", "alpha")
+        colours = ("red", "green", "blue", "alpha")
+        return colours[: self.channels] if self.channels <= 4 else tuple(map(str, range(self.channels)))
 
     @property
     def plane_axes(self) -> str:
@@ -320,11 +333,9 @@ def _open_tiff(path: Path) -> ImageStore:
         "headers": _hash([status.st_size, status.st_mtime_ns, description]),
     }
     known = tiff_file.layout(path)
-    factor = _UNITS.get(known.unit)
-    pixel_size = None
-    if known.pixel_size is not None and factor is not None:
-        pixel_size = (known.pixel_size[0] * factor, known.pixel_size[1] * factor)
-    return ImageStore(str(path), array, axes, pixel_size, full_scale, identity=identity)
+    channels = shape[axes.index("c")] if "c" in axes else 1
+    names = tuple(known.channels) if len(known.channels) == channels else ()
+    return ImageStore(str(path), array, axes, micrometres(known), full_scale, names, identity)
 
 
 class _TiffPixels:

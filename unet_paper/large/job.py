@@ -190,7 +190,7 @@ class LargePrediction:
             channels=channels,
             weights={"path": str(Path(self.ckpt_path).resolve()), "sha256": checkpoint.sha256(self.ckpt_path)},
             pixel_size=None if image.pixel_size is None else list(image.pixel_size),
-            channel_names=[image.channel_names[number] if image.channel_names else str(number) for number in channels],
+            channel_names=list(image.columns),
             engine=self._engine(),
             **{
                 **self._settings,

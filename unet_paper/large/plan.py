@@ -45,7 +45,7 @@ class Plan:
         memory: bytes that a component that is gathered may take.
         output: formats of labels, probability and table.
         pixel_size: height and width of a pixel in micrometres.
-        channel_names: of ``channels``, in the table.
+        channel_names: of all channels of the image, in the table.
     """
 
     image: Mapping[str, Any]

@@ -145,7 +145,7 @@ class Case:
             settings,
             self.workspace,
             self.known.probability,
-            lambda box: self.image.read(self.plane, *box.slices, self.plan.channels),
+            lambda box: self.image.read(self.plane, *box.slices),
             self.plan.memory,
             tuple(self.plan.channel_names) or None,
         )
