@@ -54,6 +54,8 @@ def page(
         earlier: which that is.
     """
     found = losses(rows)
+    run = {row["attack"] for row in rows}
+    not_run = [row["attack"] for row in before or [] if row["attack"] not in run]
     minutes = sum(row["seconds"] for row in rows) / 60
     lines = [
         "# Reliability",
@@ -67,6 +69,7 @@ def page(
         *table(rows),
         "",
         *(["Lost:", "", *found] if found else ["Nothing was lost."]),
+        *(["", f"Not run for this table: {', '.join(not_run)}."] if not_run else []),
     ]
     if before is not None:
         lines += ["", f"## The same attacks on an earlier version{earlier and f', {earlier}'}", "", *table(before)]
