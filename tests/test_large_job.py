@@ -433,6 +433,14 @@ class TestBadInput:
         with pytest.raises(ConnectionError, match=r"dataset_dir=memory://none/there.zarr: no Zarr group can be read"):
             job("memory://none/there.zarr").run()
 
+    def test_a_url_whose_reader_is_not_installed(self, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+        def missing(*_: Any, **__: Any) -> None:
+            raise ImportError("HTTPFileSystem requires aiohttp")
+
+        monkeypatch.setattr(zarr, "open", missing)
+        with pytest.raises(ModuleNotFoundError, match=r"dataset_dir=http://a/b.zarr: .*pip install 'fsspec\[http\]'"):
+            job("http://a/b.zarr").run()
+
     def test_no_space_left(self, job: Job, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
         with pytest.raises(OSError, match=r"out: 0.0 GB may be needed and 0.0 GB are free; choose a larger disk"):

@@ -193,6 +193,11 @@ def open_image(address: str | Path, missing_chunks: MissingChunks = "fill") -> I
 def _open_zarr(address: str, missing_chunks: MissingChunks) -> ImageStore:
     try:
         node: Any = zarr.open(address, mode="r")
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"dataset_dir={address}: {error}; install what fsspec reads such addresses with: pip install "
+            "'fsspec[http]' for http and https, s3fs for s3, gcsfs for gs"
+        ) from error
     except Exception as error:
         kind: type[Exception] = ConnectionError if "://" in address else ValueError
         raise kind(
