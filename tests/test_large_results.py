@@ -37,6 +37,17 @@ def run(job: Job, small: Path) -> Callable[..., Any]:
     return lambda **settings: job(small, cells=CELLS, **settings).run()
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Every signal as a terminal gives it; those that the background of a shell or nohup ignores stay ignored."""
+    usual = {number: signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL for number in SIGNALS}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: signal.Signals(number).name)
 def test_a_signal_ends_it_at_once_with_a_line_and_the_rest_is_done_later(
     number: int,

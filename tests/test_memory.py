@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused_with_the_estimate_and_the_road_that_fits(t
     # 12 bytes for each of 2 million pixels are 0.022 GiB
     with pytest.raises(MemoryError, match=r"large\.tif: 2000 x 1000 px take about 0\.02\d GiB .* 0\.019 GiB are"):
         on_gpu.refuse(str(large), 1)
-    with pytest.raises(MemoryError, match=r"inference_large\.yaml"):
+    with pytest.raises(MemoryError, match="inference_large"):
         on_gpu.refuse(str(large), 1)
 
 

@@ -126,7 +126,7 @@ def test_a_learning_rate_in_yaml_without_a_point_and_words_for_truth_train(cells
         ("trainning", ["train"], "did you mean training?"),
         ("initialize", ["train"], "training or run"),
         ("levels", ["train"], "training or run"),
-        ("evaluating", ["train"], "evaluate.yaml"),
+        ("evaluating", ["train"], "needs the config evaluate"),
         ("evaluate", ["train", "data_folder", "evaluate"], "did you mean evaluating?"),
         ("training", ["inference"], "evaluating or run"),
         ("handlers", ["inference"], "evaluating or run"),

@@ -156,7 +156,7 @@ def release_facts(
     shape = checkpoint.architecture(checkpoint.read_weights(weights))
     told = {**shape, **release.training, **(settings or {})}
     if dataset_dir is None:
-        told |= {"facts#training#images": None, "facts#pixel_size": None}
+        told |= {"facts#training#images": None, "facts#pixel_size": None, "facts#grey_ranges": None}
     else:
         told |= {"dataset_dir": str(dataset_dir), "choose_cells": True, "validate#handlers": ["@validate#cells_choice"]}
     parser = ConfigParser(archived_configs.merged(Path(bundle), ["train.yaml", *release.train], told))
