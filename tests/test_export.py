@@ -137,9 +137,9 @@ def test_nothing_is_written_of_what_cannot_be_exported(folder: Path, tmp_path: P
 def test_missing_packages_are_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("onnxruntime", "onnxscript", "torch_tensorrt"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match="onnxruntime is not installed.*; install onnx onnxscript onnxruntime"):
+    with pytest.raises(ImportError, match=r"onnxruntime is not installed.*; install onnx onnxscript onnxruntime"):
         export.load_onnx(folder / "model.onnx", 2, {})
-    with pytest.raises(ImportError, match="onnxscript is not installed.*; install onnx onnxscript onnxruntime"):
+    with pytest.raises(ImportError, match=r"onnxscript is not installed.*; install onnx onnxscript onnxruntime"):
         export.export_network(UNet(features=FEATURES), tmp_path / "model.onnx", folder / "model.pt", FACTS)
     with pytest.raises(ImportError, match="torch_tensorrt is not installed"):
         export.load_tensorrt(folder / "model.ts", 92, 2, {})

@@ -28,7 +28,7 @@ def flood(parts: NDArray[np.int32], component: NDArray[np.bool_], values: NDArra
     >>> parts = np.array([[1, 0, 0, 0, 2]], np.int32)
     >>> flood(parts, np.ones((1, 5), bool), np.array([[0.9, 0.3, 0.4, 0.5, 0.8]]), diagonal=False)
     >>> parts.tolist()
-    [[1, 2, 2, 2, 2]]
+    [[1, 1, 2, 2, 2]]
     """
     if values.dtype == np.float16:  # which the compiler does not know
         values = values.astype(np.float32)
