@@ -38,7 +38,6 @@ from unet_paper.data import phantom
 from unet_paper.inferer import OverlapTileInferer
 from unet_paper.network import UNet
 from unet_paper.running import checkpoint, machine, openvino_engine
-from unet_paper.running.memory import PIXEL_BYTES, SPLITTING_PIXEL_BYTES
 
 TOLERANCE = 1e-5  # of the largest score
 WIDTH, PAPER = 16, 64
@@ -59,8 +58,8 @@ TIME_GOALS = {WHOLE: 1.0, COMMON_TILES: 0.70, WINDOWS["the same network padded",
 DEFAULT_GOAL = 0.65  # of the image in one piece
 MEMORY_GOAL, LARGE_GOAL = 0.35, 1.0
 AROUND_GOAL = 0.05
-# bytes for each pixel of an image that a whole prediction may take: what it is refused by, too
-COMMANDS = {"model": ("em", 1, PIXEL_BYTES), "hela": ("cells", 2, SPLITTING_PIXEL_BYTES)}
+# bytes for each pixel of an image that a whole prediction may take
+COMMANDS = {"model": ("em", 1, 12), "hela": ("cells", 2, 20)}
 COMMAND_SIZES, QUICK_COMMAND_SIZES = (1280, 3072), (256, 512)
 SMALLEST_LARGE = 1024  # px; goals are for large images, smaller ones only show where the curves begin
 
