@@ -243,10 +243,17 @@ def test_the_cards_of_all_releases_are_written_from_the_same_facts() -> None:
 
 
 # import names that are not those of the packages
-PACKAGES = {"PIL": "pillow", "ignite": "pytorch-ignite", "skimage": "scikit-image", "yaml": "PyYAML", "nrrd": "pynrrd"}
+PACKAGES = {
+    "PIL": "pillow",
+    "ignite": "pytorch-ignite",
+    "skimage": "scikit-image",
+    "yaml": "PyYAML",
+    "nrrd": "pynrrd",
+    "numcodecs": "zarr",
+}
 BASE = {"torch", "monai", "numpy"}
-# for NVIDIA GPUs, in a version that the machine's CUDA decides; and for who publishes releases
-NOT_LISTED = {"torch_tensorrt", "huggingface_hub"}
+# for NVIDIA GPUs, in a version that CUDA decides; for who publishes releases; readers of microscopes' files
+NOT_LISTED = {"torch_tensorrt", "huggingface_hub", "bioio", "bioio_base"}
 
 
 def test_every_package_that_the_carried_code_imports_is_listed(built: Path) -> None:

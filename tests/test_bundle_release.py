@@ -200,7 +200,8 @@ assert told["cells_preset"]
 mb.run(config_file=str(configs / "train.json"), dataset_dir=masks, output_dir="run", **tiny)
 tiny = {**tiny, "quick_validation": True}
 mb.run(config_file=str(configs / "evaluate.json"), dataset_dir=masks, output_dir="run", **tiny)
-mb.run(config_file=str(configs / "inference.json"), dataset_dir=images, output_dir="run", device="cpu")
+own = {"features": tiny["features"], "device": "cpu"}  # inference.json says those of the release
+mb.run(config_file=str(configs / "inference.json"), dataset_dir=images, output_dir="run", **own)
 ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "unet_paper"}
 assert all(root in Path(module.__file__).parents for module in ours.values()), ours
 """

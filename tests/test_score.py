@@ -170,7 +170,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, Path, str]]:
         "truncated": (good, folder / "broken.tif", "broken.tif"),
         "no image": (good, folder / "text.tif", "text.tif"),
         "missing": (good, folder / "none.tif", "none.tif: no such file"),
-        "another format": (good, write(folder / "map.czi", p), "map.czi: unknown extension"),
+        "another format": (good, write(folder / "map.xyz", p), "map.xyz: unknown extension"),
         "a file and a folder": (good, folder / "empty", "one is a folder and one is not"),
         "an empty folder": (folder / "empty", folder / "empty", "empty: no image in this folder"),
     }

@@ -64,7 +64,9 @@ def grey_statistics(
         ValueError: no cases; images that ``unet_paper.data.reader`` refuses; images of one grey value alone.
     """
     if not cases:
-        raise ValueError("cases=[]: no images to take the mean of")
+        raise ValueError(
+            "cases=[]: no images to learn from; put some into the data folder, in MONAI Label save a label first"
+        )
     load = Compose(
         [
             LoadImaged("image", reader=PageReader(channel)),
