@@ -118,8 +118,9 @@ def test_a_run_ends_when_its_patience_does(
 
 @pytest.mark.parametrize("patience", [0, -1])
 def test_a_patience_below_one_is_refused(patience: int) -> None:
+    evaluator: Any = Scores()
     with pytest.raises(ValueError, match=f"patience={patience}: at least 1 validation; null"):
-        validation.Validation(Scores(), patience=patience)  # type: ignore[arg-type]
+        validation.Validation(evaluator, patience=patience)
 
 
 def test_a_run_that_ends_early_has_closed_its_epoch(

@@ -123,13 +123,19 @@ def measure(store: str, out: str, workers: int, threads: int, tiles: int) -> dic
     return {"seconds": seconds, "peak": peak, "steps": steps, "cells": summary["cells"], "tile": tile}
 
 
+def released() -> UNet:
+    """The network of the released weights, laid out as the prediction lays it out."""
+    network = UNet(**NETWORK).eval()
+    checkpoint.load_weights(network, WEIGHTS)
+    laid_out: UNet = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return laid_out
+
+
 def seconds_of_network(threads: int, tiles: int) -> float:
     """Mean seconds of one tile."""
     torch.set_num_threads(threads)
     engines.keep_freed_memory()
-    network = UNet(**NETWORK).eval()
-    checkpoint.load_weights(network, WEIGHTS)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = released()
     tile = torch.rand(1, 1, TILE, TILE)
     with torch.no_grad():
         network(tile)
@@ -192,8 +198,7 @@ def equal_to_the_whole(folder: Path) -> str:
     out = folder / "whole_blocks"
     prediction(str(store), str(out), block=160, tiles=1).run()
     image = torch.from_numpy(repeated(pattern()[0], Box(0, 0, 700, 700)).astype(np.float32) / 255)
-    network = UNet(**NETWORK).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    checkpoint.load_weights(network, WEIGHTS)
+    network = released()
     with torch.no_grad():
         scores = OverlapTileInferer(levels=5, tile_size=TILE)(((image - MEAN) / STD)[None, None], network)
     whole = label_instances(class_probabilities(scores[0])[1].numpy(), **PRESETS["isbi2012"])

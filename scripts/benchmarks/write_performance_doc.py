@@ -32,29 +32,7 @@ BENCHMARKS = (
     "start",
     "large",
 )
-INTRODUCTION = """# Performance
-
-Written by `make benchmark`, which runs `scripts/benchmarks/benchmark_*.py` one after the other; nothing here is
-edited by hand, and `make benchmark-gpu` for a machine with a GPU. Machines differ and are noisy, so goals are ratios. Repetitions are interleaved, one of each contender
-after the other; tables show the median and the quartiles. Accuracy is asserted in the same run, before anything is
-timed. A peer that could not be measured has a row that says why. What other machines found earlier is kept below.
-
-## Which settings to take
-
-None: `precision`, `memory_format`, `strategy`, `threads` and `engine` are `auto`, chosen by `unet_paper/running/machine.py`,
-said in one line when a run starts and recorded with it. A setting that is given wins.
-
-| setting | `auto` takes | set it yourself |
-|---|---|---|
-| `precision` | bfloat16 on CUDA GPUs of capability 8.0 and later and on CPUs with AMX or AVX512-BF16; else float32 | `float32`, for the same numbers on every machine |
-| `memory_format` | `channels_last`; for training on a CPU without AVX-512 `contiguous`, and on GPUs in float32 | rarely |
-| `strategy` | `rows` where PyTorch runs our network, `tiles` for other engines and networks | `tiles` with a `memory_budget` on small machines |
-| `threads` | cores of the process's affinity within its cgroup's quota, divided among torchrun's processes; `OMP_NUM_THREADS` where it is set | 1 on a CPU that other work shares: folds in processes of their own use it better |
-| `engine` | for prediction on a CPU: OpenVINO where it is installed (`pip install 'unet_paper[openvino]'`), else PyTorch | `torch`, for the bits of PyTorch |
-
-Where to install OpenVINO: the tables "Forward pass" and "Large images" below compare it with PyTorch, machine by machine;
-the gain is largest on CPUs with AMX. ONNX Runtime stands in the first of these tables too; it runs networks that `export.yaml`
-wrote, by the overlay `inference_onnx.yaml`, in float32, and `engine: auto` does not take it."""  # noqa: E501
+NOTES = Path(__file__).with_name("performance_notes.md")
 
 
 def read(folder: Path, names: Sequence[str] = BENCHMARKS) -> list[dict[str, Any]]:
@@ -134,7 +112,7 @@ def document(machines: Sequence[Sequence[Mapping[str, Any]]], drawn: Sequence[st
         machines: reports of each.
         drawn: folder names of the machines whose plots lie beside the page.
     """
-    parts = [INTRODUCTION]
+    parts = [NOTES.read_text(encoding="utf-8").strip()]
     for reports in machines:
         about = reports[0]["machine"]
         gpu = "" if about["gpu"] == "none" else f", {about['gpu']}"

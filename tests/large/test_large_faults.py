@@ -64,8 +64,9 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_law_finds_a_fault(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*FAULTS[fault])
-    law = law_of_blocks.hypothesis.inner_test  # type: ignore[attr-defined]
-    drawn = given(probability=probabilities(), side=st.integers(3, 12), preset=presets, seed=st.integers(0, 999))(law)
+    law: Any = law_of_blocks
+    any_image = given(probability=probabilities(), side=st.integers(3, 12), preset=presets, seed=st.integers(0, 999))
+    drawn = any_image(law.hypothesis.inner_test)
     # nothing that is found is made smaller: only that something is found counts
     options: Any = {"deadline": None, "database": None, "derandomize": True, "phases": [Phase.generate]}
     searched = settings(max_examples=1000, **options)(drawn)
