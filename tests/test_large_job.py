@@ -482,7 +482,10 @@ class TestBadInput:
             ({"channel": 1}, "no channel 1; it has 1"),
             ({"channel": [0, 0]}, r"channel=\[0, 0\]: each channel once"),
             ({"channel": "dapi"}, "no channel 'dapi'; it has 1"),
-            ({"cells": {"field_of_interest": 50}}, "field_of_interest=50: leaves nothing"),
+            (
+                {"cells": {"field_of_interest": 50}},
+                "field_of_interest=50: leaves nothing of an image.*--cells_preset folder",
+            ),
         ],
     )
     def test_settings_out_of_range(self, job: Job, small: Path, wrong: dict[str, Any], said: str) -> None:

@@ -47,7 +47,9 @@ def is_ours(file: Path) -> bool:
     except (OSError, ValueError, zipfile.BadZipFile):
         return False
     if file.suffix == ".csv":
-        return head.startswith(TABLES)
+        # of no image at all, a table ends where the columns of the first would follow
+        first, _, _ = head.partition("\n")
+        return f"{first.rstrip()},".startswith(TABLES)
     return f'"{SOFTWARE} ' in head
 
 

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unet_paper.cell_shapes import Runs, runs_of
-from unet_paper.instances import Settings, split, split_component, splits
+from unet_paper.instances import WHOLE_FIELD, Settings, split, split_component, splits
 from unet_paper.label_image import Connectivity, ends_of_squares, keep, lowest_and_highest, regrown, structure
 from unet_paper.large.faces import Sides, inner_sides, join, sides
 from unet_paper.large.grid import Box, Grid
@@ -93,7 +93,7 @@ class BlockCells:
     def __post_init__(self) -> None:
         frame, shape = self.settings["field_of_interest"], self.grid.image.shape
         if 2 * frame >= min(shape):
-            raise ValueError(f"field_of_interest={frame}: leaves nothing of an image of {shape} px")
+            raise ValueError(f"field_of_interest={frame}: leaves nothing of an image of {shape} px; {WHOLE_FIELD}")
 
     # --- components ---------------------------------------------------------------------------------------------------
 
