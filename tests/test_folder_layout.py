@@ -3,13 +3,17 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import roifile
+import tifffile
 from PIL import Image
 
-from unet_paper.data import datasets, folder_layout
+from unet_paper.app.check import _cases, _names
+from unet_paper.data import datasets, drawn_cells, folder_layout
+from unet_paper.running.cell_outlines import cell_outlines, imagej_rois, qupath_geojson
 
 SHAPE = (20, 30)
 # two rectangles, (top, left, bottom, right), the latter two exclusive
@@ -112,13 +116,19 @@ def coco_compressed(root: Path) -> None:
     coco_runs(root, compressed=True)
 
 
+def drawn(root: Path) -> np.ndarray:
+    """Label image of the first image of a folder."""
+    found = folder_layout.find(root).images[0]
+    return drawn_cells.label_image(found.image, found.annotation)
+
+
 @pytest.mark.parametrize("write", [bowl, mask_folders, imagej, qupath, coco, coco_runs, coco_compressed])
 def test_cells_drawn_one_by_one_become_a_label_image(write: Callable[[Path], None], tmp_path: Path) -> None:
     write(tmp_path)
     (found,) = folder_layout.find(tmp_path).images
     assert found.image.name == "a1.png"
     assert not found.is_label_image
-    np.testing.assert_array_equal(folder_layout.label_image(found), ids())
+    np.testing.assert_array_equal(drawn(tmp_path), ids())
 
 
 @pytest.mark.parametrize(
@@ -138,7 +148,7 @@ def test_a_drawing_that_cannot_be_is_named(harm: Callable[[str], str], said: str
     file = tmp_path / "annotations.json"
     file.write_text(harm(file.read_text()))
     with pytest.raises(ValueError, match=f"annotations.json.*{said}"):
-        folder_layout.label_image(folder_layout.find(tmp_path).images[0])
+        drawn(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +160,14 @@ def test_a_drawing_that_cannot_be_is_named(harm: Callable[[str], str], said: str
         ("images/a1.png", "annotations/mask_a1.png", False, ""),
         ("a1.png", "a1_seg.png", True, "_seg"),
         ("a1.png", "mask_a1.png", False, ""),
+        ("images/a1.png", "masks/a1_GT.png", False, ""),
+        ("images/img_001.png", "masks/mask_001.png", False, ""),
+        ("images/a1_image.png", "labels/a1-Label.png", False, ""),
+        ("images/a1.ome.tif", "masks/a1.tif", False, ""),
+        ("a1.ome.tif", "a1.ome_cp_masks.png", True, "_cp_masks"),
+        ("a1_img.png", "a1_groundtruth.png", False, ""),
+        ("Image/a1.png", "GT/a1.png", False, ""),
+        ("images/a1.png", "images/a1_mask.png", False, ""),
     ],
 )
 def test_pairs_by_name(picture: str, mask: str, plain: bool, suffix: str, tmp_path: Path) -> None:
@@ -163,10 +181,19 @@ def test_pairs_by_name(picture: str, mask: str, plain: bool, suffix: str, tmp_pa
         assert case == {"image": str(tmp_path / picture), "label": str(tmp_path / mask)}
 
 
-def test_a_table_of_pairs(tmp_path: Path) -> None:
-    image(tmp_path / "x.png")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"image,mask\nx\xc3\xa9.png,deep/y.png\n",
+        b"\xef\xbb\xbfImage; Mask\r\nx\xc3\xa9.png;deep/y.png\r\n;\r\n",
+        b"note;image;mask\n1;x\xe9.png;deep\\y.png\n",  # of a spreadsheet program of Western Europe, on Windows
+        "image\tmask\nx\u00e9.png\tdeep/y.png\n".encode("utf-16"),
+    ],
+)
+def test_a_table_of_pairs(content: bytes, tmp_path: Path) -> None:
+    image(tmp_path / "x\u00e9.png")
     save(tmp_path / "deep" / "y.png", ids())
-    (tmp_path / "pairs.csv").write_text("image,mask\nx.png,deep/y.png\n")
+    (tmp_path / "pairs.csv").write_bytes(content)
     (found,) = folder_layout.find(tmp_path).images
     (case,) = datasets.listed(tmp_path / "pairs.csv", "all")
     assert (str(found.image), str(found.annotation[0])) == (case["image"], case["label"])
@@ -177,6 +204,12 @@ def test_a_table_of_pairs(tmp_path: Path) -> None:
     ("files", "said"),
     [
         (["images/a.png"], "no masks, labels or annotations"),
+        (["images/a1.png", "masks/a2.png"], "no annotation for image a1"),
+        (["images/a.png", "images/a_img.png", "masks/a_gt.png"], "no annotation for image a"),
+        (["x/a.png", "x/a_mask.png"], r"a data set of its own is .*x \(1 images\): name that folder"),
+        ([f"{x}/{y}/{z}.png" for x in "xy" for y in ("images", "masks") for z in "ab"], r"x \(2 images\) and .*y \(2"),
+        (["1/images/a.png", "1/masks/a.png", "2/images/b.png"], "2: no masks in it"),
+        (["1/images/a.png", "1/masks/a.png", "2/masks/b.png"], "2: no images in it"),
         (["images/a.png", "masks/b.png"], "no annotation for image a"),
         (["images/a.png", "masks/a.png", "masks/b.png"], "no image for b"),
         (["a.png"], "no images with masks found"),
@@ -190,4 +223,144 @@ def test_what_has_no_partner_is_named(files: list[str], said: str, tmp_path: Pat
     for file in files:
         image(tmp_path / file)
     with pytest.raises(ValueError, match=said):
+        folder_layout.find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("image,mask\n", "a table with the columns image and mask is needed"),
+        ("picture,mask\nx.png,y.png\n", "a table with the columns image and mask is needed"),
+        ("image,mask\nx.png,x.png\nx.png\n", "line 3 does not name both"),
+        ("image,mask\nx.png,gone.png\n", "gone.png: no such image, named in .*pairs.csv, line 2"),
+    ],
+)
+def test_a_table_that_cannot_be_is_named(content: str, said: str, tmp_path: Path) -> None:
+    image(tmp_path / "x.png")
+    (tmp_path / "pairs.csv").write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        folder_layout.find(tmp_path)
+
+
+def test_images_of_one_name_have_masks_of_their_own(tmp_path: Path) -> None:
+    """A folder for each image with ``img.png`` in all of them, and names with a dot."""
+    for number in (1, 2):
+        image(tmp_path / "set" / f"well{number}" / "images" / "img.png")
+        save(tmp_path / "set" / f"well{number}" / "masks" / "a.png", (ids() == number).astype(np.uint8))
+        save(tmp_path / "set" / f"well{number}" / "masks" / "b.png", np.zeros(SHAPE, np.uint8))
+    cases = _cases(folder_layout.find(tmp_path / "set"), tmp_path / "place")
+    for number, case in enumerate(cases, start=1):
+        assert f"well{number}" in case["image"]
+        np.testing.assert_array_equal(tifffile.imread(case["label"]), ids() == number)
+    assert len(set(_names([Path("x.1.png"), Path("x.2.png"), Path("y/x.2.tif")]))) == 3
+
+
+def ring() -> np.ndarray:
+    """Cells with a hole, in two parts, and a plain one in another one's hole."""
+    labels = np.zeros((40, 50), np.uint8)
+    labels[2:20, 3:25] = 1
+    labels[6:14, 8:18] = 0
+    labels[8:11, 10:13] = 2
+    labels[25:30, 5:15] = labels[33:38, 20:40] = 3
+    return labels
+
+
+@pytest.mark.parametrize("kind", ["a1.zip", "a1.geojson", "a1.json"])
+def test_what_we_write_is_an_annotation_again(kind: str, tmp_path: Path) -> None:
+    """Holes and parts included: ROIs that were corrected in Fiji, objects that were corrected in QuPath."""
+    save(tmp_path / "images" / "a1.png", ring())
+    (tmp_path / "masks").mkdir()
+    outlines = [list(cell_outlines(ring()))]
+    written = imagej_rois(outlines, "") if kind == "a1.zip" else "".join(qupath_geojson(outlines, [{}], "z", ""))
+    (tmp_path / "masks" / kind).write_bytes(written if isinstance(written, bytes) else written.encode())
+    np.testing.assert_array_equal(drawn(tmp_path), ring())
+
+
+@pytest.mark.parametrize("kind", ["s.zip", "s.geojson"])
+@pytest.mark.parametrize("axes", ["TYX", "TZYX"])
+def test_drawings_of_a_stack_go_to_their_pages(kind: str, axes: str, tmp_path: Path) -> None:
+    pages = np.stack([ids(), np.zeros(SHAPE, np.uint8), (ids() == 2).astype(np.uint8), ids()[::-1, ::-1]])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    stack = pages.reshape(-1, *([2] if axes == "TZYX" else []), *SHAPE)
+    tifffile.imwrite(tmp_path / "images" / "s.tif", stack, imagej=True, metadata={"axes": axes})
+    outlines = [list(cell_outlines(page)) for page in pages]
+    axis = "t" if axes == "TYX" else "z"
+    text = (
+        imagej_rois(outlines, "") if kind == "s.zip" else "".join(qupath_geojson(outlines, 4 * [{}], axis, "")).encode()
+    )
+    (tmp_path / "masks" / kind).write_bytes(text)
+    if kind == "s.zip":
+        assert {roi.position for roi in roifile.roiread(tmp_path / "masks" / kind)} == {1, 3, 4}
+    labels = drawn(tmp_path)
+    assert labels.shape == pages.shape
+    for page, label in zip(pages, labels, strict=True):
+        np.testing.assert_array_equal(label > 0, page > 0)
+    (case, *_) = _cases(folder_layout.find(tmp_path), tmp_path / "place")
+    assert case["label"].endswith("s.tif#0")
+
+
+def test_lines_points_and_regions_are_no_cells(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    imagej(tmp_path)
+    file = tmp_path / "annotations" / "a1.zip"
+    points = roifile.ImagejRoi.frompoints(np.array([[3, 3], [20, 5], [9, 17]], np.float32))
+    points.roitype = roifile.ROI_TYPE.POINT
+    line = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.LINE, x1=1, y1=1, x2=25, y2=12)
+    frame = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, left=1, top=1, right=29, bottom=19)
+    cells = roifile.roiread(file)
+    file.unlink()
+    roifile.roiwrite(file, [points, cells[0], line, cells[1], frame])
+    np.testing.assert_array_equal(drawn(tmp_path), ids())
+    assert "only areas are cells: 1 line, 1 point" in caplog.text
+    assert "1 of 3 outlines, which lie around two or more others" in caplog.text
+
+
+def test_an_oval_is_an_ellipse(tmp_path: Path) -> None:
+    """As ImageJ fills it: the pixels whose centres are in the ellipse of its box, but for some at the rim."""
+    image(tmp_path / "images" / "a1.png")
+    (tmp_path / "masks").mkdir()
+    oval = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.OVAL, left=4, top=2, right=24, bottom=16)
+    roifile.roiwrite(tmp_path / "masks" / "a1.roi", oval)
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]] + 0.5
+    ellipse = ((columns - 14) / 10) ** 2 + ((rows - 9) / 7) ** 2 < 1
+    assert np.count_nonzero(drawn(tmp_path) != ellipse) <= 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content["annotations"][0].pop("segmentation"), "annotation 0 has no segmentation"),
+        (lambda content: content["images"][0].update(height=200, width=300), r"was of \(200, 300\) px when"),
+        (
+            lambda content: content["annotations"][0].update(segmentation=[[900, 900, 950, 900, 950, 950]]),
+            "lies outside of its image, which has 30 x 20 px",
+        ),
+        (lambda content: content["images"].append({"id": 7, "file_name": "a1.png"}), "names 2 images a1.png"),
+    ],
+)
+def test_coco_that_is_not_of_this_image_is_refused(
+    change: Callable[[dict[str, Any]], Any], said: str, tmp_path: Path
+) -> None:
+    coco(tmp_path)
+    file = tmp_path / "annotations.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=said):
+        drawn(tmp_path)
+
+
+def test_several_coco_files_share_the_images(tmp_path: Path) -> None:
+    """As exports for training and validation do; images of one name are told apart by their folders."""
+    coco(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations.json").rename(tmp_path / "annotations" / "train.json")
+    image(tmp_path / "images" / "z.png")
+    other = {"images": [{"id": 1, "file_name": "images/z.png"}, {"id": 2, "file_name": "old/z.png"}], "annotations": []}
+    (tmp_path / "annotations" / "val.json").write_text(json.dumps(other))
+    found = folder_layout.find(tmp_path).images
+    assert [one.annotation[0].name for one in found] == ["train.json", "val.json"]
+    np.testing.assert_array_equal(drawn(tmp_path), ids())
+    image(tmp_path / "images" / "new.png")
+    with pytest.raises(ValueError, match=r"train.json, .*val.json: names no image new.png"):
         folder_layout.find(tmp_path)

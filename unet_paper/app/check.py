@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -24,12 +25,12 @@ import unet_paper
 from unet_paper.app import check_page
 from unet_paper.app.configuration import Choice, Configuration, configure
 from unet_paper.app.train import CHOSEN, SCORING, check_folder
-from unet_paper.data import folder_layout
+from unet_paper.data import drawn_cells, folder_layout
 from unet_paper.data.annotation import Annotation
 from unet_paper.data.datasets import Case, pairs
 from unet_paper.data.findings import UNUSABLE, Finding, case_of, findings
 from unet_paper.data.folder_layout import AnnotatedImage, FolderLayout
-from unet_paper.data.reader import Channel, LabelReader
+from unet_paper.data.reader import Channel, LabelReader, extension
 from unet_paper.data.survey import ImageFacts, Survey, load_case, outline_fit, survey
 from unet_paper.geometry import output_size
 from unet_paper.loss import PixelWeightedCrossEntropy
@@ -268,8 +269,8 @@ def seconds_per_step(features: Sequence[int], tile: int, channels: int) -> float
 def _cases(layout: FolderLayout, place: Path) -> list[Case]:
     """Cases of a folder; label images are made where there are none."""
     cases, rows = [], []
-    for one in layout.images:
-        mask = one.annotation[0] if one.is_label_image else _made(one, place)
+    for one, name in zip(layout.images, _names([one.image for one in layout.images]), strict=True):
+        mask = one.annotation[0] if one.is_label_image else _made(one, place / "masks" / name)
         cases += pairs(one.image, mask)
         rows.append({"image": str(one.image.resolve()), "mask": str(mask.resolve())})
     if not layout.plain:
@@ -282,10 +283,26 @@ def _cases(layout: FolderLayout, place: Path) -> list[Case]:
     return cases
 
 
-def _made(one: AnnotatedImage, place: Path) -> Path:
-    mask = place / "masks" / f"{one.image.name.split('.')[0]}.tif"
+def _names(images: Sequence[Path]) -> list[Path]:
+    """Of each image a name for its mask that no other has: images of one name lie in several folders.
+
+    >>> [str(name) for name in _names([Path("a/x.1.png"), Path("b/x.1.png"), Path("b/x.2.tif"), Path("b/x.2.png")])]
+    ['a/x.1.tif', 'b/x.1.tif', 'b/x.2.tif.tif', 'b/x.2.png.tif']
+    """
+    paths = [Path(os.path.abspath(image)) for image in images]
+    shared = os.path.commonpath([path.parent for path in paths])
+    within = [path.relative_to(shared) for path in paths]
+    short = [path.with_name(path.name[: -len(extension(path))] + ".tif") for path in within]
+    return [
+        name if short.count(name) == 1 else path.with_name(f"{path.name}.tif")
+        for name, path in zip(short, within, strict=True)
+    ]
+
+
+def _made(one: AnnotatedImage, mask: Path) -> Path:
+    labels = drawn_cells.label_image(one.image, one.annotation)
     with placed(mask) as part:
-        tifffile.imwrite(part, folder_layout.label_image(one), compression="zlib")
+        tifffile.imwrite(part, labels, compression="zlib", photometric="minisblack")
     return mask
 
 

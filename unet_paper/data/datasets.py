@@ -239,7 +239,7 @@ def listed(
     into ``folds`` contiguous runs.
 
     Args:
-        pairs_csv: the table.
+        pairs_csv: the table, with commas, semicolons or tabs between its columns.
         part, fold, folds: as for :func:`folder`.
 
     Returns:
@@ -249,18 +249,61 @@ def listed(
         FileNotFoundError: the table or a file of it is missing.
         ValueError: another table; otherwise as for :func:`folder`.
     """
+    files = read_pairs(pairs_csv)
+    cases = [case for image, mask in files for case in pairs(image, mask)]
+    return _part(cases, part, fold, folds, _given(pairs_csv))
+
+
+def read_pairs(pairs_csv: str | Path, drawn: Sequence[str] = ()) -> list[tuple[Path, Path]]:
+    """Pairs of files that a table names, as spreadsheet programs write one: with commas, semicolons or tabs.
+
+    Args:
+        pairs_csv: see :func:`listed`.
+        drawn: extensions of masks that are no images.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`listed`.
+    """
     table = _given(pairs_csv)
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such file")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"image", "mask"} <= rows[0].keys():
+    lines = _text(table).splitlines()
+    header = lines[0] if lines else ""
+    rows = list(csv.reader(lines, delimiter=max(",;\t", key=header.count)))
+    columns = [name.strip().lower() for name in rows[0]] if rows else []
+    if len(rows) < 2 or not {"image", "mask"} <= set(columns):
         raise ValueError(f"{table}: a table with the columns image and mask is needed, and a line for every pair")
-    files = [(table.parent / row["image"], table.parent / row["mask"]) for row in rows]
-    for one in (file for pair in files for file in pair):
-        if not (one.exists() and is_image(one)):
-            raise FileNotFoundError(f"{one}: no such image, named in {table}")
-    return _part([case for image, mask in files for case in pairs(image, mask)], part, fold, folds, table)
+    found = []
+    for number, row in enumerate(rows[1:], start=2):
+        if not any(field.strip() for field in row):
+            continue
+        named = dict(zip(columns, (field.strip() for field in row), strict=False))
+        if not (named.get("image") and named.get("mask")):
+            raise ValueError(f"{table}: line {number} does not name both an image and a mask; complete or remove it")
+        image, mask = (_beside(table, named[column]) for column in ("image", "mask"))
+        for one, kinds in ((image, ()), (mask, drawn)):
+            if not (one.exists() and (is_image(one) or one.suffix.lower() in kinds)):
+                what = "not an image" if one.exists() else "no such image"
+                raise FileNotFoundError(f"{one}: {what}, named in {table}, line {number}")
+        found.append((image, mask))
+    return found
+
+
+def _text(table: Path) -> str:
+    """Of a table, in whichever of the encodings of spreadsheet programs."""
+    content = table.read_bytes()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def _beside(table: Path, named: str) -> Path:
+    """A file that a table names, from the table's folder; with the other slashes where there is none such."""
+    path = table.parent / named
+    return path if path.exists() else table.parent / named.replace("\\", "/")
 
 
 def _part(cases: list[Case], part: str, fold: int | str, folds: int, where: Path) -> list[Case]:

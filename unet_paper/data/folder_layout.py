@@ -1,41 +1,45 @@
-"""Images and their annotations as people keep them: which file belongs to which, and label images made of the rest.
+"""Images and their annotations as people keep them: which file belongs to which.
 
 Understood are, in this order:
 
 - ``pairs.csv`` with the columns ``image`` and ``mask``;
-- ``images`` beside ``masks``, ``labels`` or ``annotations``, paired by name, with or without an ending or a beginning
-  in common (``_mask``, ``_masks``, ``_seg``, ``_label``, ``mask_``);
+- ``images`` beside ``masks``, ``labels`` or ``annotations``, or what else such folders are called, paired by name, with
+  or without an ending or a beginning in common (``_mask``, ``_masks``, ``_seg``, ``_label``, ``mask_``);
 - a folder for each image, with ``images`` and one mask file a cell in ``masks``, as the 2018 Data Science Bowl has them
   (Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7);
 - images and masks in one folder, told apart by such an ending or beginning.
 
-Annotations are label images or masks; ROIs of ImageJ (``.zip``, ``.roi``); QuPath's GeoJSON (``.geojson``); COCO's JSON
-(one ``.json`` that names the images; polygons or run lengths).
+Annotations are label images or masks, or what :mod:`unet_paper.data.drawn_cells` makes label images of: ROIs of ImageJ
+(``.zip``, ``.roi``); QuPath's GeoJSON (``.geojson``); COCO's JSON (``.json`` that names the images).
 """
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import roifile
-from numpy.typing import NDArray
-from skimage.draw import polygon
+from unet_paper.data.datasets import natural_order, read_pairs
+from unet_paper.data.drawn_cells import DRAWN, coco_file
+from unet_paper.data.reader import ZARR, extension, is_image
 
-from unet_paper.data.datasets import natural_order
-from unet_paper.data.reader import ZARR, LabelReader, extension, is_image, page_shapes
+__all__ = ["AnnotatedImage", "FolderLayout", "find"]
 
-__all__ = ["AnnotatedImage", "FolderLayout", "find", "label_image"]
-
-FOLDERS = ("masks", "labels", "annotations")
+PICTURES = ("images", "image", "imgs", "img", "raw")
+FOLDERS = (
+    *("masks", "labels", "annotations", "mask", "label", "annotation", "rois"),
+    *("segmentation", "segmentations", "gt", "ground_truth", "groundtruth"),
+)
 ENDINGS = ("_masks", "_mask", "_seg", "_labels", "_label", "-mask", "-masks", "_cp_masks")
 BEGINNINGS = ("mask_", "masks_", "label_", "seg_")
-DRAWN = (".zip", ".roi", ".geojson")
+# words in names that tell what a file is, not of what
+_OF_MASKS = {
+    *("mask", "masks", "seg", "segmentation", "label", "labels", "annotation", "annotations"),
+    *("gt", "groundtruth", "ground", "truth", "instances", "rois"),
+}
+_OF_IMAGES = {"image", "images", "img", "raw", "ome", "cp", "cell", "cells"}
 
-Labels = NDArray[np.int32]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,152 +77,63 @@ def find(folder: str | Path) -> FolderLayout:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: none of the layouts above, or an image or annotation without a partner; names what is there.
+        ValueError: none of the layouts above, or an image or annotation without a partner; names what is there, and
+            folders further in that are data sets.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
+    inside = sorted((path for path in root.iterdir() if path.is_dir()), key=natural_order)
+    inside = [path for path in inside if extension(path) not in ZARR]
+    found = _found(root, inside)
+    if found is None:
+        raise ValueError(
+            f"{root}: no images with masks found. Put images in images and masks of the same names in masks, or both "
+            f"in one folder as NAME.tif and NAME_mask.tif ({len(_files(root))} image files are there{_kinds_of(root)})"
+            f"{_further_in(inside)}"
+        )
+    return found
+
+
+def _found(root: Path, inside: Sequence[Path]) -> FolderLayout | None:
+    """What a folder holds; None where that is no data set."""
     if (root / "pairs.csv").is_file():
-        return FolderLayout(_listed(root / "pairs.csv"), plain=False)
-    names = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
-    if "images" in names:
-        drawn = next((names[name] for name in FOLDERS if name in names), None)
-        if drawn is not None:
-            return _two_folders(names["images"], drawn)
-        coco = sorted(root.glob("*.json"))
-        if coco:
-            return FolderLayout([AnnotatedImage(file, [coco[0]]) for file in _files(names["images"])], plain=False)
-        raise ValueError(f"{root}: images, but no {', '.join(FOLDERS[:-1])} or {FOLDERS[-1]} beside them")
-    bowl = [path for path in sorted(names.values()) if (path / "images").is_dir() and (path / "masks").is_dir()]
-    if bowl:
+        listed = [AnnotatedImage(image, [mask]) for image, mask in read_pairs(root / "pairs.csv", DRAWN)]
+        return FolderLayout(listed, plain=False)
+    inside = sorted(
+        (path for path in root.iterdir() if path.is_dir() and extension(path) not in ZARR), key=natural_order
+    )
+    names = {path.name.lower(): path for path in inside}
+    pictures = next((names[name] for name in PICTURES if name in names), None)
+    drawn = [names[name] for name in FOLDERS if name in names]
+    if pictures and drawn:
+        if len(drawn) > 1:
+            others = ", ".join(path.name for path in drawn[1:])
+            logger.warning("%s: annotations are taken from %s; left out: %s", root, drawn[0].name, others)
+        return _two_folders(pictures, drawn[0])
+    coco = sorted(root.glob("*.json"))
+    if pictures and coco:
+        return FolderLayout(_by_coco(_files(pictures), coco), plain=False)
+    bowl = [path for path in inside if (path / "images").is_dir() or (path / "masks").is_dir()]
+    # several images in most of them: data sets of their own
+    with_one = [path for path in bowl if (path / "images").is_dir() and len(_files(path / "images")) == 1]
+    if bowl and 2 * len(with_one) >= len(bowl):
         return _bowl(bowl)
-    return _one_folder(root)
-
-
-def label_image(found: AnnotatedImage) -> Labels:
-    """Label image of an image whose annotation is anything but one: a mask a cell, ROIs, GeoJSON or COCO.
-
-    Where cells overlap, the one drawn later lies on top.
-
-    Returns:
-        shape (H, W), cells 1 .. n in the order they were drawn.
-
-    Raises:
-        ValueError: for a file of another kind, or another size.
-    """
-    shape = page_shapes(found.image)[0][:2]
-    labels = np.zeros(shape, np.int32)
-    first = found.annotation[0]
-    if extension(first):
-        for number, file in enumerate(found.annotation, start=1):
-            pixels, _ = LabelReader().get_data(file)
-            if pixels.shape != shape:
-                raise ValueError(f"{file}: {pixels.shape} px, but its image has {shape}: both must have one size")
-            labels[pixels > 0] = number
-        return labels
-    for number, inside in enumerate(_cells(first, found.image, shape), start=1):
-        labels[inside] = number
-    return labels
-
-
-def _cells(file: Path, image: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.bool_]]:
-    """Where each cell of an annotation file lies, in the order of the file."""
-    kind = file.suffix.lower()
-    if kind in (".zip", ".roi"):
-        rois = roifile.roiread(file)
-        for roi in rois if isinstance(rois, list) else [rois]:
-            yield _inside([np.asarray(roi.coordinates(), float)], shape)
-        return
-    content = _parsed(file)
-    if kind == ".geojson" or (isinstance(content, dict) and content.get("type") == "FeatureCollection"):
-        for feature in content["features"] if isinstance(content, dict) else content:
-            yield from (_inside(rings, shape) for rings in _rings_of_geometry(feature["geometry"]))
-        return
-    yield from _coco(content, file, image, shape)
-
-
-def _parsed(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: cannot be read as JSON: {error}; export it again") from error
-
-
-def _inside(rings: Sequence[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Pixels within the rings of a cell, (n, 2), x and y; 0 is the upper left corner of the image."""
-    inside = np.zeros(shape, bool)
-    for ring in rings:
-        # holes come after the ring around them: a pixel within both lies outside
-        rows, columns = polygon(ring[:, 1] - 0.5, ring[:, 0] - 0.5, shape)
-        inside[rows, columns] ^= True
-    return inside
-
-
-def _rings_of_geometry(geometry: Mapping[str, Any]) -> list[list[NDArray[np.float64]]]:
-    if geometry["type"] == "Polygon":
-        return [[np.array(ring, float)[:, :2] for ring in geometry["coordinates"]]]
-    if geometry["type"] == "MultiPolygon":
-        return [[np.array(ring, float)[:, :2] for part in geometry["coordinates"] for ring in part]]
-    return []
-
-
-def _coco(content: Mapping[str, Any], file: Path, image: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.bool_]]:
-    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-        raise ValueError(f"{file}: neither GeoJSON nor COCO, which has images and annotations; export it again")
-    ids = [entry["id"] for entry in content["images"] if Path(entry["file_name"]).name == image.name]
-    if not ids:
-        raise ValueError(f"{file}: names no image {image.name}; COCO's images have a file_name each")
-    for entry in content["annotations"]:
-        if entry["image_id"] != ids[0]:
-            continue
-        drawn = entry["segmentation"]
-        if isinstance(drawn, list):
-            yield _inside([np.array(ring, float).reshape(-1, 2) for ring in drawn], shape)
-        else:
-            yield _run_lengths(drawn, f"{file}: annotation {entry.get('id')}", shape)
-
-
-def _run_lengths(drawn: Mapping[str, Any], source: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """COCO's run lengths of background and cell in turn, column by column, as text or as numbers."""
-    if tuple(drawn["size"]) != shape:
-        raise ValueError(
-            f"{source} is of {tuple(drawn['size'])} px, but its image has {shape}: both must have one size"
-        )
-    counts = _counts(drawn["counts"]) if isinstance(drawn["counts"], str) else list(drawn["counts"])
-    if sum(counts) != shape[0] * shape[1] or min(counts) < 0:
-        raise ValueError(
-            f"{source}: {sum(counts)} pixels in its runs, {shape[0] * shape[1]} in the image; export again"
-        )
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(shape, order="F")
-
-
-def _counts(text: str) -> list[int]:
-    """Numbers of compressed run lengths: 5 bits a character, lowest first; from the fourth on, less the last but one.
-
-    The format of COCO's ``maskApi`` (Lin et al. 2014, arXiv:1405.0312); its Python package warns with NumPy 2.
-    """
-    counts: list[int] = []
-    value = bits = 0
-    for character in text:
-        group = ord(character) - 48
-        value |= (group & 31) << bits
-        bits += 5
-        if group & 32:
-            continue
-        if group & 16:  # the sign
-            value -= 1 << bits
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = bits = 0
-    return counts
+    return _one_folder(root, pictures)
 
 
 def _two_folders(images: Path, drawn: Path) -> FolderLayout:
     pictures, annotations = _files(images), _files(drawn, DRAWN)
-    coco = [file for file in drawn.iterdir() if file.suffix.lower() == ".json"]
+    if not pictures:
+        raise ValueError(f"{images}: no images in it{_kinds_of(images)}")
+    listed = sorted((file for file in drawn.iterdir() if file.suffix.lower() == ".json"), key=natural_order)
     beside = sum(file.is_file() and not file.name.startswith(".") for file in images.parent.iterdir())
     others = _others(images) + _others(drawn, (*DRAWN, ".json")) + beside
-    if coco and not annotations:
-        return FolderLayout([AnnotatedImage(file, [coco[0]]) for file in pictures], plain=False, other_files=others)
+    if listed and not annotations:
+        if {_stem(file) for file in pictures} == {_stem(file) for file in listed}:
+            annotations = listed  # a GeoJSON file an image
+        else:
+            return FolderLayout(_by_coco(pictures, listed), plain=False, other_files=others)
     folders = [
         path
         for path in drawn.iterdir()
@@ -238,13 +153,15 @@ def _two_folders(images: Path, drawn: Path) -> FolderLayout:
     return FolderLayout(pairs, plain, ending or "", others)
 
 
+def _by_coco(pictures: Sequence[Path], files: Sequence[Path]) -> list[AnnotatedImage]:
+    return [AnnotatedImage(file, [coco_file(files, file)]) for file in pictures]
+
+
 def _paired(
     pictures: Sequence[Path], annotations: Mapping[str, Sequence[Path]], where: Path
 ) -> tuple[list[AnnotatedImage], str | None]:
-    """Pairs by name; and the masks' ending, None where they have a beginning instead."""
+    """Pairs by name; and the masks' ending, None where it is something else that they have in common."""
     names = list(_by_name(pictures))
-    if not names:
-        raise ValueError(f"{where}: no images beside it")
     for before, after in [("", ""), *(("", e) for e in ENDINGS), *((b, "") for b in BEGINNINGS)]:
         if all(before + name + after in annotations for name in names):
             left = set(annotations) - {before + name + after for name in names}
@@ -253,16 +170,38 @@ def _paired(
                 raise ValueError(f"{where}: no image for {first} ({len(left)} such); remove what has no partner")
             pairs = [AnnotatedImage(f, annotations[before + _stem(f) + after]) for f in pictures]
             return pairs, None if before else after
+    cores, of_masks = _cores(names), _cores(annotations)
+    if cores and cores.keys() == of_masks.keys():
+        by_name = {cores[core]: annotations[of_masks[core]] for core in cores}
+        return [AnnotatedImage(f, by_name[_stem(f)]) for f in pictures], None
     lonely = [name for name in names if name not in annotations]
     raise ValueError(
         f"{where}: no annotation for image {lonely[0]} ({len(lonely)} such); it has the image's name, or that with "
-        f"{', '.join((*ENDINGS[:3], BEGINNINGS[0]))}"
+        f"{', '.join((*ENDINGS[:3], BEGINNINGS[0]))}; move images that have none elsewhere"
     )
+
+
+def _cores(names: Iterable[str]) -> dict[str, str]:
+    """Names by what is left of them without words such as image and mask; none where two are left with the same.
+
+    >>> _cores(["img_007_c1", "img_008_c1"]), _cores(["7_mask", "mask7"])
+    ({'007 c 1': 'img_007_c1', '008 c 1': 'img_008_c1'}, {})
+    """
+    listed = list(names)
+    cores = {" ".join(word for word in _words(name) if word not in _OF_MASKS | _OF_IMAGES): name for name in listed}
+    return cores if len(cores) == len(listed) and (len(listed) == 1 or "" not in cores) else {}
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+|\d+", name.casefold())
 
 
 def _bowl(folders: Sequence[Path]) -> FolderLayout:
     found = []
     for folder in folders:
+        for needed in ("images", "masks"):
+            if not (folder / needed).is_dir():
+                raise ValueError(f"{folder}: no {needed} in it; each of these folders holds an image and its masks")
         pictures = _files(folder / "images")
         if len(pictures) != 1:
             raise ValueError(f"{folder / 'images'}: {len(pictures)} images; one is expected, its cells in masks")
@@ -273,7 +212,18 @@ def _bowl(folders: Sequence[Path]) -> FolderLayout:
     return FolderLayout(found, plain=False)
 
 
-def _one_folder(root: Path) -> FolderLayout:
+def _one_folder(root: Path, pictures: Path | None) -> FolderLayout | None:
+    """Images and masks side by side in ``root``, or in its folder ``pictures``."""
+    for folder in (root,) if pictures is None else (root, pictures):
+        if (found := _side_by_side(folder)) is not None:
+            return found if folder == root else FolderLayout(found.images, False, "", found.other_files)
+    if pictures is not None:
+        raise ValueError(f"{root}: images, but no {', '.join(FOLDERS[:2])} or {FOLDERS[2]} beside them")
+    return None
+
+
+def _side_by_side(root: Path) -> FolderLayout | None:
+    """Images and masks of one folder, by an ending or beginning of the masks."""
     files = _files(root, DRAWN)
     for before, after in [*(("", e) for e in ENDINGS), *((b, "") for b in BEGINNINGS), ("", "")]:
         if before or after:
@@ -286,22 +236,36 @@ def _one_folder(root: Path) -> FolderLayout:
             pairs = [AnnotatedImage(f, [by_name[before + name + after]]) for name, f in _by_name(pictures).items()]
             plain = bool(after) and all(extension(f) for f in marked)
             return FolderLayout(pairs, plain, after, _others(root, DRAWN))
-    raise ValueError(
-        f"{root}: no images with masks found. Put images in images and masks of the same names in masks, or both in "
-        f"one folder as NAME.tif and NAME_mask.tif ({len(files)} image files are there)"
-    )
+    marked = [f for f in files if not extension(f) or _OF_MASKS.intersection(_words(_stem(f)))]
+    pictures = [f for f in files if f not in marked]
+    cores, of_masks = _cores(map(_stem, pictures)), _cores(map(_stem, marked))
+    if not cores or cores.keys() != of_masks.keys():
+        return None
+    by_image = {cores[core]: _by_name(marked)[of_masks[core]] for core in cores}
+    return FolderLayout([AnnotatedImage(f, [by_image[_stem(f)]]) for f in pictures], False, "", _others(root, DRAWN))
 
 
-def _listed(table: Path) -> list[AnnotatedImage]:
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"image", "mask"} <= rows[0].keys():
-        raise ValueError(f"{table}: a table with the columns image and mask is needed, and a line for every pair")
-    found = [AnnotatedImage(table.parent / row["image"], [table.parent / row["mask"]]) for row in rows]
-    for named in (named for pair in found for named in (pair.image, *pair.annotation)):
-        if not (named.is_file() or (named.exists() and is_image(named))):
-            raise FileNotFoundError(f"{named}: no such file, named in {table}")
-    return found
+def _further_in(folders: Sequence[Path]) -> str:
+    """What to say where the data set is a folder further in."""
+    held = []
+    for folder in folders[:20]:
+        try:
+            found = _found(folder, [path for path in folder.iterdir() if path.is_dir()])
+        except (ValueError, OSError):
+            continue
+        if found is not None:
+            held.append(f"{folder} ({len(found.images)} images)")
+    return f"; a data set of its own is {' and '.join(held)}: name that folder" if held else ""
+
+
+def _kinds_of(folder: Path) -> str:
+    """Other kinds of files in a folder, in words."""
+    kinds: dict[str, int] = {}
+    for file in folder.iterdir():
+        if file.is_file() and not is_image(file) and not file.name.startswith("."):
+            kinds[file.suffix.lower() or "other"] = kinds.get(file.suffix.lower() or "other", 0) + 1
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"; {listed}, which are not taken" if listed else ""
 
 
 def _files(folder: Path, drawn: Iterable[str] = ()) -> list[Path]:
