@@ -158,7 +158,7 @@ def test_score_reads_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", sorted(help_text.TOPICS))
 def test_what_help_names_is_a_setting(name: str) -> None:
     topic = help_text.TOPICS[name]
-    assert set(topic.settings) - set(help_text.defaults(topic.configs)) <= {"weights", "minutes"} | (
+    assert set(topic.settings) - set(help_text.defaults(topic.configs)) <= {"weights", "minutes", "start"} | (
         set(check.ASKED) if name == "check" else set()
     )
     assert len(topic.settings) <= 11

@@ -4,15 +4,19 @@ import os
 import runpy
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from unet_paper.running.bundle_folder import bundle_folder
 
 # What MONAI takes for an expression, a reference or a macro where a value begins with it, and a shell's tools for an
 # option.
 _NOT_A_PATH = ("$", "@", "%", "-")
+# what MONAI's run is given besides a workflow's settings
+_OF_A_RUN = ("args_file", "tracking", "init_id", "final_id")
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,44 @@ class BundleCommand:
         """
         return " ".join(["python", "-m", "monai.bundle", *map(quoted, self.arguments())])
 
+    def workflow(self, **settings: Any) -> Any:
+        """MONAI's workflow of a training that :meth:`run` would run, initialised; for whoever wants parts of it.
+
+        Args:
+            settings: that come before those typed; values, not text.
+
+        Raises:
+            Exception: whatever its initialisation raises, such as for a setting that there is not.
+        """
+        from fire.parser import DefaultParseValue  # not at the top: help needs neither
+        from monai.bundle import ConfigWorkflow
+
+        values = {name: DefaultParseValue(text) for name, text in self.settings.items() if name not in _OF_A_RUN}
+        workflow = ConfigWorkflow(
+            config_file=[str(config_path(config)) for config in self.configs],
+            run_id=self.run_id,
+            workflow_type="train",
+            **{**values, **settings},
+        )
+        with self._as_arguments():
+            workflow.initialize()
+        return workflow
+
     def run(self) -> None:
         """Run it in this process, as ``python -m monai.bundle`` would.
 
         Raises:
             Exception: whatever the run raises.
         """
+        with self._as_arguments():
+            runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+    @contextmanager
+    def _as_arguments(self) -> Iterator[None]:
         given = sys.argv
         sys.argv = ["monai.bundle", *self.arguments()]
         try:
-            runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+            yield
         finally:
             sys.argv = given
 

@@ -83,11 +83,12 @@ def _check(request: Request) -> int:
 
 def _train(request: Request) -> int:
     _import_monai(request)
-    from unet_paper.app import check
+    from unet_paper.app import check, starting_weights
 
     check.checked(request.place("FOLDER"), request.settings)
     folder, settings, overlays = request.place("FOLDER"), request.settings, request.overlays
-    training = train.training(folder, settings, overlays)
+    start, said = starting_weights.choose(folder, settings, overlays)
+    training = train.training(folder, settings, overlays, start)
     _run(training)
     if settings.get("fold") == "all":
         return 0  # nothing was held out that could be scored
@@ -96,7 +97,7 @@ def _train(request: Request) -> int:
     scored = {name: value for name, value in settings.items() if name != "resume"}
     _run(train.evaluation(folder, scored, overlays))
     run = Path(training.settings["output_dir"].strip('"'))
-    print(f"report: {training_report.write(run, training, train.check_folder(folder) / check.PAGE)}")
+    print(f"report: {training_report.write(run, training, train.check_folder(folder) / check.PAGE, said)}")
     print(f"predict with it: unet-paper predict IMAGES --weights {run}")
     return 0
 

@@ -51,7 +51,7 @@ TOPICS: dict[str, Topic] = {
             "minutes": "that training may take on this machine, about",
             "output_dir": "where the run goes",
             "max_epochs": "epochs",
-            "steps_per_epoch": "steps of one epoch",
+            "start": "chance, a release (em, hela, u373) or a file of weights",
             "learning_rate": "of the optimiser",
             "features": "channels of each level of the network",
             "tile_size": "px of the input tile",
@@ -63,7 +63,8 @@ TOPICS: dict[str, Topic] = {
         {
             "minutes": "30",
             "output_dir": "runs/FOLDER",
-            **dict.fromkeys(("max_epochs", "steps_per_epoch", "learning_rate", "features"), "chosen by check"),
+            "start": "the nearest release that fits, if a short trial finds it no worse than chance",
+            **dict.fromkeys(("max_epochs", "learning_rate", "features"), "chosen by check"),
             **dict.fromkeys(("tile_size", "magnification", "mask_suffix", "fold"), "chosen by check"),
         },
     ),

@@ -11,17 +11,21 @@ CHOSEN = "config.yaml"
 SCORING = "scoring.yaml"
 
 
-def training(folder: Path, settings: Mapping[str, str], overlays: Sequence[Path] = ()) -> BundleCommand:
+def training(
+    folder: Path, settings: Mapping[str, str], overlays: Sequence[Path] = (), start: Path | None = None
+) -> BundleCommand:
     """The command that trains on a folder, into ``runs/FOLDER`` if not told otherwise.
 
     Args:
         folder: with images and masks.
         settings: of the configs, as typed; they come first, then ``overlays``, then what ``checked`` has chosen.
         overlays: config files of one's own.
+        start: overlay with the weights to start from, see ``app.starting_weights``.
     """
     own = {"dataset_dir": path_value(folder), "output_dir": path_value(run_folder(folder))}
     chosen = check_folder(folder) / CHOSEN
-    configs: list[str | Path] = [*CONFIGS, *([chosen] if chosen.is_file() else []), *overlays]
+    ours = [*([chosen] if chosen.is_file() else []), *([] if start is None else [start])]
+    configs: list[str | Path] = [*CONFIGS, *ours, *overlays]
     return BundleCommand("training", configs, {**own, **settings})
 
 

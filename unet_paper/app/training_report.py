@@ -23,15 +23,18 @@ from unet_paper.running.placement import placed
 
 REPORT = "report.html"
 PICTURES = 24
+# of the record of a training, what has a part of the page for itself
+_ELSEWHERE = ("cells_choice", "start")
 
 
-def write(run: Path, command: BundleCommand, check_page: Path | None = None) -> Path:
+def write(run: Path, command: BundleCommand, check_page: Path | None = None, start: str = "") -> Path:
     """Write the report of a run that has been scored, from what lies in its folder.
 
     Args:
         run: with ``model.pt``, ``metrics.csv``, ``curves.png`` and ``evaluation``.
         command: that trained.
         check_page: page of the check, to name.
+        start: how it was chosen where the training starts from.
 
     Returns:
         The file.
@@ -52,13 +55,14 @@ def write(run: Path, command: BundleCommand, check_page: Path | None = None) -> 
         "they share more than half of their common area. SEG: mean overlap of annotated cells.</p>",
         "<h2>Go on</h2>",
         *_commands(run, command, check_page),
+        *_start(training.get("start"), start),
         "<h2>Curves</h2>",
         _picture(run / "curves.png"),
         *_threshold(training.get("cells_choice", {}), known.get("cells", {})),
         "<h2>Held-out images, best to worst</h2>",
         *_images(run / "evaluation" / "figures", rows, key),
         "<h2>What was run</h2>",
-        _table({**_origin(), **{name: _plain(value) for name, value in training.items() if name != "cells_choice"}}),
+        _table({**_origin(), **{name: _plain(value) for name, value in training.items() if name not in _ELSEWHERE}}),
         f"<pre>{escape(command.line())}</pre>",
     ]
     with placed(run / REPORT) as part:
@@ -77,6 +81,18 @@ def _commands(run: Path, command: BundleCommand, check_page: Path | None) -> lis
         f"<pre>{escape(chr(10).join(lines))}</pre>",
     ]
     return parts + ([f"<p>What the images are: {escape(str(check_page))}</p>"] if check_page else [])
+
+
+def _start(begun: Mapping[str, Any] | None, how: str) -> list[str]:
+    """What training started from, how that was chosen, and the terms that go with it."""
+    lines = [how] if how else []
+    if begun:
+        release = f", the release {begun['release']}" if begun.get("release") else ""
+        data = f", trained on {begun['data']}" if begun.get("data") else ""
+        lines.append(f"Weights: {begun['weights']}{release}{data}, sha256 {begun['sha256']}")
+        if begun.get("terms"):
+            lines.append(f"Terms of their data, which go with the weights of this run: {begun['terms']}")
+    return ["<h2>Start</h2>", *(f"<p>{escape(line)}</p>" for line in lines or ["Chance."])]
 
 
 def _threshold(choice: Mapping[str, Any], cells: Mapping[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from unet_paper.release import (
     model_card,
     registry,
     scripted_network,
+    terms,
 )
 from unet_paper.running import checkpoint, facts
 
@@ -230,6 +231,8 @@ def _of_other_weights(
     """A release whose card and metadata claim nothing of its own weights where others take their place."""
     kept = {name: value for name, value in metadata.items() if name not in ("eval_metrics", "weights_license")}
     kept["weights_license"] = "Under the terms of the images that they were trained on"
+    if begun_under := terms.of_facts(told):
+        kept["weights_license"] += f"; they were begun from other weights, whose terms hold besides: {begun_under}"
     card = {**release.card, **model_card.of_facts(told)}
     return dataclasses.replace(release, card=card), kept
 

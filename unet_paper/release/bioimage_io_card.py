@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unet_paper.release import archive
+from unet_paper.release import archive, terms
 from unet_paper.release.mirrored_network import BlockSizes
 
 PAPER = {
@@ -34,6 +34,7 @@ class Card:
         tags: further words to find them by.
         cite: what to cite, with ``text`` and ``doi``.
         terms: what the weights may be used for, where that is no licence.
+        begun_under: terms of the weights that these were begun from, which hold besides.
         selection: how the scores came about.
         version: of the release; None for weights of one's own.
         attachments: further files by name, terms among them.
@@ -49,6 +50,7 @@ class Card:
     tags: Sequence[str] = ()
     cite: Sequence[Mapping[str, str]] = (PAPER,)
     terms: str = ""
+    begun_under: str = ""
     selection: str = ""
     version: str | None = None
     attachments: Mapping[str, bytes] = field(default_factory=dict)
@@ -106,6 +108,7 @@ def card(
             license=license,
             data=_trained_on(training),
             scores=_own_scores(training),
+            begun_under=terms.of_facts(facts).replace(", see docs/data_license.txt", ""),
             attachments=_files(bundle, "LICENSE"),
         )
     source = metadata.get("data_source", "")
@@ -253,12 +256,14 @@ def _validation(card: Card) -> str:
 
 def _licence(card: Card) -> str:
     code = "The code (`network.py`) is under Apache-2.0 (`LICENSE`)."
+    if card.begun_under:
+        code = f"They were begun from other weights, whose terms hold besides: {card.begun_under}. {code}"
     if card.license:
         return f"The weights are under {card.license}. {code}"
     if "data_license.txt" in card.attachments:
-        terms = f" {card.terms.replace('docs/data_license.txt', '`data_license.txt`')}." if card.terms else ""
+        said = f" {card.terms.replace('docs/data_license.txt', '`data_license.txt`')}." if card.terms else ""
         return (
-            f"What the weights may be used for follows from the terms of their data, `data_license.txt`.{terms} {code}"
+            f"What the weights may be used for follows from the terms of their data, `data_license.txt`.{said} {code}"
         )
     return f"Whoever trained the weights has not said under which licence they are. {code}"
 

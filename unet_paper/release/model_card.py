@@ -91,7 +91,17 @@ def of_facts(facts: Mapping[str, Any]) -> dict[str, str]:
     images = record.get("images") or {}
     count = f"; {images['training']} images in training, {images['validation']} held out" if images else ""
     told = {"data": f"{record.get('data', 'not recorded')}{count}", "recipe": str(record.get("recipe", "not recorded"))}
+    if "start" in record:
+        told["start"] = _start(record["start"])
     return {**dict.fromkeys(("start", "command", "selection", "time", "limits"), "not recorded"), **told}
+
+
+def _start(start: Mapping[str, Any] | None) -> str:
+    """What weights were begun from, see ``terms.begun_from``."""
+    if not start:
+        return "chance"
+    name = f"the release {start['release']}" if start.get("release") else f"`{start['weights']}`"
+    return f"{name} (sha256 `{start['sha256'][:12]}...`)"
 
 
 def required(metadata: Mapping[str, Any]) -> list[str]:

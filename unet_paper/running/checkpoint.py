@@ -234,6 +234,23 @@ def load_weights(
     logger.info("weights: %s, sha256 %s", path, sha256(path)[:12])
 
 
+def start_from(
+    network: nn.Module,
+    pretrained: str | Path | None,
+    expected_sha256: str | None = None,
+    reinitialise: Sequence[str] = (),
+) -> None:
+    """Load the weights that a training starts from, where it does not start from chance (None); see ``load_weights``.
+
+    A network with another number of classes keeps its own classifier.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_weights``.
+    """
+    if pretrained is not None:
+        load_weights(network, pretrained, expected_sha256, reinitialise, "pretrained", other_classes=True)
+
+
 def export_weights(source: str | Path, target: str | Path, facts: Tensor | None = None) -> str:
     """Write the weights of a checkpoint as a release holds them: a flat state dict in half precision, with its facts.
 
@@ -358,6 +375,7 @@ class Checkpoints:
             return
         content = _content(last, None, "resume")
         before = None if self.facts is None else self.facts.of(read_weights_and_facts(last, setting="resume")[1])
+        self.facts = resuming.begun_as(before, self.facts)
         changed = resuming.compare(before, self.facts, str(last))
         load_weights(self.network, last, setting="resume")
         changed |= resuming.restore(content, self.optimizer, self.lr_scheduler, str(last))

@@ -6,6 +6,7 @@ of 20 has after 10. Other networks, other optimisers and other validation images
 weights of this one, with ``fine_tune.yaml``.
 """
 
+import dataclasses
 import logging
 import warnings
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 # of a schedule's state: what changes while it runs
 _RUNNING = ("last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial", "_schedulers")
-_NOT_COMPARED = ("versions", "cells", "threshold", "min_size")
+_NOT_COMPARED = ("versions", "start", "cells", "threshold", "min_size")
 _ANOTHER_RUN = "start a run of its own from these weights: take the config fine_tune and --pretrained"
 
 
@@ -121,6 +122,13 @@ def compare(before: "Facts | None", now: "Facts | None", source: str) -> dict[st
     if None not in counts and counts[0] != counts[1]:
         changed["training images"] = (counts[0], counts[1])
     return changed
+
+
+def begun_as(before: "Facts | None", now: "Facts | None") -> "Facts | None":
+    """Facts of a run that goes on: what it began with is what its checkpoint says, whatever the config names by now."""
+    if before is None or now is None or "start" not in before.training:
+        return now
+    return dataclasses.replace(now, training={**now.training, "start": before.training["start"]})
 
 
 def say(changed: Mapping[str, tuple[Any, Any]], source: str) -> None:
