@@ -11,6 +11,7 @@ Everything happens in a scratch folder and on the loopback. The exit status is 1
 import argparse
 import json
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def main() -> None:
     """Command line."""
     arguments = _arguments()
+    # a shell's background and nohup ignore them, which what is started here would inherit; handlers are not inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, lambda *_: None)
     package = arguments.package.resolve()
     if not (package / "unet_paper" / "__init__.py").is_file():
         sys.exit(f"--package {arguments.package}: holds no unet_paper/__init__.py; name the root of a checkout")

@@ -37,6 +37,11 @@ def _signalled(runs: Runs, number: signal.Signals, step: int) -> str:
     return runs.go_on(folder)
 
 
+# more than any machine takes while a command is left alone, so that the signal finds it at work
+LONG_EPOCH = 1200
+LEFT_ALONE = 5.0  # s
+
+
 @attack("commands that are told to stop", short=False)
 def commands(arena: Arena) -> Iterator[Trial]:
     """Whole commands, of one and of two processes: the command that each prints is run, and must end it."""
@@ -51,7 +56,13 @@ def commands(arena: Arena) -> Iterator[Trial]:
 def _commanded(arena: Arena, runs: Runs, folder: Path, processes: int, number: signal.Signals) -> str:
     configs = arena.package / "bundle" / "configs"
     files = [str(configs / "train.yaml")] + ([str(configs / "multi_gpu_train.yaml")] if processes > 1 else [])
-    settings = {**SETTINGS, "steps_per_epoch": 400, "max_epochs": 2, "dataset_dir": runs.data, "output_dir": folder}
+    settings = {
+        **SETTINGS,
+        "steps_per_epoch": LONG_EPOCH,
+        "max_epochs": 2,
+        "dataset_dir": runs.data,
+        "output_dir": folder,
+    }
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     words = [sys.executable, *(torchrun if processes > 1 else []), "-m", "monai.bundle", "run", "training"]
     words += ["--config_file", str(files)]
@@ -59,7 +70,7 @@ def _commanded(arena: Arena, runs: Runs, folder: Path, processes: int, number: s
     started = {"cwd": arena.folder, "env": arena.environment(), "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(words, stdout=subprocess.PIPE, **started) as process:  # type: ignore[call-overload]
         wait_for(folder)
-        time.sleep(8)
+        time.sleep(LEFT_ALONE)
         process.send_signal(number)
         try:
             log, _ = process.communicate(timeout=60)
@@ -72,12 +83,12 @@ def _commanded(arena: Arena, runs: Runs, folder: Path, processes: int, number: s
     advised = re.search(r"Go on with:\n\s*(.*)", log)
     if advised is None:
         return f"does not say how to go on: {last_line(log)}"
-    again = [*shlex.split(advised[1]), "--steps_per_epoch", "400", "--max_epochs", "1"]
+    again = [*shlex.split(advised[1]), "--steps_per_epoch", str(LONG_EPOCH), "--max_epochs", "1"]
     went_on = subprocess.run(again, stdout=subprocess.PIPE, check=False, timeout=300, **started)  # type: ignore[call-overload]
     if went_on.returncode:
         return f"the command that it printed fails: {last_line(went_on.stdout)}"
     reached = state(folder)["iteration"]
-    return "" if done < reached == 400 else f"went on from step {done} to {reached}, not 400"
+    return "" if done < reached == LONG_EPOCH else f"went on from step {done} to {reached}, not {LONG_EPOCH}"
 
 
 @attack("two runs in one folder", short=True)
