@@ -12,7 +12,7 @@ from conftest import TINY
 from numpy.typing import NDArray
 
 from unet_paper.instances import PRESETS
-from unet_paper.metrics.monai_metrics import CTCSeg, VRand
+from unet_paper.metrics.monai_metrics import F1, PQ, CTCSeg, VRand
 from unet_paper.running import facts
 from unet_paper.running.cells_choice import CellsChoice
 from unet_paper.running.doubt import trust, trust_in_words
@@ -48,6 +48,17 @@ def test_the_lowest_threshold_that_parts_the_cells_is_chosen(metric: Any, betwee
     assert choice.record["value"] == pytest.approx(1.0)
     assert (choice.record["value_as_given"] < 1) == (expected != 0.5)
     assert choice.record["images"] == 1
+
+
+def test_of_thresholds_that_find_the_same_cells_panoptic_quality_takes_the_one_with_the_best_outlines() -> None:
+    probability, reference = np.full((16, 16), 0.02), np.zeros((16, 16), np.int32)
+    # a cell of 8 x 8 px in a halo of a pixel; and beside the halo, at all thresholds, nothing
+    probability[3:13, 3:13], probability[4:12, 4:12], reference[4:12, 4:12] = 0.75, 0.95, 1
+    chosen = {name: validated(metric(), probability, reference).chosen for name, metric in (("F1", F1), ("PQ", PQ))}
+    assert chosen["F1"] is not None
+    assert chosen["F1"]["threshold"] < 0.75  # 64 of 100 px are a match: all thresholds are one to it
+    assert chosen["PQ"] is not None
+    assert chosen["PQ"]["threshold"] > 0.75
 
 
 def test_the_smallest_cell_is_half_of_the_smallest_annotated() -> None:

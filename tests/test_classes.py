@@ -392,7 +392,7 @@ def test_two_processes_train_three_classes_and_score_as_one(run_bundle: Run, two
     (trained,) = rows(tmp_path / "run" / "metrics.csv")
     run_bundle("evaluating", "train", "data_folder", "best_folder", "evaluate", **lab)
     scores = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())["scores"]
-    for name in ("F1", "SEG", "IoU", "SEG_bright", "SEG_dark", "IoU_bright", "IoU_dark"):
+    for name in ("PQ", "F1", "SEG", "IoU", "SEG_bright", "SEG_dark", "IoU_bright", "IoU_dark"):
         assert float(trained[name]) == pytest.approx(scores[name], abs=1e-6), name
     assert scores["IoU_dark"] > 0
 

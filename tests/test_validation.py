@@ -48,7 +48,7 @@ def test_without_a_cell_to_score_the_score_is_undefined_and_the_latest_network_i
     assert [row["SEG"] for row in rows] == ["nan", "nan"]
     best, last = (torch.load(tmp_path / "run" / name, weights_only=True) for name in ("model.pt", "last.pt"))
     assert all(torch.equal(value, best[name]) for name, value in last["network"].items())
-    assert caplog.text.count("F1 is undefined: no validation image holds a cell") == 1
+    assert caplog.text.count("PQ is undefined: no validation image holds a cell") == 1
     run_bundle("evaluating", "train", "data_folder", "evaluate", **settings)
     summary = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())
     assert summary["scores"]["SEG"] is None

@@ -51,7 +51,8 @@ def write(run: Path, command: BundleCommand, check_page: Path | None = None, sta
     parts = [
         f"<h1>{escape(run.name)}: {escape(key)} {_number(scores.get(key))} on held-out images</h1>",
         _table({name: _number(value) for name, value in scores.items()}),
-        "<p>F1: of the cells, how many were found, and of those found, how many are cells; two are one where "
+        "<p>PQ: F1 times the mean overlap of the cells found; the best network and threshold are chosen by it. F1: of "
+        "the cells, how many were found, and of those found, how many are cells; two are one where "
         "they share more than half of their common area. SEG: mean overlap of annotated cells.</p>",
         "<h2>Go on</h2>",
         *_commands(run, command, check_page),

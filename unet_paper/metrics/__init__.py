@@ -7,6 +7,7 @@ This wing may import ``geometry`` and the paper's nouns; it knows nothing of fil
 from unet_paper.metrics.ctc import ctc_det, ctc_seg, op_csb
 from unet_paper.metrics.f1 import f1
 from unet_paper.metrics.iou import iou
+from unet_paper.metrics.panoptic_quality import panoptic_quality
 from unet_paper.metrics.pixel_error import pixel_error
 from unet_paper.metrics.rand_error import rand_error
 from unet_paper.metrics.v_rand import v_info, v_rand
@@ -18,6 +19,7 @@ __all__ = [
     "f1",
     "iou",
     "op_csb",
+    "panoptic_quality",
     "pixel_error",
     "rand_error",
     "v_info",

@@ -8,9 +8,9 @@ threshold (Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7) and of StarDist's
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_paper.metrics.ctc import LabelImages, label_image_pairs
+from unet_paper.metrics.ctc import LabelImage, LabelImages, label_image_pairs
 
-__all__ = ["f1", "f1_counts"]
+__all__ = ["f1", "f1_counts", "matched_overlaps"]
 
 
 def f1(predictions: LabelImages, references: LabelImages, *, threshold: float = 0.5) -> float:
@@ -51,12 +51,23 @@ def f1_counts(predictions: LabelImages, references: LabelImages, *, threshold: f
         raise ValueError(f"threshold={threshold}: 0.5 to 1; below, a cell could have two partners")
     matched = found = annotated = 0
     for prediction, reference in label_image_pairs(predictions, references):
-        counts = _frame(prediction.astype(np.int64), reference.astype(np.int64), threshold)
-        matched, found, annotated = matched + counts[0], found + counts[1], annotated + counts[2]
+        overlaps, *counts = matched_overlaps(prediction, reference)
+        matched, found, annotated = (
+            matched + int((overlaps > threshold).sum()),
+            found + counts[0],
+            annotated + counts[1],
+        )
     return matched, found, annotated
 
 
-def _frame(prediction: NDArray[np.int64], reference: NDArray[np.int64], threshold: float) -> tuple[int, int, int]:
+def matched_overlaps(prediction: LabelImage, reference: LabelImage) -> tuple[NDArray[np.float64], int, int]:
+    """Intersection over union of each match of one frame (matches,), above 0.5, and how many cells both images have.
+
+    Args:
+        prediction: label image (H, W), 0 is background.
+        reference: label image (H, W); -1 is unknown, and a predicted cell of which more than half is does not count.
+    """
+    prediction, reference = prediction.astype(np.int64), reference.astype(np.int64)
     known = reference >= 0
     ids, whole = np.unique(prediction[prediction > 0], return_counts=True)
     inside = np.bincount(np.searchsorted(ids, prediction[(prediction > 0) & known]), minlength=len(ids))
@@ -65,6 +76,5 @@ def _frame(prediction: NDArray[np.int64], reference: NDArray[np.int64], threshol
     both = (prediction > 0) & (reference > 0)
     pairs, shared = np.unique(np.stack((prediction[both], reference[both])), axis=1, return_counts=True)
     first, second = np.searchsorted(ids, pairs[0]), np.searchsorted(cells, pairs[1])
-    union = inside[first] + areas[second] - shared
-    matches = (shared > threshold * union) & counts[first]
-    return int(matches.sum()), int(counts.sum()), len(cells)
+    overlaps = shared / (inside[first] + areas[second] - shared)
+    return overlaps[(overlaps > 0.5) & counts[first]], int(counts.sum()), len(cells)

@@ -40,6 +40,7 @@ from unet_paper.metrics.ctc import DetectionErrors, LabelImage, check_label_imag
 from unet_paper.metrics.em_inputs import THRESHOLDS, V_THRESHOLDS, Statistics, sweep
 from unet_paper.metrics.f1 import f1_counts
 from unet_paper.metrics.iou import iou_counts
+from unet_paper.metrics.panoptic_quality import panoptic_counts
 from unet_paper.metrics.pixel_error import pixel_error_from_statistics, pixel_error_statistics
 from unet_paper.metrics.rand_error import rand_error_from_statistics, rand_error_statistics
 from unet_paper.metrics.v_rand import (
@@ -52,6 +53,7 @@ from unet_paper.metrics.warping_error import warping_error_from_statistics, warp
 
 __all__ = [
     "F1",
+    "PQ",
     "CTCDet",
     "CTCSeg",
     "ISBIMetric",
@@ -444,6 +446,27 @@ class F1(OfClasses):
         """F1 of the summed counts; not defined without an annotated cell, as SEG and DET are not."""
         matched, found, annotated = rows.sum(axis=0)
         return float(2 * matched / (found + annotated)) if annotated else float("nan")
+
+
+class PQ(OfClasses):
+    """Panoptic quality (:mod:`unet_paper.metrics.panoptic_quality`) of predicted cells, given reference instances.
+
+    Args:
+        num_classes: see :class:`OfClasses`; a cell that was found as one of another class was not found.
+        of_class: see there.
+    """
+
+    row_shape = (3,)
+
+    def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
+        """Sum of the overlaps of the matches, predicted cells, annotated cells."""
+        counts = [panoptic_counts(*pair) for pair in self.pairs(prediction[0], reference)]
+        return np.array(counts, dtype=np.float64).sum(axis=0)
+
+    def score(self, rows: Statistics) -> float:
+        """PQ of the summed counts; not defined without an annotated cell, as F1 is not."""
+        overlap, found, annotated = rows.sum(axis=0)
+        return float(2 * overlap / (found + annotated)) if annotated else float("nan")
 
 
 def by_class(names: Sequence[str], **metrics: Callable[..., ImageRowsMetric]) -> dict[str, IgniteMetricHandler]:
