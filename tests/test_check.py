@@ -96,6 +96,49 @@ def test_a_value_of_masks_may_mean_unknown(nuclei: Path, capsys: pytest.CaptureF
     assert "--ignore_value white: a value of masks is needed" in capsys.readouterr().err
 
 
+def test_classes_are_looked_at_as_they_are_trained(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the refusal of their masks says to say is taken by check and by train, and stands in the settings."""
+    for file in sorted((nuclei / "masks").iterdir()):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[4:14, 4:14] = mask[34:44, 4:14] = 1
+        mask[4:14, 34:44] = mask[34:44, 34:44] = 2
+        mask[20:30, 4:14], mask[20:30, 34:44] = 1, 2
+        Image.fromarray(mask).save(file)
+    assert main(["check", "nuclei"]) == 1
+    assert "say --annotation classes --out_channels 3" in capsys.readouterr().err
+    assert main(["check", "nuclei", "--annotation", "classes", "--out_channels", "3"]) == 0
+    place = Path("runs/checks/nuclei")
+    report = json.loads((place / "check.json").read_text())
+    assert report["findings"] == []
+    assert report["summary"]["cells"] == 24
+    assert report["configuration"]["class_weights"] == [1.0, 1.0, 1.0]
+    assert check.is_current(nuclei, place, None, {"annotation": "classes", "out_channels": 3})
+    assert not check.is_current(nuclei, place, None, {"annotation": "instances"})
+    assert main(["check", "nuclei", "--annotation", "class"]) == 1
+    assert "--annotation class: choose of" in capsys.readouterr().err
+
+
+def test_an_ending_of_one_s_own_pairs_masks(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in sorted((nuclei / "masks").iterdir()):
+        file.rename(file.with_stem(f"{file.stem}-zellen"))
+    assert main(["check", "nuclei"]) == 1
+    assert "--mask_suffix takes another ending" in capsys.readouterr().err
+    assert main(["check", "nuclei", "--mask_suffix", "-zellen"]) == 0
+    report = json.loads(Path("runs/checks/nuclei/check.json").read_text())
+    assert report["configuration"]["mask_suffix"] == "-zellen"
+    assert report["summary"]["cells"] == 4
+
+
+def test_channels_are_named_where_all_are_taken(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in sorted((nuclei / "images").iterdir()):
+        grey = np.array(Image.open(file))
+        Image.fromarray(np.dstack([grey, grey // 2, grey])).save(file)
+    assert main(["check", "nuclei"]) == 0
+    assert "3 channels (red, green, blue); --channel 0 takes the first" in capsys.readouterr().out
+    assert main(["check", "nuclei", "--channel", "green"]) == 0
+    assert "channels" not in capsys.readouterr().out
+
+
 def test_a_folder_that_cannot_be_written_to_is_named(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").write_text("no folder")
     assert main(["check", str(nuclei)]) == 1

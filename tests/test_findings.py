@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from unet_paper.app.check import _annotation, _cases, _fit_of_other
+from unet_paper.app.check import _fit_of_other
+from unet_paper.app.folder_cases import annotation_of, cases_of
 from unet_paper.data import folder_layout
-from unet_paper.data.findings import findings
-from unet_paper.data.survey import outline_fit, survey
+from unet_paper.data.findings import Finding, findings, grouped
+from unet_paper.data.outline_fit import outline_fit
+from unet_paper.data.survey import _is_photograph, survey
 
 SIZE = 96
 Folder = Callable[[], Path]
@@ -55,9 +57,9 @@ def read(root: Path, number: int) -> np.ndarray:
 
 def found(root: Path) -> list[str]:
     layout = folder_layout.find(root)
-    cases = _cases(layout, root.parent / "place")
-    result = survey(cases, annotation=_annotation(cases), other_files=layout.other_files)
-    return sorted(finding.kind for finding in findings(result, _fit_of_other(result, None)))
+    cases, unusable = cases_of(layout, root.parent / "place")
+    result = survey(cases, annotation=annotation_of(cases), other_files=layout.other_files)
+    return sorted(finding.kind for finding in [*unusable, *findings(result, _fit_of_other(result, None))])
 
 
 def swapped(root: Path) -> None:
@@ -131,8 +133,10 @@ def test_a_pixel_that_is_no_number_is_named(clean: Path) -> None:
     grey[3, 4] = np.nan
     (clean / "images" / "well0.png").unlink()
     Image.fromarray(grey).save(clean / "images" / "well0.tif")
+    assert found(clean) == ["image cannot be read"]
+    (case,) = [case for case in cases_of(folder_layout.find(clean), clean)[0] if case["image"].endswith("0.tif")]
     with pytest.raises(ValueError, match=r"well0\.tif: 1 pixels are NaN or infinite"):
-        found(clean)
+        survey([case])
 
 
 def other_pixel_size(root: Path) -> None:
@@ -140,6 +144,54 @@ def other_pixel_size(root: Path) -> None:
     for number in range(6):
         file = root / "images" / f"well{number}.png"
         Image.open(file).save(file, dpi=2 * (25400 if number == 4 else 50800,))
+
+
+def all_shifted(root: Path) -> None:
+    """As a crop of the images alone does."""
+    for number in range(6):
+        image, ids = picture(number)
+        write(root, number, image=np.ascontiguousarray(image[5:, 9:]), ids=np.ascontiguousarray(ids[:-5, :-9]))
+
+
+def mirrored(root: Path) -> None:
+    for number in range(6):
+        write(root, number, ids=np.ascontiguousarray(read(root, number)[::-1]))
+
+
+def transposed(root: Path) -> None:
+    write(root, 2, ids=np.ascontiguousarray(read(root, 2).T))
+
+
+def twice_turned(root: Path) -> None:
+    """What a program that multiplies images by turning them leaves in a folder, its ids numbered anew."""
+    image, ids = (np.rot90(pixels) for pixels in picture(0))
+    write(root, 9, np.ascontiguousarray(image), np.where(ids, 9 - ids, 0).astype(np.uint8))
+
+
+def twelve_bits(root: Path) -> None:
+    for number in (1, 4):
+        image, _ = picture(number)
+        (root / "images" / f"well{number}.png").unlink()
+        Image.fromarray(image.astype(np.uint16) * 16).save(root / "images" / f"well{number}.tif")
+
+
+def one_in_colour(root: Path) -> None:
+    image, _ = picture(3)
+    write(root, 3, image=np.dstack([image, image // 2, image]))
+
+
+def smooth_photograph(root: Path) -> None:
+    image, _ = picture(2)
+    write(root, 2, ids=ndimage.gaussian_filter(image, 3.0))
+
+
+def unlike_its_image(root: Path) -> None:
+    write(root, 2, ids=read(root, 2)[:-4])
+
+
+def damaged(root: Path) -> None:
+    file = root / "images" / "well4.png"
+    file.write_bytes(file.read_bytes()[:800])
 
 
 @pytest.mark.parametrize(
@@ -160,6 +212,15 @@ def other_pixel_size(root: Path) -> None:
         (one_image, ["one image only"]),
         (many_others, ["many other files"]),
         (too_dark, ["another brightness"]),
+        (all_shifted, ["mask is shifted"]),
+        (mirrored, ["mask is turned"]),
+        (transposed, ["mask is turned"]),
+        (twice_turned, ["image is there twice"]),
+        (twelve_bits, ["types differ"]),
+        (one_in_colour, ["numbers of channels differ"]),
+        (smooth_photograph, ["mask is a photograph"]),
+        (unlike_its_image, ["mask cannot be used"]),
+        (damaged, ["image cannot be read"]),
     ],
 )
 def test_each_fault_is_found_and_nothing_else(clean: Path, harm: Callable[[Path], None], kinds: list[str]) -> None:
@@ -182,3 +243,19 @@ def test_an_outline_lies_where_it_is_moved_to() -> None:
     own, best, shift = outline_fit(square.astype(np.float32), np.roll(square, (-4, 9), (0, 1)))
     assert shift == (4, -9)
     assert best > own
+
+
+def test_what_is_said_of_several_files_is_said_once() -> None:
+    same = [Finding("kind", [name], f"{name}: holds 7, {name} is no mask", "mend") for name in ("m/a.png", "m/b.png")]
+    other = Finding("kind", ["m/c.png"], "m/c.png: holds 8", "mend")
+    assert grouped([same[0], other, same[1]]) == [
+        Finding("kind", ["m/a.png", "m/b.png"], "holds 7, it is no mask", "mend"),
+        Finding("kind", ["m/c.png"], "holds 8", "mend"),
+    ]
+
+
+def test_a_dense_label_image_is_no_photograph() -> None:
+    """Cells that touch, numbered one after the other without any background, as in electron microscopy."""
+    grid = np.arange(36).reshape(6, 6).repeat(9, axis=0).repeat(8, axis=1) + 1
+    assert not _is_photograph(grid)
+    assert _is_photograph(np.random.default_rng(0).integers(0, 255, (40, 40)))

@@ -11,7 +11,7 @@ import roifile
 import tifffile
 from PIL import Image
 
-from unet_paper.app.check import _cases, _names
+from unet_paper.app.folder_cases import _names, cases_of
 from unet_paper.data import datasets, drawn_cells, folder_layout
 from unet_paper.running.cell_outlines import cell_outlines, imagej_rois, qupath_geojson
 
@@ -248,7 +248,8 @@ def test_images_of_one_name_have_masks_of_their_own(tmp_path: Path) -> None:
         image(tmp_path / "set" / f"well{number}" / "images" / "img.png")
         save(tmp_path / "set" / f"well{number}" / "masks" / "a.png", (ids() == number).astype(np.uint8))
         save(tmp_path / "set" / f"well{number}" / "masks" / "b.png", np.zeros(SHAPE, np.uint8))
-    cases = _cases(folder_layout.find(tmp_path / "set"), tmp_path / "place")
+    cases, unusable = cases_of(folder_layout.find(tmp_path / "set"), tmp_path / "place")
+    assert not unusable
     for number, case in enumerate(cases, start=1):
         assert f"well{number}" in case["image"]
         np.testing.assert_array_equal(tifffile.imread(case["label"]), ids() == number)
@@ -296,7 +297,7 @@ def test_drawings_of_a_stack_go_to_their_pages(kind: str, axes: str, tmp_path: P
     assert labels.shape == pages.shape
     for page, label in zip(pages, labels, strict=True):
         np.testing.assert_array_equal(label > 0, page > 0)
-    (case, *_) = _cases(folder_layout.find(tmp_path), tmp_path / "place")
+    (case, *_), _ = cases_of(folder_layout.find(tmp_path), tmp_path / "place")
     assert case["label"].endswith("s.tif#0")
 
 

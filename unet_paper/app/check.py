@@ -4,47 +4,43 @@ Into ``runs/checks/FOLDER`` go ``check.html`` and ``check.json``; ``config.yaml`
 lays over the configs; and, where annotations are no label images, those made of them in ``masks``, with ``pairs.csv``.
 """
 
-import csv
 import hashlib
-import io
 import json
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import tifffile
 import torch
 
 import unet_paper
 from unet_paper.app import check_page
 from unet_paper.app.configuration import Choice, Configuration, configure
+from unet_paper.app.folder_cases import PAIRS, annotation_of, cases_of
 from unet_paper.app.train import CHOSEN, SCORING, check_folder
-from unet_paper.data import drawn_cells, folder_layout
+from unet_paper.data import folder_layout
 from unet_paper.data.annotation import Annotation
-from unet_paper.data.datasets import Case, pairs
-from unet_paper.data.findings import UNUSABLE, Finding, case_of, findings
-from unet_paper.data.folder_layout import AnnotatedImage, FolderLayout
-from unet_paper.data.reader import Channel, LabelReader, extension
-from unet_paper.data.survey import ImageFacts, Survey, load_case, outline_fit, survey
+from unet_paper.data.findings import UNUSABLE, Finding, case_of, findings, grouped
+from unet_paper.data.folder_layout import FolderLayout
+from unet_paper.data.outline_fit import outline_fit
+from unet_paper.data.reader import Channel
+from unet_paper.data.survey import ImageFacts, Survey, load_case, survey
 from unet_paper.geometry import output_size
 from unet_paper.loss import PixelWeightedCrossEntropy
 from unet_paper.network import UNet
 from unet_paper.running.engines import select_device
 from unet_paper.running.placement import placed
 
-PAIRS = "pairs.csv"
 REPORT = "check.json"
 PAGE = "check.html"
 MINUTES = 30.0  # that training takes where nobody says
 # settings of training that decide what is seen in the files
-ASKED = ("channel", "ignore_value", "background_value")
-_MASKS_LOOKED_AT = 24
+ASKED = ("channel", "annotation", "out_channels", "ignore_value", "background_value", "mask_suffix")
+_NUMBERS = ("out_channels", "ignore_value", "background_value")
 _STEPS_TIMED, _SECONDS_TIMED = (3, 15), 3.0  # fewest and most, and for how long
 
 logger = logging.getLogger(__name__)
@@ -75,8 +71,11 @@ def check(
     place: Path | None = None,
     minutes: float = MINUTES,
     channel: str | None = None,
+    annotation: Annotation | None = None,
+    out_channels: int | None = None,
     ignore_value: int | None = None,
     background_value: int | None = None,
+    mask_suffix: str | None = None,
 ) -> Check:
     """Look at a folder of images and annotations, and write what was found.
 
@@ -85,31 +84,44 @@ def check(
         place: where to write; ``check_folder`` where None.
         minutes: that training may take on this machine.
         channel: number or name of the channel to take from images with several, or several, as typed: ``[0, 2]``.
+        annotation: what the masks are, as found in them where None.
+        out_channels: classes of pixels, of masks that hold classes.
         ignore_value: of the masks, that means unknown.
         background_value: of the masks, 0 where None.
+        mask_suffix: what a mask's name has after its image's, as found in the names where None.
 
     Raises:
-        FileNotFoundError, ValueError: no images with annotations, an image that cannot be read, or not one cell.
+        FileNotFoundError, ValueError: no images with annotations, none that can be used, or not one cell.
     """
     place = check_folder(folder) if place is None else place
-    layout = folder_layout.find(folder)
+    layout = folder_layout.find(folder, mask_suffix)
     _refuse_unwritable(place)
-    cases = _cases(layout, place)
+    cases, unusable = cases_of(layout, place)
+    if not cases:
+        raise ValueError(f"{folder}: none of its images can be used:\n" + "\n".join(map(_line, grouped(unusable))))
     taken = None if channel is None else channel_value(channel)
     background = 0 if background_value is None else background_value
     found = survey(
         cases,
-        annotation=_annotation(cases, ignore_value, background),
+        annotation=annotation or annotation_of(cases, ignore_value, background),
         channel=taken,
         ignore_value=ignore_value,
         background_value=background,
+        num_classes=out_channels or 2,
         other_files=layout.other_files,
     )
-    suspicions = findings(found, _fit_of_other(found, taken))
+    suspicions = [*grouped(unusable), *findings(found, _fit_of_other(found, taken))]
     if not found.cells:
         raise ValueError(_no_cell(folder, suspicions))
     chosen = configure(found, minutes=minutes, seconds_per_step=seconds_per_step)
-    chosen = Configuration([*_data(layout, place), *_asked(taken, ignore_value, background_value), *chosen.choices])
+    asked = {
+        "channel": taken,
+        "out_channels": out_channels,
+        "ignore_value": ignore_value,
+        "background_value": background_value,
+    }
+    as_asked = [Choice(name, value, "as asked for") for name, value in asked.items() if value is not None]
+    chosen = Configuration([*_data(layout, place), *as_asked, *chosen.choices])
     result = Check(folder, found, suspicions, chosen, place)
     _write(result, layout, minutes, taken)
     return result
@@ -117,12 +129,21 @@ def check(
 
 def _no_cell(folder: Path, suspicions: Sequence[Finding]) -> str:
     """Why there is nothing to learn from, a line a reason."""
-    lines = [
-        f"  {finding.kind}: {', '.join(Path(file).name for file in finding.files[:3])}"
-        f"{', ...' if len(finding.files) > 3 else ''}: {finding.what}; {finding.remedy}"
-        for finding in suspicions
-    ]
+    lines = map(_line, suspicions)
     return "\n".join([f"{folder}: no mask holds a cell that can be learnt from; draw some", *lines])
+
+
+def _line(finding: Finding) -> str:
+    return f"  {finding.kind}: {_shown(finding.files)}{finding.what}; {finding.remedy}"
+
+
+def _shown(files: Sequence[str]) -> str:
+    """The first files of a finding, by as much of their paths as tells them apart."""
+    names = [Path(file).name for file in files]
+    if len(set(names)) < len(set(files)):
+        names = ["/".join(Path(file).parts[-3:]) for file in files]
+    shown = list(dict.fromkeys(names))
+    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "") + (": " if shown else "")
 
 
 def _refuse_unwritable(place: Path) -> None:
@@ -164,20 +185,23 @@ def asked_of(settings: Mapping[str, str]) -> dict[str, Any]:
     """What ``check`` takes of the settings, as its arguments.
 
     Raises:
-        ValueError: a value of masks that is no whole number.
+        ValueError: what should be a whole number is none; a kind of annotation that there is not.
 
     >>> asked_of({"channel": "DAPI", "ignore_value": "255", "max_epochs": "3"})
     {'channel': 'DAPI', 'ignore_value': 255}
     """
     asked: dict[str, Any] = {}
     for name in ASKED:
-        if name in settings and name != "channel":
+        if name in settings and name in _NUMBERS:
             try:
                 asked[name] = int(settings[name])
             except ValueError:
-                raise ValueError(f"--{name} {settings[name]}: a value of masks is needed, a whole number") from None
+                what = "a number of classes" if name == "out_channels" else "a value of masks"
+                raise ValueError(f"--{name} {settings[name]}: {what} is needed, a whole number") from None
         elif name in settings:
             asked[name] = settings[name]
+    if asked.get("annotation", "binary") not in get_args(Annotation):
+        raise ValueError(f"--annotation {asked['annotation']}: choose of {', '.join(get_args(Annotation))}")
     return asked
 
 
@@ -223,8 +247,10 @@ def say(found: Check) -> None:
         f"{len(found.findings)} findings"
     )
     for finding in found.findings:
-        files = ", ".join(Path(file).name for file in finding.files[:3]) + (", ..." if len(finding.files) > 3 else "")
-        print(f"  {finding.kind}: {files + ': ' if files else ''}{finding.what}. {finding.remedy}.")
+        print(f"{_line(finding)}.")
+    settings = {choice.setting: choice.why for choice in found.configuration.choices}
+    if "in_channels" in settings and "channel" not in settings:
+        print(f"  all channels are taken: {settings['in_channels']} alone")
     print(f"report: {found.place / PAGE}; settings: {found.place / CHOSEN}", flush=True)
 
 
@@ -232,12 +258,13 @@ def is_current(folder: Path, place: Path, minutes: float | None, asked: Mapping[
     """Whether ``place`` holds a check of the folder as it is now, for so many minutes (None: any), and as asked for."""
     try:
         report = json.loads((place / REPORT).read_text(encoding="utf-8"))
-        layout = folder_layout.find(folder)
+        layout = folder_layout.find(folder, (asked or {}).get("mask_suffix"))
     except (OSError, ValueError):
         return False
     same = report.get("files") == _fingerprint(layout) and minutes in (None, report.get("minutes"))
     chosen = report.get("configuration", {})
     wanted = {name: channel_value(value) if name == "channel" else value for name, value in (asked or {}).items()}
+    wanted.pop("mask_suffix", None)  # which files it pairs counts above
     same = same and all(chosen.get(name) == value for name, value in wanted.items())
     return bool(same and report.get("unet_paper") == unet_paper.__version__ and (place / CHOSEN).is_file())
 
@@ -266,60 +293,6 @@ def seconds_per_step(features: Sequence[int], tile: int, channels: int) -> float
     return float(np.median(taken[2:])) * 1.15  # augmentation and weight maps, measured on tiles of 284 and 444 px
 
 
-def _cases(layout: FolderLayout, place: Path) -> list[Case]:
-    """Cases of a folder; label images are made where there are none."""
-    cases, rows = [], []
-    for one, name in zip(layout.images, _names([one.image for one in layout.images]), strict=True):
-        mask = one.annotation[0] if one.is_label_image else _made(one, place / "masks" / name)
-        cases += pairs(one.image, mask)
-        rows.append({"image": str(one.image.resolve()), "mask": str(mask.resolve())})
-    if not layout.plain:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ("image", "mask"), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        with placed(place / PAIRS) as part:
-            part.write_text(text.getvalue(), encoding="utf-8")
-    return cases
-
-
-def _names(images: Sequence[Path]) -> list[Path]:
-    """Of each image a name for its mask that no other has: images of one name lie in several folders.
-
-    >>> [str(name) for name in _names([Path("a/x.1.png"), Path("b/x.1.png"), Path("b/x.2.tif"), Path("b/x.2.png")])]
-    ['a/x.1.tif', 'b/x.1.tif', 'b/x.2.tif.tif', 'b/x.2.png.tif']
-    """
-    paths = [Path(os.path.abspath(image)) for image in images]
-    shared = os.path.commonpath([path.parent for path in paths])
-    within = [path.relative_to(shared) for path in paths]
-    short = [path.with_name(path.name[: -len(extension(path))] + ".tif") for path in within]
-    return [
-        name if short.count(name) == 1 else path.with_name(f"{path.name}.tif")
-        for name, path in zip(short, within, strict=True)
-    ]
-
-
-def _made(one: AnnotatedImage, mask: Path) -> Path:
-    labels = drawn_cells.label_image(one.image, one.annotation)
-    with placed(mask) as part:
-        tifffile.imwrite(part, labels, compression="zlib", photometric="minisblack")
-    return mask
-
-
-def _annotation(cases: Sequence[Case], ignore_value: int | None = None, background_value: int = 0) -> Annotation:
-    """How masks were drawn: ``binary`` where none holds a second value of cells, else ``instances``."""
-    step = max(1, len(cases) // _MASKS_LOOKED_AT)
-    for case in cases[::step]:
-        try:
-            pixels, _ = LabelReader().get_data(case["label"])
-        except ValueError:
-            continue  # said by the survey
-        of_cells = np.setdiff1d(pixels, [background_value, *([] if ignore_value is None else [ignore_value])])
-        if len(of_cells) > 1:
-            return "instances"
-    return "binary"
-
-
 def _data(layout: FolderLayout, place: Path) -> list[Choice]:
     choices = []
     if not layout.plain:
@@ -338,17 +311,12 @@ def _data(layout: FolderLayout, place: Path) -> list[Choice]:
     return choices
 
 
-def _asked(channel: Channel | None, ignore_value: int | None, background_value: int | None) -> list[Choice]:
-    asked = {"channel": channel, "ignore_value": ignore_value, "background_value": background_value}
-    return [Choice(name, value, "as asked for") for name, value in asked.items() if value is not None]
-
-
 def _fit_of_other(found: Survey, channel: Channel | None) -> Any:
     transform = found.transform
 
     def fit(image: ImageFacts, other: ImageFacts) -> float:
-        grey = load_case(case_of(image), transform, channel)[0].astype(np.float32).mean(axis=0)
-        cells = load_case(case_of(other), transform, channel)[2]
+        grey = load_case(case_of(image), transform, channel).pixels.astype(np.float32).mean(axis=0)
+        cells = load_case(case_of(other), transform, channel).cells
         return outline_fit(grey, cells)[0]
 
     return fit

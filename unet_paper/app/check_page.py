@@ -21,6 +21,12 @@ from unet_paper.data.survey import ImageFacts, Survey, load_case
 from unet_paper.weight_map import separation_border, weight_map
 
 THUMBNAILS = 60
+_MASKS = {
+    "binary": "one value for all cells",
+    "instances": "an id for each cell",
+    "either": "an id for each cell, or one value for all",
+    "classes": "a value for each kind of cells",
+}
 _WIDTH = 220
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
@@ -88,12 +94,17 @@ def embedded_figure(figure: Figure) -> str:
 
 
 def outlined(image: NDArray[Any], cells: NDArray[Any], width: int = _WIDTH) -> NDArray[np.uint8]:
-    """An image, (C, H, W), stretched to its own range, its cells outlined in yellow, about ``width`` px wide."""
-    grey = image.astype(np.float32).mean(axis=0)
-    low, high = np.percentile(grey, (0.5, 99.8))
-    shown = np.clip((grey - low) / max(high - low, 1e-9), 0, 1)
-    factor = max(1, round(grey.shape[1] / width))
-    rgb = np.repeat((shown[::factor, ::factor, None] * 255).astype(np.uint8), 3, axis=2)
+    """An image, (C, H, W), stretched to its own range, its cells outlined in yellow, about ``width`` px wide.
+
+    Three channels are shown as red, green and blue, any other number as their mean.
+    """
+    channels = np.moveaxis(image.astype(np.float32), 0, -1)
+    seen = channels if channels.shape[2] == 3 else channels.mean(axis=2, keepdims=True)
+    low, high = np.percentile(seen, (0.5, 99.8))
+    shown = np.clip((seen - low) / max(high - low, 1e-9), 0, 1)
+    factor = max(1, round(seen.shape[1] / width))
+    rgb = np.broadcast_to((shown[::factor, ::factor] * 255).astype(np.uint8), (*shown[::factor, ::factor, 0].shape, 3))
+    rgb = rgb.copy()
     rim = find_boundaries(np.maximum(cells, 0)[::factor, ::factor], mode="inner")
     rgb[rim] = (255, 210, 0)
     rgb[cells[::factor, ::factor] < 0] //= 2
@@ -120,7 +131,7 @@ def _facts(found: Survey) -> Mapping[str, str]:
         "channels": ", ".join(map(str, sorted({image.channels for image in images}))),
         "grey values": f"{min(image.low for image in images):g} to {largest:g}, {int(largest).bit_length()} bits used",
         "pixel size": ", ".join(f"{size[0]:g} x {size[1]:g} um" for size in sizes) or "not in the files",
-        "masks": "one value for all cells" if found.annotation == "binary" else "an id for each cell",
+        "masks": _MASKS[found.annotation],
         "cells an image": f"{min(counts)} to {max(counts)}, half of the images have at most {np.median(counts):g}",
         "diameter": f"{found.diameter(50):.0f} px; nine of ten between {found.diameter(5):.0f} and "
         f"{found.diameter(95):.0f} px",
@@ -176,13 +187,13 @@ def _pictures(found: Survey, findings: Sequence[Finding], channel: Channel | Non
     order = sorted(found.images, key=lambda image: not ({image.image, image.label} & suspicious))
     parts = ['<div class="grid">']
     for image in order[:THUMBNAILS]:
-        pixels, _, cells, _, _ = load_case(case_of(image), transform, channel)
-        parts.append(_figure(embedded(outlined(pixels, cells)), _caption(image)))
+        loaded = load_case(case_of(image), transform, channel)
+        parts.append(_figure(embedded(outlined(loaded.pixels, loaded.cells)), _caption(image)))
     parts.append("</div>")
     if len(order) > THUMBNAILS:
         parts.append(f"<p>{len(order) - THUMBNAILS} more images are not shown.</p>")
     hardest = max(found.images, key=lambda image: image.touching)
-    cells = load_case(case_of(hardest), transform, channel)[2]
+    cells = load_case(case_of(hardest), transform, channel).cells
     weights = weight_map(separation_border(cells), class_weights=(1.0, 1.0))
     shown = (np.clip(weights / max(float(np.percentile(weights, 99.9)), 1.0), 0, 1) * 255).astype(np.uint8)
     step = max(1, shown.shape[1] // 440)

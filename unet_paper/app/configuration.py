@@ -33,6 +33,12 @@ SMALL_CELL = 40.0  # px; four levels reach 44 px to every side, as much as such 
 LARGEST_PROPORTION = 4.0  # between bright and dark images, which exposures of a half to twice still cover
 STEPS_PER_EPOCH = 50
 VALIDATIONS = 12
+_MASKS = {
+    "instances": "masks hold one id a cell",
+    "binary": "masks hold cells that do not touch, all in one value",
+    "either": "masks hold one id a cell, or where they have one value, cells that do not touch",
+    "classes": "values of the masks are kinds of cells",
+}
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 MAGNIFICATIONS = (0.125, 0.1667, 0.25, 0.3333, 0.5, 0.6667, 1.0, 1.5, 2.0)
 
@@ -94,8 +100,8 @@ def configure(found: Survey, *, minutes: float, seconds_per_step: Stopwatch) -> 
     width, tile, epochs = _network(found, magnification.value, minutes, seconds_per_step, channels)
     return Configuration(
         [
-            Choice("annotation", found.annotation, "masks hold one id a cell, or cells that do not touch in one value"),
-            *_channels(channels),
+            Choice("annotation", found.annotation, _MASKS[found.annotation]),
+            *_channels(found, channels),
             *grey_values,
             *_brightness(found, grey_values),
             magnification,
@@ -118,7 +124,7 @@ def configure(found: Survey, *, minutes: float, seconds_per_step: Stopwatch) -> 
             ),
             Choice(
                 "class_weights",
-                [1.0, 1.0],
+                found.num_classes * [1.0],
                 f"cells cover {found.foreground:.1%}; balanced in each image they weigh up to 50 where they are few, "
                 "and outlines grow fat; the threshold is chosen below instead",
             ),
@@ -152,8 +158,12 @@ def _scale(found: Survey, magnification: float) -> Choice:
     )
 
 
-def _channels(channels: int) -> list[Choice]:
-    return [Choice("in_channels", channels, f"images have {channels} channels")] if channels > 1 else []
+def _channels(found: Survey, channels: int) -> list[Choice]:
+    if channels == 1:
+        return []
+    names = next((image.channel_names for image in found.images if len(image.channel_names) == channels), ())
+    named = f" ({', '.join(names)})" if names else ""
+    return [Choice("in_channels", channels, f"images have {channels} channels{named}; --channel 0 takes the first")]
 
 
 def _grey_values(found: Survey) -> list[Choice]:

@@ -38,10 +38,19 @@ TOPICS: dict[str, Topic] = {
         {
             "minutes": "that training may take on this machine",
             "channel": "number or name of the channel to take, or several: [0,2]",
+            "annotation": "what masks hold: instances, one id a cell; binary; either; classes",
+            "out_channels": "number of classes, background included, with classes",
             "ignore_value": "value in masks of pixels that are not annotated",
             "background_value": "value in masks that is background",
+            "mask_suffix": "what a mask's name has after its image's",
         },
-        {"minutes": "30", "background_value": "0"},
+        {
+            "minutes": "30",
+            "annotation": "as found",
+            "out_channels": "2",
+            "background_value": "0",
+            "mask_suffix": "as found",
+        },
     ),
     "train": Topic(
         "learn from a folder of images and masks",

@@ -450,8 +450,9 @@ def pairs(image: Path, label: Path) -> list[Case]:
         raise ValueError(f"{image} has {len(shapes)} pages, {label} has {len(label_shapes)}: expected one label a page")
     for page, (shape, label_shape) in enumerate(zip(shapes, label_shapes, strict=True)):
         if shape[:2] != label_shape[:2]:
+            where = f"page {page} of " if len(shapes) > 1 else ""
             raise ValueError(
-                f"page {page} of {image} is {shape[0]}x{shape[1]} px, "
+                f"{where}{image} is {shape[0]}x{shape[1]} px, "
                 f"of {label} {label_shape[0]}x{label_shape[1]} px (HxW); image and label must have one size"
             )
     addresses = zip(_addresses(image, len(shapes)), _addresses(label, len(shapes)), strict=True)

@@ -4,28 +4,40 @@ Every rule is one function, every threshold in it a number with a reason. A find
 at; none of them ends a run.
 """
 
+import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from unet_paper.data.datasets import Case
+from unet_paper.data.folder_layout import AnnotatedImage
+from unet_paper.data.outline_fit import BY_CHANCE, ON_THE_EDGES
 from unet_paper.data.pixel_size import TOLERANCE
 from unet_paper.data.survey import ImageFacts, Survey
 
-__all__ = ["UNUSABLE", "Finding", "case_of", "findings"]
+__all__ = ["UNUSABLE", "Finding", "case_of", "findings", "grouped", "no_case"]
 
-_PHOTOGRAPH, _UNREADABLE = "mask is a photograph", "mask cannot be used"
+_PHOTOGRAPH, _NO_MASK = "mask is a photograph", "mask cannot be used"
+_NO_IMAGE, _CHANNELS = "image cannot be read", "numbers of channels differ"
 # kinds of findings with which there can be no training
-UNUSABLE = (_PHOTOGRAPH, _UNREADABLE)
+UNUSABLE = (_PHOTOGRAPH, _NO_MASK, _NO_IMAGE, _CHANNELS)
 
 OtherFit = Callable[[ImageFacts, ImageFacts], float]
 
-# An outline as good as one of another image is a draw from a distribution of standard deviation 1; over all shifts of
-# an image of 256 px it reaches 4 to 5 by chance.
-_ON_THE_EDGES = 6.0
-_BY_CHANCE = 3.0
+_CLASSES = 8  # at most, that values of masks may be
+_MEND_IMAGE = "training refuses it too; mend it, or take it out with its mask"
+_MEND_MASK = "training refuses it too; mend it first"
+_TURNS = {
+    2: "mirrored left to right",
+    3: "turned by 180 degrees",
+    4: "mirrored top to bottom",
+    5: "transposed, rows for columns",
+    6: "turned by 90 degrees clockwise",
+    7: "transposed along the other diagonal",
+    8: "turned by 90 degrees anticlockwise",
+}
 
 
 @dataclass(frozen=True)
@@ -50,12 +62,15 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
 
     Args:
         found: the survey.
-        other_fit: how well the mask of the second image lies on the edges of the first (``survey.outline_fit``); asked
+        other_fit: how well the mask of the second image lies on the edges of the first (``outline_fit``); asked
             for suspicious images only. Without it masks of another image are not looked for.
     """
     rules: Sequence[Iterator[Finding]] = (
+        _unreadable(found),
         _photographs(found),
         _unusable(found),
+        _channels(found),
+        _turned(found),
         _swapped(found, other_fit),
         _shifted(found),
         _inverted(found),
@@ -63,6 +78,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _duplicates(found),
         _pieces(found),
         _specks(found),
+        _types(found),
         _outliers(found),
         _pixel_sizes(found),
         _one_image(found),
@@ -71,27 +87,70 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
     return [finding for rule in rules for finding in rule]
 
 
+def grouped(found: Iterable[Finding]) -> list[Finding]:
+    """One finding for all files of which the same is said, which does not name them once more."""
+    files: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for one in found:
+        what = one.what
+        for file in one.files:
+            what = what.removeprefix(f"{file}: ").replace(file, "it")
+        files[one.kind, what, one.remedy] += one.files
+    return [Finding(kind, named, what, remedy) for (kind, what, remedy), named in files.items()]
+
+
+def _unreadable(found: Survey) -> Iterator[Finding]:
+    yield from grouped(Finding(_NO_IMAGE, [image], why, _MEND_IMAGE) for image, why in found.unreadable)
+
+
+def _channels(found: Survey) -> Iterator[Finding]:
+    most = max(image.channels for image in found.images)
+    fewer = [image.image for image in found.images if image.stored_channels != most]
+    if most > 1 and fewer:
+        counts = sorted({image.stored_channels for image in found.images})
+        yield Finding(
+            _CHANNELS,
+            fewer,
+            f"images have {' or '.join(map(str, counts))} channels, and a network takes as many of each",
+            "save all alike, grey ones as RGB; or take one channel of each, --channel 0 in check and train",
+        )
+
+
+def _turned(found: Survey) -> Iterator[Finding]:
+    for turn, words in _TURNS.items():
+        images = [image for image in found.images if image.turn == turn]
+        if images:
+            yield Finding(
+                "mask is turned",
+                [file for image in images for file in (image.image, image.label)],
+                f"the outlines lie on no edges of the image, and would if the mask were {words}",
+                "export image and mask with the same side up",
+            )
+
+
 def _photographs(found: Survey) -> Iterator[Finding]:
     files = [image.label for image in found.images if image.trouble == "photograph"]
     if files:
         yield Finding(
             _PHOTOGRAPH,
             files,
-            "neighbouring pixels mostly differ, as grey values do: an image lies where a mask should",
+            "neighbouring pixels differ as grey values do: an image lies where a mask should",
             "put the mask there, one value a cell on a background of 0",
         )
 
 
 def _unusable(found: Survey) -> Iterator[Finding]:
-    for image in found.images:
-        if image.trouble not in ("", "photograph"):
-            yield Finding(_UNREADABLE, [image.label], image.trouble, "training refuses it too; mend it first")
+    troubled = (image for image in found.images if image.trouble not in ("", "photograph"))
+    yield from grouped(Finding(_NO_MASK, [image.label], image.trouble, _MEND_MASK) for image in troubled)
+
+
+def _outlined(found: Survey) -> list[ImageFacts]:
+    return [image for image in found.images if np.isfinite(image.outline) and not image.inverted]
 
 
 def _judged(found: Survey) -> list[ImageFacts]:
     """Images whose outlines can be judged: with cells, in a folder where outlines mostly lie on edges."""
-    outlined = [image for image in found.images if np.isfinite(image.outline) and not image.inverted]
-    good = sum(image.outline >= _ON_THE_EDGES for image in outlined)
+    outlined = [image for image in _outlined(found) if image.turn == 1]
+    good = sum(image.outline >= ON_THE_EDGES for image in outlined)
     return outlined if 2 * good > len(outlined) or len(outlined) <= 2 else []
 
 
@@ -99,12 +158,12 @@ def _is_shifted(image: ImageFacts) -> bool:
     # smoothing and a mask drawn a little wide move the best place by 1 or 2 px; a third of the image is no slip
     distance = max(map(abs, image.best_shift))
     near = distance <= min(image.shape) / 3
-    return distance >= 3 and near and image.best_outline >= _ON_THE_EDGES and image.outline < 0.7 * image.best_outline
+    return distance >= 3 and near and image.best_outline >= ON_THE_EDGES and image.outline < 0.7 * image.best_outline
 
 
 def _swapped(found: Survey, other_fit: OtherFit | None) -> Iterator[Finding]:
     suspects = [
-        image for image in _judged(found) if image.outline < _BY_CHANCE and image.best_outline < 2 * _ON_THE_EDGES
+        image for image in _judged(found) if image.outline < BY_CHANCE and image.best_outline < 2 * ON_THE_EDGES
     ]
     if other_fit is None:
         return
@@ -112,7 +171,7 @@ def _swapped(found: Survey, other_fit: OtherFit | None) -> Iterator[Finding]:
         others = [other for other in found.images if other is not image and other.shape == image.shape and other.areas]
         fits = [(other_fit(image, other), other) for other in others]
         best, whose = max(fits, key=lambda pair: pair[0], default=(0.0, image))
-        if best >= _ON_THE_EDGES and best > image.best_outline - 1:
+        if best >= ON_THE_EDGES and best > image.best_outline - 1:
             yield Finding(
                 "mask of another image",
                 [image.image, image.label],
@@ -129,25 +188,40 @@ def _swapped(found: Survey, other_fit: OtherFit | None) -> Iterator[Finding]:
 
 
 def _shifted(found: Survey) -> Iterator[Finding]:
-    for image in _judged(found):
-        if _is_shifted(image):
-            rows, columns = image.best_shift
+    shifted = [[image] for image in _judged(found) if _is_shifted(image)]
+    for images in shifted or [_all_shifted(found)]:
+        if images:
+            rows, columns = np.rint(np.median([image.best_shift for image in images], axis=0)).astype(int)
             yield Finding(
                 "mask is shifted",
-                [image.image, image.label],
+                [file for image in images for file in (image.image, image.label)],
                 f"the outlines would lie on the image's edges {rows:+d} rows and {columns:+d} columns from here",
                 "save image and mask with one frame, without cropping one of them",
             )
 
 
+def _all_shifted(found: Survey) -> list[ImageFacts]:
+    """Images of a folder in which masks mostly lie beside their cells, by about the same."""
+    outlined = _outlined(found)
+    shifted = [image for image in outlined if _is_shifted(image)]
+    if len(shifted) < 2:
+        return []
+    middle = np.median([image.best_shift for image in shifted], axis=0)
+    alike = [image for image in shifted if np.abs(image.best_shift - middle).max() <= 2]
+    return alike if 2 * len(alike) > len(outlined) else []
+
+
 def _inverted(found: Survey) -> Iterator[Finding]:
+    values = {image.corner_value for image in found.images if image.inverted}
+    most = 2 * sum(image.inverted for image in found.images) > len(found.images)
+    say = f"; or say --background_value {min(values)} in check and train" if most and len(values) == 1 else ""
     for image in found.images:
         if image.inverted:
             yield Finding(
                 "mask is inverted",
                 [image.label],
                 f"one cell reaches the image's corners and covers most of it ({image.foreground:.0%} are cell)",
-                "swap the mask's two values, so that 0 is the background",
+                f"swap the mask's two values, so that 0 is the background{say}",
             )
 
 
@@ -174,26 +248,30 @@ def _duplicates(found: Survey) -> Iterator[Finding]:
             yield Finding(
                 "one image, different masks",
                 files,
-                f"{len(group)} files hold the same pixels, and their masks differ",
+                f"{len(group)} files hold the same picture, and their masks differ",
                 "keep the right mask",
             )
         else:
             yield Finding(
                 "image is there twice",
                 files,
-                f"{len(group)} files hold the same pixels: with one in training and one held out, scores are too good",
-                "keep one",
+                f"{len(group)} files hold the same picture, as it is, turned or mirrored: with one in training and one "
+                "held out, scores are too good",
+                "keep one; training turns and mirrors images by itself",
             )
 
 
 def _pieces(found: Survey) -> Iterator[Finding]:
     broken = [image for image in found.images if image.in_pieces]
+    largest = max(image.largest_id for image in found.images)
+    classes = f"; or --annotation classes --out_channels {largest + 1} where values are kinds of cells"
     if broken:
         yield Finding(
             "ids in several pieces",
             [image.label for image in broken],
             f"{sum(image.in_pieces for image in broken)} ids lie in several pieces, which count as one cell",
-            "right for a cell that is hidden in part; otherwise give each piece an id, or say --annotation binary",
+            "right for a cell that is hidden in part; else give each piece an id, or, of black and white masks, say "
+            f"--annotation binary{classes if 2 <= largest <= _CLASSES else ''}",
         )
 
 
@@ -208,6 +286,21 @@ def _specks(found: Survey) -> Iterator[Finding]:
         )
 
 
+def _types(found: Survey) -> Iterator[Finding]:
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for image in found.images:
+        kinds[image.dtype].append(image.image)
+    if len(kinds) > 1:
+        fewest = min(kinds.values(), key=len)
+        counted = ", ".join(f"{len(files)} {kind}" for kind, files in sorted(kinds.items()))
+        yield Finding(
+            "types differ",
+            fewest,
+            f"{counted}: black and white are not the same in both",
+            "save all with the same number of bits, without stretching the contrast",
+        )
+
+
 def _outliers(found: Survey) -> Iterator[Finding]:
     highs = np.log10([max(image.high, 1e-6) for image in found.images])
     if len(highs) < 4:
@@ -215,11 +308,9 @@ def _outliers(found: Survey) -> Iterator[Finding]:
     middle = float(np.median(highs))
     spread = 1.4826 * float(np.median(np.abs(highs - middle)))
     # exposures of fluorescence differ ten times within one set of nuclei
-    files = [
-        image.image
-        for image, high in zip(found.images, highs, strict=True)
-        if abs(high - middle) > max(1.3, 5 * spread)
-    ]
+    far = np.abs(highs - middle) > max(1.3, 5 * spread)
+    usual = statistics.mode(image.dtype for image in found.images)  # of others it is said already
+    files = [image.image for image, is_far in zip(found.images, far, strict=True) if is_far and image.dtype == usual]
     if files:
         yield Finding(
             "another brightness",
@@ -262,6 +353,13 @@ def _other_files(found: Survey) -> Iterator[Finding]:
             f"{found.other_files} files are of kinds that are not taken; {len(found.images)} images are",
             "right if they are not images; others are converted first, see docs/images.md",
         )
+
+
+def no_case(one: AnnotatedImage, why: str, image_is_read: bool) -> Finding:
+    """The finding of an image that makes no case with its annotation, and why."""
+    if not image_is_read:
+        return Finding(_NO_IMAGE, [str(one.image)], why, _MEND_IMAGE)
+    return Finding(_NO_MASK, [str(file) for file in one.annotation[:1]], why, _MEND_MASK)
 
 
 def case_of(image: ImageFacts) -> Case:

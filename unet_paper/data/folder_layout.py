@@ -72,8 +72,12 @@ class FolderLayout:
     other_files: int = 0
 
 
-def find(folder: str | Path) -> FolderLayout:
+def find(folder: str | Path, mask_suffix: str | None = None) -> FolderLayout:
     """Images and annotations of a folder.
+
+    Args:
+        folder: in one of the layouts above.
+        mask_suffix: what a mask's name has after its image's; None: as found.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -85,7 +89,7 @@ def find(folder: str | Path) -> FolderLayout:
         raise FileNotFoundError(f"{root}: no such folder")
     inside = sorted((path for path in root.iterdir() if path.is_dir()), key=natural_order)
     inside = [path for path in inside if extension(path) not in ZARR]
-    found = _found(root, inside)
+    found = _found(root, inside, (mask_suffix,) if mask_suffix else None)
     if found is None:
         raise ValueError(
             f"{root}: no images with masks found. Put images in images and masks of the same names in masks, or both "
@@ -95,7 +99,7 @@ def find(folder: str | Path) -> FolderLayout:
     return found
 
 
-def _found(root: Path, inside: Sequence[Path]) -> FolderLayout | None:
+def _found(root: Path, inside: Sequence[Path], endings: Sequence[str] | None = None) -> FolderLayout | None:
     """What a folder holds; None where that is no data set."""
     if (root / "pairs.csv").is_file():
         listed = [AnnotatedImage(image, [mask]) for image, mask in read_pairs(root / "pairs.csv", DRAWN)]
@@ -110,7 +114,7 @@ def _found(root: Path, inside: Sequence[Path]) -> FolderLayout | None:
         if len(drawn) > 1:
             others = ", ".join(path.name for path in drawn[1:])
             logger.warning("%s: annotations are taken from %s; left out: %s", root, drawn[0].name, others)
-        return _two_folders(pictures, drawn[0])
+        return _two_folders(pictures, drawn[0], endings)
     coco = sorted(root.glob("*.json"))
     if pictures and coco:
         return FolderLayout(_by_coco(_files(pictures), coco), plain=False)
@@ -119,10 +123,10 @@ def _found(root: Path, inside: Sequence[Path]) -> FolderLayout | None:
     with_one = [path for path in bowl if (path / "images").is_dir() and len(_files(path / "images")) == 1]
     if bowl and 2 * len(with_one) >= len(bowl):
         return _bowl(bowl)
-    return _one_folder(root, pictures)
+    return _one_folder(root, pictures, endings)
 
 
-def _two_folders(images: Path, drawn: Path) -> FolderLayout:
+def _two_folders(images: Path, drawn: Path, endings: Sequence[str] | None) -> FolderLayout:
     pictures, annotations = _files(images), _files(drawn, DRAWN)
     if not pictures:
         raise ValueError(f"{images}: no images in it{_kinds_of(images)}")
@@ -141,9 +145,9 @@ def _two_folders(images: Path, drawn: Path) -> FolderLayout:
     ]
     if folders and not annotations:
         masks = {path.name: _files(path) for path in folders}
-        return FolderLayout(_paired(pictures, masks, drawn)[0], plain=False, other_files=others)
+        return FolderLayout(_paired(pictures, masks, drawn, endings)[0], plain=False, other_files=others)
     by_name = {name: [file] for name, file in _by_name(annotations).items()}
-    pairs, ending = _paired(pictures, by_name, drawn)
+    pairs, ending = _paired(pictures, by_name, drawn, endings)
     plain = (
         images.name == "images"
         and drawn.name == "masks"
@@ -158,11 +162,14 @@ def _by_coco(pictures: Sequence[Path], files: Sequence[Path]) -> list[AnnotatedI
 
 
 def _paired(
-    pictures: Sequence[Path], annotations: Mapping[str, Sequence[Path]], where: Path
+    pictures: Sequence[Path],
+    annotations: Mapping[str, Sequence[Path]],
+    where: Path,
+    endings: Sequence[str] | None,
 ) -> tuple[list[AnnotatedImage], str | None]:
     """Pairs by name; and the masks' ending, None where it is something else that they have in common."""
     names = list(_by_name(pictures))
-    for before, after in [("", ""), *(("", e) for e in ENDINGS), *((b, "") for b in BEGINNINGS)]:
+    for before, after in _affixes(endings) if endings else [("", ""), *_affixes(None)]:
         if all(before + name + after in annotations for name in names):
             left = set(annotations) - {before + name + after for name in names}
             if left:
@@ -170,15 +177,22 @@ def _paired(
                 raise ValueError(f"{where}: no image for {first} ({len(left)} such); remove what has no partner")
             pairs = [AnnotatedImage(f, annotations[before + _stem(f) + after]) for f in pictures]
             return pairs, None if before else after
-    cores, of_masks = _cores(names), _cores(annotations)
+    cores, of_masks = ({}, {}) if endings else (_cores(names), _cores(annotations))
     if cores and cores.keys() == of_masks.keys():
         by_name = {cores[core]: annotations[of_masks[core]] for core in cores}
         return [AnnotatedImage(f, by_name[_stem(f)]) for f in pictures], None
     lonely = [name for name in names if name not in annotations]
+    lonely = lonely or names
+    also = endings or (*ENDINGS[:3], BEGINNINGS[0])
     raise ValueError(
         f"{where}: no annotation for image {lonely[0]} ({len(lonely)} such); it has the image's name, or that with "
-        f"{', '.join((*ENDINGS[:3], BEGINNINGS[0]))}; move images that have none elsewhere"
+        f"{', '.join(also)} (--mask_suffix takes another ending); move images that have none elsewhere"
     )
+
+
+def _affixes(endings: Sequence[str] | None) -> list[tuple[str, str]]:
+    """What masks' names may have before and after their images'."""
+    return [("", e) for e in endings] if endings else [*(("", e) for e in ENDINGS), *((b, "") for b in BEGINNINGS)]
 
 
 def _cores(names: Iterable[str]) -> dict[str, str]:
@@ -212,20 +226,20 @@ def _bowl(folders: Sequence[Path]) -> FolderLayout:
     return FolderLayout(found, plain=False)
 
 
-def _one_folder(root: Path, pictures: Path | None) -> FolderLayout | None:
+def _one_folder(root: Path, pictures: Path | None, endings: Sequence[str] | None) -> FolderLayout | None:
     """Images and masks side by side in ``root``, or in its folder ``pictures``."""
     for folder in (root,) if pictures is None else (root, pictures):
-        if (found := _side_by_side(folder)) is not None:
+        if (found := _side_by_side(folder, endings)) is not None:
             return found if folder == root else FolderLayout(found.images, False, "", found.other_files)
     if pictures is not None:
         raise ValueError(f"{root}: images, but no {', '.join(FOLDERS[:2])} or {FOLDERS[2]} beside them")
     return None
 
 
-def _side_by_side(root: Path) -> FolderLayout | None:
+def _side_by_side(root: Path, endings: Sequence[str] | None) -> FolderLayout | None:
     """Images and masks of one folder, by an ending or beginning of the masks."""
     files = _files(root, DRAWN)
-    for before, after in [*(("", e) for e in ENDINGS), *((b, "") for b in BEGINNINGS), ("", "")]:
+    for before, after in [*_affixes(endings), ("", "")]:
         if before or after:
             marked = [f for f in files if _stem(f).startswith(before) and _stem(f).endswith(after)]
         else:

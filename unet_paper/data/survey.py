@@ -8,24 +8,25 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import EnsureChannelFirst, LoadImage
 from numpy.typing import NDArray
-from scipy import ndimage
 from skimage import measure
 
 from unet_paper.data.annotation import Annotation, InstancesFromAnnotationd, is_inverted
 from unet_paper.data.datasets import Case
 from unet_paper.data.notices import Progress
+from unet_paper.data.outline_fit import BY_CHANCE, best_turn, outline_fit
+from unet_paper.data.photometric import upright
 from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import Channel, LabelReader, PageReader, layout, split_page
 from unet_paper.measurements import measure_cells, neighbour_pairs, touching_border
 
-__all__ = ["ImageFacts", "Survey", "load_case", "outline_fit", "survey"]
+__all__ = ["ImageFacts", "LoadedCase", "Survey", "load_case", "survey"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +55,18 @@ class ImageFacts:
         specks: cells, or pieces of one, of a few pixels inside the image.
         inverted: whether one cell covers most of the frame and reaches all corners but for holes.
         outline: how much brighter or darker the image changes at the outlines than elsewhere, in standard deviations of
-            what the same outlines find anywhere else (:func:`outline_fit`); NaN without a cell.
+            what the same outlines find anywhere else (``data.outline_fit``); NaN without a cell.
         best_outline: the same where it is highest.
         best_shift: (rows, columns), px, by which the mask would have to be moved to lie there.
         contrast: mean grey value of the cells less that of the rest, in standard deviations of the image.
-        image_hash, label_hash: of the pixels.
+        image_hash, label_hash: of the picture and its cells, whichever side is up and whatever black and white are.
         trouble: why the mask cannot be used; empty if it can.
+        stored_channels: that the file has, or that are taken of it; grey in three equal channels has three.
+        channel_names: as the file has them.
+        corner_value: of the mask, that most of its corners have.
+        largest_id: of the mask's cells, as in the file.
+        turn: orientation (of ``photometric.upright``) in which the mask would lie on the edges; 1 where it does, or
+            where it does in none.
     """
 
     image: str
@@ -87,6 +94,11 @@ class ImageFacts:
     image_hash: str
     label_hash: str
     trouble: str = ""
+    stored_channels: int = 1
+    channel_names: tuple[str, ...] = ()
+    corner_value: int = 0
+    largest_id: int = 0
+    turn: int = 1
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,8 @@ class Survey:
         annotation: how masks were read.
         other_files: in the folder, of kinds that are not taken.
         ignore_value, background_value: of the masks that mean unknown, and background.
+        num_classes: of pixels, background included.
+        unreadable: images that cannot be read, and why.
     """
 
     images: Sequence[ImageFacts]
@@ -105,6 +119,8 @@ class Survey:
     other_files: int = 0
     ignore_value: int | None = None
     background_value: int = 0
+    num_classes: int = 2
+    unreadable: Sequence[tuple[str, str]] = ()
     diameters: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,7 +130,7 @@ class Survey:
     @property
     def transform(self) -> InstancesFromAnnotationd:
         """What made cells of the masks."""
-        return _transform(self.annotation, self.ignore_value, self.background_value)
+        return _transform(self.annotation, self.ignore_value, self.background_value, self.num_classes)
 
     @property
     def areas(self) -> NDArray[np.float64]:
@@ -148,6 +164,7 @@ def survey(
     channel: Channel | None = None,
     ignore_value: int | None = None,
     background_value: int = 0,
+    num_classes: int = 2,
     other_files: int = 0,
 ) -> Survey:
     """Look at every image and mask once.
@@ -155,54 +172,86 @@ def survey(
     Args:
         cases: with ``image`` and ``label``, see ``data.datasets``.
         annotation, channel, ignore_value, background_value: the settings of training of the same names.
+        num_classes: its ``out_channels``.
         other_files: how many there are that are neither.
 
     Raises:
-        ValueError, OSError: an image that cannot be read. A mask that cannot is an ``ImageFacts.trouble``.
+        ValueError: none of the images can be read. A mask that cannot be used is an ``ImageFacts.trouble``.
     """
-    transform = _transform(annotation, ignore_value, background_value)
-    progress, images = Progress(logger, "looking at images and masks", len(cases)), []
+    transform = _transform(annotation, ignore_value, background_value, num_classes)
+    progress = Progress(logger, "looking at images and masks", len(cases))
+    images, unreadable = [], []
     for case in cases:
-        images.append(_facts(case, transform, channel))
+        try:
+            images.append(_facts(case, transform, channel))
+        except (ValueError, OSError) as error:
+            unreadable.append((case["image"], str(error)))
         progress.step()
-    return Survey(images, annotation, other_files, ignore_value, background_value)
+    if not images:
+        raise ValueError(unreadable[0][1] if unreadable else "no images")
+    return Survey(images, annotation, other_files, ignore_value, background_value, num_classes, unreadable)
 
 
-def _transform(annotation: Annotation, ignore_value: int | None, background_value: int) -> InstancesFromAnnotationd:
-    return InstancesFromAnnotationd(annotation=annotation, ignore_value=ignore_value, background_value=background_value)
+def _transform(
+    annotation: Annotation, ignore_value: int | None, background_value: int, num_classes: int
+) -> InstancesFromAnnotationd:
+    return InstancesFromAnnotationd(
+        annotation=annotation, ignore_value=ignore_value, background_value=background_value, num_classes=num_classes
+    )
 
 
-def load_case(
-    case: Case, transform: InstancesFromAnnotationd, channel: Channel | None = None
-) -> tuple[NDArray[Any], str, Labels, NDArray[np.int64], str]:
+class LoadedCase(NamedTuple):
+    """An image and its cells.
+
+    Attributes:
+        pixels: the image, (C, H, W), as in the file; grey in three equal channels is one.
+        dtype: of the file.
+        cells: (H, W), -1 unknown.
+        drawn: the mask as in the file.
+        trouble: why it cannot be used, where it cannot: then no pixel is a cell.
+        stored_channels, channel_names: see :class:`ImageFacts`.
+    """
+
+    pixels: NDArray[Any]
+    dtype: str
+    cells: Labels
+    drawn: NDArray[np.int64]
+    trouble: str
+    stored_channels: int
+    channel_names: tuple[str, ...]
+
+
+def load_case(case: Case, transform: InstancesFromAnnotationd, channel: Channel | None = None) -> LoadedCase:
     """Image and cells of one case.
 
-    Returns:
-        The image, (C, H, W) as in the file; its dtype; the cells, (H, W), -1 unknown; the mask as in the file; and why
-        it cannot be used, where it cannot: then no pixel is a cell.
+    Raises:
+        ValueError, OSError: an image that cannot be read, or with pixels that are no numbers.
     """
     image = EnsureChannelFirst()(LoadImage(reader=PageReader(channel), image_only=True)(case["image"]))
     stored = str(image.meta.get("stored_dtype", image.dtype))
+    names = tuple(str(name) for name in image.meta.get("channel_names", ()))
     pixels = np.asarray(image)
+    count = len(pixels)
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         bad = int((~np.isfinite(pixels)).sum())
         raise ValueError(f"{case['image']}: {bad} pixels are NaN or infinite; replace them, training refuses them too")
-    if pixels.shape[0] == 3 and (pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all():
+    if count == 3 and (pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all():
         pixels = pixels[:1]
     drawn = np.zeros((1, *pixels.shape[1:]), np.int64)
+    trouble = ""
     try:
         read = LoadImage(reader=LabelReader(), image_only=True, dtype=np.int64)(case["label"])
         drawn = np.asarray(read).reshape(1, *read.shape[-2:])
         # with its name, for what is said of it
         named = MetaTensor(torch.from_numpy(drawn), meta={"filename_or_obj": case["label"]})
         cells = np.asarray(transform({"label": named})["label"])[0]
-    except ValueError as error:
-        return pixels, stored, np.zeros(pixels.shape[1:], np.int32), drawn[0], str(error)
-    return pixels, stored, cells.astype(np.int32), drawn[0], ""
+    except (ValueError, OSError) as error:
+        cells, trouble = np.zeros(pixels.shape[1:], np.int32), str(error)
+    return LoadedCase(pixels, stored, cells.astype(np.int32), drawn[0], trouble, count, names)
 
 
 def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | None) -> ImageFacts:
-    pixels, stored, cells, drawn, trouble = load_case(case, transform, channel)
+    pixels, stored, cells, drawn, trouble, stored_channels, names = load_case(case, transform, channel)
     trouble = "photograph" if _is_photograph(drawn) else trouble
     if trouble:
         cells = np.zeros_like(cells)
@@ -213,6 +262,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
     known = cells >= 0
     own, best, shift = outline_fit(grey, cells)
     pieces, specks = _pieces(cells, areas)
+    image_hash, label_hash = _hashes(pixels, cells)
     return ImageFacts(
         image=case["image"],
         label=case["label"],
@@ -236,45 +286,48 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         best_outline=best,
         best_shift=shift,
         contrast=_contrast(grey, cells),
-        image_hash=hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest(),
-        label_hash=hashlib.sha256(np.ascontiguousarray(cells).tobytes()).hexdigest(),
+        image_hash=image_hash,
+        label_hash=label_hash,
         trouble=trouble,
+        stored_channels=stored_channels,
+        channel_names=names,
+        corner_value=_of_corners(drawn),
+        largest_id=int(drawn[cells > 0].max(initial=0)),
+        turn=best_turn(grey, cells) if own < BY_CHANCE else 1,
     )
 
 
-def outline_fit(image: Image, cells: Labels) -> tuple[float, float, tuple[int, int]]:
-    r"""How well the outlines of a mask lie on edges of its image, and where they would lie best.
+def _of_corners(drawn: NDArray[np.int64]) -> int:
+    values, counts = np.unique(drawn[[0, 0, -1, -1], [0, -1, 0, -1]], return_counts=True)
+    return int(values[counts.argmax()])
 
-    The correlation of the outlines with the strength of the image's edges, for every shift of the mask at once (by the
-    Fourier transform, so the image is periodic), in standard deviations over all shifts from their mean. Outlines of
-    another image are as good anywhere: about 0 here and at most about 4 somewhere.
 
-    Args:
-        image: grey values, (H, W).
-        cells: label image of the same shape.
-
-    Returns:
-        The value as it is, the highest one, and the shift (rows, columns) of that; NaN, NaN, (0, 0) without outlines.
-    """
-    labels = np.maximum(cells, 0)
-    outline = (ndimage.grey_dilation(labels, 3) != ndimage.grey_erosion(labels, 3)).astype(np.float32)
-    smooth = np.sqrt(np.maximum(ndimage.gaussian_filter(image, 1.0) - image.min(), 0))  # dim edges count too
-    edges = ndimage.gaussian_gradient_magnitude(smooth, 1.0)
-    if not outline.any() or outline.all() or not np.ptp(edges) > 0:
-        return float("nan"), float("nan"), (0, 0)
-    spectrum = np.fft.rfft2(edges - edges.mean()) * np.conj(np.fft.rfft2(outline - outline.mean()))
-    fit = np.fft.irfft2(spectrum, s=edges.shape)
-    fit = (fit - fit.mean()) / fit.std()
-    row, column = np.unravel_index(int(fit.argmax()), fit.shape)
-    height, width = fit.shape
-    shift = (int(row) - height * (row > height // 2), int(column) - width * (column > width // 2))
-    return float(fit[0, 0]), float(fit.max()), (int(shift[0]), int(shift[1]))
+def _hashes(pixels: NDArray[Any], cells: Labels) -> tuple[str, str]:
+    """Of a picture, (C, H, W), and its cells: the same for the same picture mirrored, turned, or with other bits."""
+    low, high = float(pixels.min()), float(pixels.max())
+    steps = np.rint((pixels.astype(np.float64) - low) * (255 / (high - low))) if high > low else pixels
+    picture = np.moveaxis(steps.astype(np.uint8 if high > low else pixels.dtype), 0, -1)
+    found = []
+    for turn in range(1, 9):
+        turned, drawn = (np.ascontiguousarray(upright(one, turn)) for one in (picture, cells))
+        sizes = str(turned.shape).encode()
+        found.append((hashlib.sha256(sizes + turned.tobytes()).hexdigest(), drawn))
+    image_hash, drawn = min(found, key=lambda one: one[0])
+    # ids in the order in which they come
+    _, first, numbers = np.unique(drawn, return_index=True, return_inverse=True)
+    ranks = np.argsort(np.argsort(first))[numbers].reshape(drawn.shape)
+    return image_hash, hashlib.sha256(np.where(drawn > 0, ranks + 1, np.minimum(drawn, 0)).tobytes()).hexdigest()
 
 
 def _is_photograph(drawn: NDArray[np.int64]) -> bool:
-    """Whether neighbouring pixels of a mask mostly differ, as grey values do and ids do not."""
-    differ = np.mean(drawn[:, 1:] != drawn[:, :-1]) if drawn.shape[1] > 1 else 0.0
-    return bool(differ > 0.4 and len(np.unique(drawn)) > 20)
+    """Whether neighbouring pixels of a mask differ as grey values do and ids do not: mostly; or, where it is smooth or
+    painted over, mostly by a step or two where they do.
+    """
+    if len(np.unique(drawn)) <= 20:
+        return False
+    steps = np.concatenate([np.abs(np.diff(drawn, axis=axis)).ravel() for axis in (0, 1)])
+    differ = steps[steps > 0]
+    return bool(len(differ) > 0.4 * len(steps) or np.mean(differ <= 2) > 0.8)
 
 
 def _pieces(cells: Labels, areas: NDArray[np.int64]) -> tuple[int, int]:
