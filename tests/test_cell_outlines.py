@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.draw import polygon2mask
 
-from unet_paper.running.cell_outlines import cell_outlines, imagej_rois, qupath_geojson
+from unet_paper.data.page import Layout
+from unet_paper.running.cell_outlines import Plane, cell_outlines, imagej_rois, planes, qupath_geojson
 
 
 def filled(rings: list[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -51,7 +52,7 @@ def test_imagej_s_rois(labels: NDArray[np.int32]) -> None:
 
 
 def test_qupath_s_geojson(labels: NDArray[np.int32]) -> None:
-    text = "".join(qupath_geojson([cell_outlines(labels)], [{100: {"area_px": 7.0}}], "t", "unet_paper 1"))
+    text = "".join(qupath_geojson([cell_outlines(labels)], [{100: {"area_px": 7.0}}], [Plane()], "unet_paper 1"))
     collection = json.loads(text)
     assert collection["type"] == "FeatureCollection"
     for feature in collection["features"]:
@@ -72,5 +73,32 @@ def test_pages_of_a_stack_are_told_apart() -> None:
         (name,) = archive.namelist()
         assert name == "0002-0001.roi"
         assert roifile.ImagejRoi.frombytes(archive.read(name)).position == 2  # ImageJ counts from 1
-    (feature,) = json.loads("".join(qupath_geojson([[], cell_outlines(page)], [{}, {}], "z", "")))["features"]
+    (feature,) = json.loads(
+        "".join(qupath_geojson([[], cell_outlines(page)], [{}, {}], planes(Layout([(9, 9)] * 2), [0, 1]), ""))
+    )["features"]
     assert feature["geometry"]["plane"] == {"c": -1, "z": 1, "t": 0}
+
+
+@pytest.mark.parametrize(
+    ("axes", "sizes", "channels", "expected"),
+    [
+        ("Z", (6,), 1, (4, 0, (5, 0, 0))),
+        ("T", (6,), 1, (0, 4, (5, 0, 0))),
+        ("TZ", (2, 3), 1, (1, 1, (0, 2, 2))),
+        ("T", (6,), 2, (0, 4, (0, 1, 5))),  # ImageJ counts channels first: slice 5 would be the third frame
+        ("Q", (6,), 1, (4, 0, (5, 0, 0))),
+    ],
+)
+def test_a_page_lies_where_other_programs_look_for_it(
+    axes: str, sizes: tuple[int, ...], channels: int, expected: tuple[int, int, tuple[int, int, int]]
+) -> None:
+    """The fifth page: z and t of QuPath from 0; slice, or depth and frame, of ImageJ from 1, 0 for none."""
+    known = Layout([(9, 9)] * 6, axes=axes, sizes=sizes, channels=tuple("ABC"[:channels]))
+    places = planes(known, [4])
+    page = np.pad(np.ones((3, 3), np.uint8), 3)
+    (feature,) = json.loads("".join(qupath_geojson([cell_outlines(page)], [{}], places, "")))["features"]
+    with zipfile.ZipFile(io.BytesIO(imagej_rois([cell_outlines(page)], "", places))) as archive:
+        roi = roifile.ImagejRoi.frombytes(archive.read(archive.namelist()[0]))
+    z, t, of_imagej = expected
+    assert feature["geometry"]["plane"] == {"c": -1, "z": z, "t": t}
+    assert (roi.position, roi.z_position, roi.t_position) == of_imagej

@@ -84,14 +84,22 @@ def test_the_readme_s_commands_lead_from_a_folder_to_counted_cells(
     assert (here / "runs" / "cells" / "evaluation" / "summary.json").is_file()
 
 
-def test_the_printed_line_does_the_same_in_a_shell(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+# by weights that know nothing of themselves
+UNTOLD = {"grey_mean": 0.5, "grey_std": 0.2, "cells_preset": "folder"}
+
+
+@pytest.fixture
+def weights(here: Path) -> str:
     torch.manual_seed(3)
     checkpoint.save(UNet(features=TINY["features"]).state_dict(), here / "weights.pt")
-    told = {"grey_mean": 0.5, "grey_std": 0.2, "cells_preset": "folder"}  # by weights that know nothing of themselves
+    return "weights.pt"
+
+
+def test_the_printed_line_does_the_same_in_a_shell(here: Path, weights: str, capfd: pytest.CaptureFixture[str]) -> None:
     (here / "2024").mkdir()  # a folder that MONAI would take for a number
     pixels = np.random.default_rng(0).integers(0, 255, (50, 70), dtype=np.uint8)
     Image.fromarray(pixels).save(here / "2024" / "a b.png")
-    asked = ["predict", "2024", "--weights", "weights.pt", "--device", "cpu", *typed(told)]
+    asked = ["predict", "2024", "--weights", weights, "--device", "cpu", *typed(UNTOLD)]
     assert main(asked) == 0
     line = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("python -m monai.bundle"))
     ours = (here / "runs" / "predictions" / "2024" / "a b_cells.tif").read_bytes()
@@ -238,6 +246,21 @@ def test_a_signal_ends_a_command_with_a_line(
     assert f"unet-paper demo: stopped by {signal.Signals(number).name}\n" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.signal(signal.SIGINT, before)
+
+
+def test_images_of_two_folders_of_one_name_are_predicted_apart(
+    here: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``images`` of one data set and of another: neither takes the other's place, and each goes on in its own."""
+    asked = ["--weights", weights, "--device", "cpu", *typed(UNTOLD), "--outputs", "[summary]"]
+    for number, name in enumerate(("cells", "nuclei")):
+        (here / name / "images").mkdir(parents=True)
+        Image.fromarray(np.full((40, 50 + number), 90, np.uint8)).save(here / name / "images" / "a.png")
+    for name in ("cells", "nuclei", "cells", "nuclei"):
+        assert main(["predict", f"{name}/images", *asked]) == 0
+    assert "runs/predictions/images holds predictions of images in" in capsys.readouterr().out
+    found = {path.parent.name: tifffile.imread(path).shape for path in here.glob("runs/predictions/*/a_cells.tif")}
+    assert found == {"images": (40, 50), "nuclei_images": (40, 51)}
 
 
 def test_the_newest_run_is_taken_but_not_the_phantom_s(make_run: Callable[..., Path]) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from unet_paper.app.folder_cases import _names, cases_of
 from unet_paper.data import datasets, drawn_cells, folder_layout
-from unet_paper.running.cell_outlines import cell_outlines, imagej_rois, qupath_geojson
+from unet_paper.data.reader import layout
+from unet_paper.running.cell_outlines import Plane, cell_outlines, imagej_rois, planes, qupath_geojson
 
 SHAPE = (20, 30)
 # two rectangles, (top, left, bottom, right), the latter two exclusive
@@ -272,27 +273,24 @@ def test_what_we_write_is_an_annotation_again(kind: str, tmp_path: Path) -> None
     save(tmp_path / "images" / "a1.png", ring())
     (tmp_path / "masks").mkdir()
     outlines = [list(cell_outlines(ring()))]
-    written = imagej_rois(outlines, "") if kind == "a1.zip" else "".join(qupath_geojson(outlines, [{}], "z", ""))
+    written = imagej_rois(outlines, "") if kind == "a1.zip" else "".join(qupath_geojson(outlines, [{}], [Plane()], ""))
     (tmp_path / "masks" / kind).write_bytes(written if isinstance(written, bytes) else written.encode())
     np.testing.assert_array_equal(drawn(tmp_path), ring())
 
 
 @pytest.mark.parametrize("kind", ["s.zip", "s.geojson"])
-@pytest.mark.parametrize("axes", ["TYX", "TZYX"])
+@pytest.mark.parametrize("axes", ["TYX", "TZYX", "TCYX"])
 def test_drawings_of_a_stack_go_to_their_pages(kind: str, axes: str, tmp_path: Path) -> None:
     pages = np.stack([ids(), np.zeros(SHAPE, np.uint8), (ids() == 2).astype(np.uint8), ids()[::-1, ::-1]])
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     stack = pages.reshape(-1, *([2] if axes == "TZYX" else []), *SHAPE)
+    stack = np.stack([stack, stack], axis=1) if axes == "TCYX" else stack
     tifffile.imwrite(tmp_path / "images" / "s.tif", stack, imagej=True, metadata={"axes": axes})
     outlines = [list(cell_outlines(page)) for page in pages]
-    axis = "t" if axes == "TYX" else "z"
-    text = (
-        imagej_rois(outlines, "") if kind == "s.zip" else "".join(qupath_geojson(outlines, 4 * [{}], axis, "")).encode()
-    )
-    (tmp_path / "masks" / kind).write_bytes(text)
-    if kind == "s.zip":
-        assert {roi.position for roi in roifile.roiread(tmp_path / "masks" / kind)} == {1, 3, 4}
+    places = planes(layout(tmp_path / "images" / "s.tif"), range(4))
+    geojson = "".join(qupath_geojson(outlines, 4 * [{}], places, "")).encode()
+    (tmp_path / "masks" / kind).write_bytes(imagej_rois(outlines, "", places) if kind == "s.zip" else geojson)
     labels = drawn(tmp_path)
     assert labels.shape == pages.shape
     for page, label in zip(pages, labels, strict=True):

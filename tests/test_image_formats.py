@@ -56,6 +56,23 @@ def test_an_ome_zarr_is_an_image_like_any_other(tmp_path: Path) -> None:
         PageReader().get_data(path)
 
 
+def test_of_two_images_in_an_ome_tiff_the_larger_one_s_words_count(tmp_path: Path) -> None:
+    """A macro image before the scan has a pixel size, channels and bits of its own."""
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        for name, pixels, size, channels in (
+            ("macro", STACK[0, :, :4, :5], 40.0, ["red", "green", "blue"]),
+            ("scan", STACK[0], 0.5, ["DAPI", "GFP", "RFP"]),
+        ):
+            sizes = {"PhysicalSizeX": size, "PhysicalSizeY": size, "PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+            described = {"axes": "CYX", "Name": name, "Channel": {"Name": channels}, **sizes}
+            writer.write(np.ascontiguousarray(pixels), photometric="minisblack", metadata=described)
+    found = layout(path)
+    assert (found.shapes, found.channels) == ([(20, 31, 3)], ("DAPI", "GFP", "RFP"))
+    assert (found.pixel_size, found.unit) == ((0.5, 0.5), "micron")
+    assert PageReader("GFP").get_data(path)[0].tolist() == STACK[0, 1].tolist()
+
+
 def test_images_and_masks_of_ome_zarr_are_paired(tmp_path: Path) -> None:
     image = ome_zarr(tmp_path / "images" / "a.zarr", STACK[0, 0], "yx")
     ids = np.arange(620, dtype=np.uint16).reshape(20, 31) // 100

@@ -163,6 +163,7 @@ def test_other_settings_are_noticed(predict: Predict, tmp_path: Path) -> None:
     assert outputs(tmp_path / "out") == before
     predict(grey_mean=0.4, overwrite=True)
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert record["images_from"] == [str((tmp_path / "images").resolve())]
     (of_mean,) = (key for key, settings in record["settings"].items() if settings["grey_mean"] == 0.4)
     computed = {"precision", "memory_format", "strategy", "threads", "engine"}
     assert [machine.keys() for machine in record["computed_with"][of_mean]] == [computed]

@@ -363,6 +363,30 @@ def test_values_outside_of_the_scale_are_refused(values: list[float]) -> None:
         ScaleToUnitRanged(keys="image")({"image": named(torch.tensor(values))})
 
 
+@pytest.mark.parametrize(
+    ("dtype", "values", "said"),
+    [
+        ("uint16", [0, 4095], ""),
+        ("uint16", [0, 5000], "up to 5000, beyond grey_maximum=4095, taken in the same scale"),
+        ("uint8", [0, 255], "its uint8 grey values end at 255, and grey_maximum=4095 is taken for white"),
+    ],
+)
+def test_images_brighter_or_of_fewer_bits_than_in_training_keep_its_scale_and_are_named(
+    dtype: str, values: list[int], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = named(torch.tensor(values, dtype=torch.int32), stored_dtype=dtype)
+    scaled = ScaleToUnitRanged(keys="image", maximum=4095)({"image": image})["image"]
+    torch.testing.assert_close(scaled.as_tensor(), torch.tensor(values) / 4095)
+    assert said in caplog.text
+    assert bool(caplog.records) == bool(said)
+
+
+def test_values_far_beyond_white_are_refused() -> None:
+    image = named(torch.tensor([0, 65535], dtype=torch.int32), stored_dtype="uint16")
+    with pytest.raises(ValueError, match=r"well3\.tif: grey values of uint16 from 0 to 65535, expected 0 to 4095"):
+        ScaleToUnitRanged(keys="image", maximum=4095)({"image": image})
+
+
 def test_a_maximum_that_is_no_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="maximum=0"):
         ScaleToUnitRanged(keys="image", maximum=0)

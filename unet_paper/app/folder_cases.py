@@ -37,7 +37,7 @@ def cases_of(layout: FolderLayout, place: Path) -> tuple[list[Case], list[Findin
             image_is_read = True
             mask = one.annotation[0] if one.is_label_image else _made(one, place / "masks" / name)
             cases += pairs(one.image, mask)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, PermissionError) as error:
             unusable.append(no_case(one, str(error), image_is_read))
         else:
             rows.append({"image": str(one.image.resolve()), "mask": str(mask.resolve())})

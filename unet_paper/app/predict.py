@@ -1,5 +1,6 @@
 """``unet-paper predict``: by which weights, and where to."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from unet_paper.app.bundle_command import BundleCommand, config_path, path_value
 from unet_paper.running.bundle_folder import bundle_folder
 
 WEIGHTS = "model.pt"
+# that running.prediction_job writes, which imports PyTorch
+RECORD = "predictions.json"
 # pixels of one image: prediction in one piece takes 45 bytes each, 3 GB
 LARGE = 2**26
 _ZARR = ("zarr.json", ".zattrs", ".zgroup")
@@ -71,12 +74,30 @@ def weights_of(weights: str) -> tuple[list[str | Path], dict[str, str]]:
 
 
 def output_folder(images: Path) -> Path:
-    """Where the predictions of a folder or file go.
+    """Where the predictions of a folder or file go: by its name, and that of its folder where another one has that.
 
     >>> str(output_folder(Path("data/well3.tif"))), str(output_folder(Path("data/plate/")))
     ('runs/predictions/well3', 'runs/predictions/plate')
     """
-    return Path("runs") / "predictions" / (Path(os.path.abspath(images)).name.split(".")[0] or "images")
+    place = Path(os.path.abspath(images))
+    first = chosen = Path("runs") / "predictions" / (place.name.split(".")[0] or "images")
+    source = str((place if place.is_dir() else place.parent).resolve())
+    for folder in place.parents:
+        others = _images_from(chosen)
+        if not others or source in others:
+            break
+        chosen = chosen.with_name(f"{folder.name or 'images'}_{chosen.name}")
+    if chosen != first:
+        print(f"{first} holds predictions of images in {_images_from(first)[0]}; those of {images} go to {chosen}")
+    return chosen
+
+
+def _images_from(predictions: Path) -> list[str]:
+    """Folders of the images whose predictions a folder holds; none where it does not say."""
+    try:
+        return list(json.loads((predictions / RECORD).read_text("utf-8"))["images_from"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def releases() -> dict[str, tuple[list[str | Path], Path]]:

@@ -386,7 +386,7 @@ def _refuse_large_chunks(path: Path, page: Any) -> None:
 
 
 def _full_scale(tiff: Any, page: Any) -> float | None:
-    significant = tiff_file.significant_bits(tiff)
+    significant = tiff_file.significant_bits(tiff, page)
     if significant and page.dtype.kind == "u" and significant < page.bitspersample:
         return float(2**significant - 1)
     for tag in (_SMAX_SAMPLE, _MAX_SAMPLE):

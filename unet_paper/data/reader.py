@@ -319,6 +319,8 @@ class ScaleToUnitRanged(MapTransform):
     Args:
         keys: keys of images of any shape.
         maximum: grey value that becomes 1, for all images; the full scale where None. Setting ``grey_maximum``.
+            Unsigned integers may go up to twice as far, in the same scale, which is said; and so are files whose own
+            white is less.
         minimum: grey value that becomes 0, for all images. Setting ``grey_minimum``.
         logarithm: of [0, 1], below which grey values stay in proportion and above which equal factors become equal
             steps: x becomes log(1 + x / logarithm) / log(1 + 1 / logarithm). For images of which some are many times
@@ -372,6 +374,8 @@ class ScaleToUnitRanged(MapTransform):
         low, high = (float(v) for v in torch.aminmax(tensor))
         # what a program stores as a float may be beside its limits by rounding
         slack = _ROUNDING * (maximum - self.minimum) if maximum is not None and dtype.startswith("float") else 0.0
+        # what is brighter than any image in training keeps its scale: the range of a camera is guessed from images
+        reach = 2.0 if self.maximum is not None and dtype.startswith("uint") else 1.0
         remedy = (
             "give the grey values that become white and black in all images, --grey_maximum and, where not 0, "
             "--grey_minimum"
@@ -380,13 +384,15 @@ class ScaleToUnitRanged(MapTransform):
             raise ValueError(
                 f"{source}: grey values of {dtype} from {low:g} to {high:g}, whose full scale is unknown; {remedy}"
             )
-        if not (low >= self.minimum - slack and high <= maximum + slack):
+        if not (low >= self.minimum - slack and high <= reach * maximum + slack):
             raise ValueError(
                 f"{source}: grey values of {dtype} from {low:g} to {high:g}, expected {self.minimum:g} to {maximum:g}; "
                 f"{remedy}"
             )
         if self.maximum is None and "full_scale" not in meta:
             self._say_unused_bits(dtype, high, source)
+        if self.maximum is not None:
+            self._say_other_bits(dtype, high, meta.get("full_scale", _FULL_SCALE.get(dtype)), source)
         scaled = (tensor.to(torch.float32) - self.minimum).div_(maximum - self.minimum)
         if slack:
             scaled = scaled.clamp_(0, 1)
@@ -395,6 +401,23 @@ class ScaleToUnitRanged(MapTransform):
         if isinstance(scaled, MetaTensor):
             scaled.meta["scaled_by"] = maximum
         return scaled
+
+    def _say_other_bits(self, dtype: str, high: float, full: float | None, source: str) -> None:
+        """White of the file and ``maximum`` contradict one another: one may be of another export than the other."""
+        if full is not None and self.maximum is not None and full < self.maximum:
+            self._notices.warn(
+                "fewer bits",
+                source,
+                f"{source}: its {dtype} grey values end at {full:g}, and grey_maximum={self.maximum:g} is taken for "
+                "white: export it with as many bits as the images of the training, or say "
+                f"--grey_maximum {full:g} if white is {full:g} in all images",
+            )
+        elif self.maximum is not None and high > self.maximum and not dtype.startswith("float"):
+            self._notices.warn(
+                "grey values beyond white",
+                source,
+                f"{source}: grey values up to {high:g}, beyond grey_maximum={self.maximum:g}, taken in the same scale",
+            )
 
     def _say_unused_bits(self, dtype: str, high: float, source: str) -> None:
         bits = max(int(high).bit_length(), 1)

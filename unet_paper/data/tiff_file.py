@@ -54,7 +54,7 @@ def layout(file: Path) -> Layout:
     """
     with _opened(file) as (tiff, directories):
         planes = _planes(tiff, directories)
-        names = _channel_names(tiff, len(planes.pages[0]))
+        names = _channel_names(tiff, planes.pages[0])
         shapes = []
         for page in planes.pages:
             shape = _shape(page[0].page)
@@ -101,7 +101,7 @@ def read(file: Path, number: int) -> Page:
             photometric.upright(pixels, _orientation(chosen[0].page)),
             full_scale=_full_scale(tiff, first, pixels),
             alpha=len(chosen) == 1 and pixels.ndim == 3 and pixels.shape[2] in (2, 4),
-            channels=_channel_names(tiff, len(chosen)),
+            channels=_channel_names(tiff, chosen),
             palette=palette,
             white_is_zero=first.photometric.name == "MINISWHITE",
             lossy="JPEG" if int(first.compression) in _JPEG else "",
@@ -251,11 +251,25 @@ def _orientation(page: Any) -> int:
     return int(tag.value) if tag is not None else 1
 
 
-def significant_bits(tiff: Any) -> int | None:
-    """Bits of a sample that OME-XML says to be in use, of those that a sample takes."""
+def _ome_image(tiff: Any, page: Any) -> list[Any]:
+    """Elements of OME-XML of the image that a directory belongs to: a scan may stand beside its macro image."""
+    described = [e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if _kind(e) == "Image"]
+    number = next((n for n, one in enumerate(tiff.series) if any(p and p.index == page.index for p in one.pages)), 0)
+    if len(described) != len(tiff.series):
+        named = [e for e in described if e.attrib.get("Name") == tiff.series[number].name]
+        return list((named or described)[0].iter()) if described else []
+    return list(described[number].iter())
+
+
+def _kind(element: Any) -> str:
+    return str(element.tag).rpartition("}")[2]
+
+
+def significant_bits(tiff: Any, page: Any) -> int | None:
+    """Bits of a sample that OME-XML says to be in use, of those that a sample of a directory takes."""
     if not tiff.is_ome:
         return None
-    pixels = (e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if e.tag.endswith("Pixels"))
+    pixels = (e for e in _ome_image(tiff, page) if _kind(e) == "Pixels")
     stated = next((element.attrib.get("SignificantBits", "") for element in pixels), "")
     return int(stated) if stated.isdigit() and int(stated) > 0 else None
 
@@ -276,7 +290,7 @@ def _full_scale(tiff: Any, page: Any, pixels: NDArray[Any]) -> float | None:
     bits = int(page.bitspersample)
     if dtype.kind == "u" and bits < 8 * dtype.itemsize:
         return float(2**bits - 1)
-    significant = significant_bits(tiff)
+    significant = significant_bits(tiff, page)
     if significant and dtype.kind == "u" and significant < bits and pixels.size and int(pixels.max()) < 2**significant:
         return float(2**significant - 1)
     for tag in (_SMAX_SAMPLE, _MAX_SAMPLE):
@@ -287,14 +301,14 @@ def _full_scale(tiff: Any, page: Any, pixels: NDArray[Any]) -> float | None:
     return None
 
 
-def _channel_names(tiff: Any, count: int) -> tuple[str, ...]:
+def _channel_names(tiff: Any, channels: list[_Plane]) -> tuple[str, ...]:
+    count = len(channels)
     if count == 1:
         return ()
     names: list[str] = []
     if tiff.is_ome:
-        for element in ElementTree.fromstring(tiff.ome_metadata).iter():
-            if element.tag.endswith("}Channel") or element.tag == "Channel":
-                names.append(element.attrib.get("Name", ""))
+        described = (e for e in _ome_image(tiff, channels[0].page) if _kind(e) == "Channel")
+        names = [element.attrib.get("Name", "") for element in described]
     elif tiff.is_imagej:
         labels = (tiff.imagej_metadata or {}).get("Labels", [])
         names = [str(label) for label in ([labels] if isinstance(labels, str) else labels)]
@@ -306,8 +320,8 @@ def _channel_names(tiff: Any, count: int) -> tuple[str, ...]:
 def _pixel_size(tiff: Any, page: Any) -> tuple[tuple[float, float] | None, float | None, str]:
     """(row, column) size of a pixel, distance of planes, and their unit."""
     if tiff.is_ome:
-        for element in ElementTree.fromstring(tiff.ome_metadata).iter():
-            if element.tag.endswith("Pixels"):
+        for element in _ome_image(tiff, page):
+            if _kind(element) == "Pixels":
                 return _ome_size(element.attrib)
     tags = page.tags
     values = [tags[code].value for code in (283, 282) if code in tags]

@@ -18,9 +18,39 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import find_contours, points_in_poly
 
+from unet_paper.data.page import Layout
 from unet_paper.running.figures import cell_colours
 
 Ring = NDArray[np.float64]
+
+
+class Plane(NamedTuple):
+    """Where a page lies in its file.
+
+    Attributes:
+        z, t: depth and time, from 0.
+        position: which plane of the file it is, channels not counted, from 0; None where the file has one alone.
+        hyperstack: whether ImageJ counts depth, time or channels apart.
+    """
+
+    z: int = 0
+    t: int = 0
+    position: int | None = None
+    hyperstack: bool = False
+
+
+def planes(layout: Layout, pages: Sequence[int]) -> list[Plane]:
+    """Of pages of a file; where it does not name depth or time, pages count as depth.
+
+    >>> planes(Layout(6 * [(4, 4)], axes="TZ", sizes=(2, 3)), [4])
+    [Plane(z=1, t=1, position=4, hyperstack=True)]
+    """
+    if len(layout.shapes) == 1:
+        return [Plane() for _ in pages]
+    sizes = dict(zip(layout.axes, layout.sizes, strict=True))
+    depths = sizes.get("Z", 1) if set(sizes) <= {"T", "Z"} and "T" in sizes else len(layout.shapes)
+    hyperstack = len(sizes) > 1 or len(layout.channels) > 1
+    return [Plane(page % depths, page // depths, page, hyperstack) for page in pages]
 
 
 class Outline(NamedTuple):
@@ -74,7 +104,7 @@ def _without_straight_points(ring: Ring) -> Ring:
     return np.concatenate([kept, kept[:1]])
 
 
-def imagej_rois(pages: Sequence[Iterable[Outline]], comment: str) -> bytes:
+def imagej_rois(pages: Sequence[Iterable[Outline]], comment: str, places: Sequence[Plane] | None = None) -> bytes:
     """Zip of ROIs for ImageJ's ROI Manager, one a cell, named by its id, in a stack after its page.
 
     A cell of several parts, or with holes, is a composite ROI.
@@ -82,25 +112,28 @@ def imagej_rois(pages: Sequence[Iterable[Outline]], comment: str) -> bytes:
     Args:
         pages: outlines of each page.
         comment: of the archive.
+        places: of each page in its image; by default those of a plain stack of them.
     """
+    places = planes(Layout([(1, 1)] * len(pages)), range(len(pages))) if places is None else places
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.comment = comment.encode()
-        for page, outlines in enumerate(pages):
+        for page, (outlines, plane) in enumerate(zip(pages, places, strict=True)):
             for outline in outlines:
                 name = f"{outline.id:04d}" if len(pages) == 1 else f"{page + 1:04d}-{outline.id:04d}"
-                position = None if len(pages) == 1 else page
                 # a fixed time: the same cells make the same file
                 entry = zipfile.ZipInfo(f"{name}.roi", date_time=(1980, 1, 1, 0, 0, 0))
                 entry.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(entry, _roi(outline, name, position).tobytes())
+                archive.writestr(entry, _roi(outline, name, plane).tobytes())
     return content.getvalue()
 
 
-def _roi(outline: Outline, name: str, position: int | None) -> roifile.ImagejRoi:
+def _roi(outline: Outline, name: str, plane: Plane) -> roifile.ImagejRoi:
     rings = [ring for part in outline.parts for ring in part]
     first = rings[0][:-1].astype(np.float32)  # ImageJ closes it
-    roi = roifile.ImagejRoi.frompoints(first, name=name, position=position)
+    # of a hyperstack a plain position counts channels too
+    place = {"z": plane.z, "t": plane.t} if plane.hyperstack else {"position": plane.position}
+    roi = roifile.ImagejRoi.frompoints(first, name=name, **place)
     if len(rings) > 1:
         roi.roitype = roifile.ROI_TYPE.RECT
         roi.multi_coordinates = np.concatenate([_path(ring) for ring in rings]).astype(np.float32)
@@ -124,7 +157,7 @@ def _path(ring: Ring) -> NDArray[np.float64]:
 def qupath_geojson(
     pages: Sequence[Iterable[Outline]],
     measurements: Sequence[Mapping[int, Mapping[str, float]]],
-    axis: str,
+    places: Sequence[Plane],
     generator: str,
     classes: Sequence[Mapping[int, str]] | None = None,
 ) -> Iterator[str]:
@@ -133,7 +166,7 @@ def qupath_geojson(
     Args:
         pages: outlines of each page.
         measurements: of each page, of each cell.
-        axis: of the pages: ``t`` or ``z``.
+        places: of each page in its image.
         generator: the program.
         classes: of each page, the name of each cell's class; ``cell`` where there is none.
     """
@@ -144,8 +177,8 @@ def qupath_geojson(
     colours = dict(zip(known, painted, strict=True))
     yield f'{{"type": "FeatureCollection", "generator": {json.dumps(generator)}, "features": ['
     separator = "\n"
-    for page, (outlines, measured, of_cells) in enumerate(zip(pages, measurements, named, strict=True)):
-        plane = {"c": -1, "z": 0, "t": 0, axis: page}
+    for outlines, measured, of_cells, place in zip(pages, measurements, named, places, strict=True):
+        plane = {"c": -1, "z": place.z, "t": place.t}
         for outline in outlines:
             found, class_name = measured.get(outline.id, {}), of_cells.get(outline.id, "cell")
             yield separator + json.dumps(_feature(outline, found, plane, class_name, colours))

@@ -17,7 +17,7 @@ from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import LabelReader, PageReader, extension, layout, split_page
 from unet_paper.data.written_by_us import is_ours
 from unet_paper.measurements import Columns, cell_table
-from unet_paper.running.cell_outlines import Outline, cell_outlines, imagej_rois, qupath_geojson
+from unet_paper.running.cell_outlines import Outline, cell_outlines, imagej_rois, planes, qupath_geojson
 from unet_paper.running.doubt import trust_in_words
 from unet_paper.running.label_files import save_picture
 from unet_paper.running.overlays import outline_overlay
@@ -184,15 +184,16 @@ class CellOutputs:
         outlines = [page.outlines for page in pages]
         if "table" in kinds:
             write_cells([page.table for page in pages], self.job.path(source, "table"))
+        numbers = [split_page(address)[1] or 0 for address in self.job.addresses(source)]
+        places = planes(layout(source), numbers)
         if "rois" in kinds:
             with placed(self.job.path(source, "rois")) as part:
-                part.write_bytes(imagej_rois(outlines, mark))
+                part.write_bytes(imagej_rois(outlines, mark, places))
         if "geojson" in kinds:
-            axis = "t" if layout(source).axes[-1:] == "T" else "z"
             measured = [measurements_by_cell(page.table) for page in pages]
             classes = [class_by_cell(page.table) for page in pages]
             with placed(self.job.path(source, "geojson")) as part, part.open("w", encoding="utf-8") as file:
-                file.writelines(qupath_geojson(outlines, measured, axis, mark, classes))
+                file.writelines(qupath_geojson(outlines, measured, places, mark, classes))
         if "outlines" in kinds and pages[0].picture is not None:
             save_picture(pages[0].picture, self.job.path(source, "outlines"), mark)
 

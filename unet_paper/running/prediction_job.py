@@ -91,7 +91,7 @@ class PredictionJob:
             self._addresses.setdefault(str(split_page(case["image"])[0]), []).append(case["image"])
         self._every = self._addresses
         self._record = _short(json.dumps(self.made_with, sort_keys=True, default=str))
-        self._known, self._machines = self._read_record()
+        self._known, self._machines, self._folders = self._read_record()
         self._machine = dict(machine or {})
         for source in self._addresses:
             if reason := self._misnamed(source):
@@ -130,7 +130,7 @@ class PredictionJob:
 
     def done_by_others(self, failed: Mapping[str, str]) -> None:
         """Files have been predicted by others, but for those that failed, by reason."""
-        self._known, self._machines = self._read_record()
+        self._known, self._machines, self._folders = self._read_record()
         self.failed |= failed
         self._done = [source for source in self._addresses if source not in failed and self._is_done(source, False)]
 
@@ -211,15 +211,22 @@ class PredictionJob:
                 self._refuse_too_large(source, self.memory)
 
     def write_record(self) -> None:
-        """Write down settings and machine in ``predictions.json``."""
+        """Write down settings, machine, and the folders that images come from, in ``predictions.json``."""
         machines = self._machines.setdefault(self._record, [])
         new = self._machine not in machines and bool(self.outstanding)
         if new:
             machines.append(self._machine)
-        if new or self._record not in self._known:
+        folders = {str(Path(source).parent.resolve()) for source in self._addresses} - set(self._folders)
+        if new or folders or self._record not in self._known:
             self._known[self._record] = self.made_with
+            self._folders += sorted(folders)
             with placed(self.output_dir / RECORD) as part:
-                content = {"program": SOFTWARE, "settings": self._known, "computed_with": self._machines}
+                content = {
+                    "program": SOFTWARE,
+                    "settings": self._known,
+                    "computed_with": self._machines,
+                    "images_from": self._folders,
+                }
                 part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
     def _refuse_too_large(self, source: str, memory: PredictionMemory) -> None:
@@ -238,15 +245,16 @@ class PredictionJob:
                 f"{self.output_dir}:\n" + "\n".join(lines)
             )
 
-    def _read_record(self) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-        """Settings, and what was computed with, by their hash."""
+    def _read_record(self) -> tuple[dict[str, Any], dict[str, list[Any]], list[str]]:
+        """Settings, and what was computed with, by their hash; and folders of images."""
         path = self.output_dir / RECORD
         if not path.exists():
-            return {}, {}
+            return {}, {}, []
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["program"] == SOFTWARE:
-                return dict(content["settings"]), dict(content.get("computed_with", {}))
+                machines, folders = content.get("computed_with", {}), content.get("images_from", [])
+                return dict(content["settings"]), dict(machines), list(folders)
         except (ValueError, KeyError, TypeError, UnicodeDecodeError):
             pass
         raise FileExistsError(f"{path}: not written by this program; choose another folder with --output_dir")
