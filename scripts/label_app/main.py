@@ -8,13 +8,15 @@ import json
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import requests
 import stock
-from monai.transforms import Activationsd
+import torch
+from monai.transforms import Lambdad
 from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
@@ -37,7 +39,22 @@ logger = logging.getLogger(__name__)
 MIN_AREA = 0
 
 
-class CellTask(BundleInferTask):
+class OneAtATime(BundleInferTask):
+    """Inference whose config is asked by one request at a time: MONAI's parser resolves it anew for each of them.
+
+    MONAI Label scores two images at once, and one of them then finds the config half resolved.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._free = threading.Lock()
+        super().__init__(*args, **kwargs)
+
+    def __call__(self, request: Any, callbacks: Any = None) -> tuple[Any, dict[str, Any]]:
+        with self._free:
+            return super().__call__(request, callbacks)
+
+
+class CellTask(OneAtATime):
     """Inference that names every cell of its answer, so that 3D Slicer shows each and not the first alone."""
 
     def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[Any, Any]:
@@ -57,11 +74,16 @@ class CellTask(BundleInferTask):
         return file, answer
 
 
-class ProbabilityTask(BundleInferTask):
-    """Inference that ends with probabilities: the entropy of cell ids would say nothing."""
+class ProbabilityTask(OneAtATime):
+    """Inference that ends with probabilities of all classes: the entropy of cell ids would say nothing."""
 
     def post_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:  # noqa: ARG002 - MONAI Label's signature
-        return [Activationsd(keys=self.key_pred, softmax=True)]
+        return [Lambdad(keys=self.key_pred, func=_with_background)]
+
+
+def _with_background(probability: torch.Tensor) -> torch.Tensor:
+    """Of two classes the inferer gives that of the cell alone."""
+    return torch.cat([1 - probability, probability]) if len(probability) == 1 else probability
 
 
 class CheckedDatastore(LocalDatastore):
