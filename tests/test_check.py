@@ -1,7 +1,9 @@
 """``unet-paper check``: what it writes, when it looks again, and that no one's changes are lost."""
 
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +147,44 @@ def test_a_folder_that_cannot_be_written_to_is_named(nuclei: Path, capsys: pytes
     said = capsys.readouterr().err
     assert "runs/checks/nuclei" in said
     assert "go to a folder that you may write to" in said
+
+
+def test_a_full_disk_is_said_with_what_helps_a_check(
+    nuclei: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(part: Path, *_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(part))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["check", str(nuclei)]) == 1
+    said = capsys.readouterr().err
+    assert "free some room there, or go to a folder that you may write to" in said
+    assert "--output_dir" not in said
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(
+    nuclei: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) != nuclei)
+    assert main(["check", str(nuclei)]) == 1
+    assert "nuclei: you may not look into it" in capsys.readouterr().err
+
+
+def test_an_image_that_may_not_be_read_is_not_called_damaged(
+    nuclei: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = Image.open
+
+    def denied(file: Any, *rest: Any) -> Any:
+        if Path(file).parts[-2:] == ("images", "n2.png"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return opened(file, *rest)
+
+    monkeypatch.setattr(Image, "open", denied)
+    assert main(["check", str(nuclei)]) == 0
+    said = capsys.readouterr().out
+    assert "image cannot be read: n2.png: cannot be read: Permission denied; give yourself the right" in said
+    assert "damaged" not in said
 
 
 def test_a_thousand_other_files_beside_the_folders_are_said(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -530,3 +530,16 @@ def test_grey_statistics_are_those_of_all_pixels_together(tmp_path: Path) -> Non
     pixels = np.concatenate([array.ravel() for array in arrays]) / 255
     assert mean == pytest.approx(pixels.mean(), abs=1e-6)
     assert std == pytest.approx(pixels.std(), abs=1e-6)
+
+
+def test_masks_beside_their_images_are_not_predicted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.png", "a_mask.png", "b.png", "b_cp_masks.png", "lone_mask.png"):
+        png(tmp_path / name, (4, 5))
+    assert [Path(case["image"]).name for case in datasets.images(tmp_path)] == ["a.png", "b.png", "lone_mask.png"]
+    assert "left out: 2 masks, such as a_mask.png, beside images" in caplog.text
+
+
+def test_a_folder_whose_images_are_further_in_says_so(tmp_path: Path) -> None:
+    png(tmp_path / "plate" / "images" / "a.png", (4, 5))
+    with pytest.raises(ValueError, match=r"plate: no images; .*images are in .*plate/images \(1\): name that folder"):
+        datasets.images(tmp_path / "plate")

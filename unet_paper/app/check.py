@@ -4,23 +4,25 @@ Into ``runs/checks/FOLDER`` go ``check.html`` and ``check.json``; ``config.yaml`
 lays over the configs; and, where annotations are no label images, those made of them in ``masks``, with ``pairs.csv``.
 """
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
 
 import unet_paper
 from unet_paper.app import check_page
 from unet_paper.app.configuration import Choice, Configuration, configure
 from unet_paper.app.folder_cases import PAIRS, annotation_of, cases_of
+from unet_paper.app.pace import seconds_per_step
 from unet_paper.app.train import CHOSEN, SCORING, check_folder
 from unet_paper.data import folder_layout
 from unet_paper.data.annotation import Annotation
@@ -29,10 +31,6 @@ from unet_paper.data.folder_layout import FolderLayout
 from unet_paper.data.outline_fit import outline_fit
 from unet_paper.data.reader import Channel
 from unet_paper.data.survey import ImageFacts, Survey, load_case, survey
-from unet_paper.geometry import output_size
-from unet_paper.loss import PixelWeightedCrossEntropy
-from unet_paper.network import UNet
-from unet_paper.running.engines import select_device
 from unet_paper.running.placement import placed
 
 REPORT = "check.json"
@@ -41,7 +39,6 @@ MINUTES = 30.0  # that training takes where nobody says
 # settings of training that decide what is seen in the files
 ASKED = ("channel", "annotation", "out_channels", "ignore_value", "background_value", "mask_suffix")
 _NUMBERS = ("out_channels", "ignore_value", "background_value")
-_STEPS_TIMED, _SECONDS_TIMED = (3, 15), 3.0  # fewest and most, and for how long
 
 logger = logging.getLogger(__name__)
 
@@ -95,36 +92,43 @@ def check(
     """
     place = check_folder(folder) if place is None else place
     layout = folder_layout.find(folder, mask_suffix)
-    _refuse_unwritable(place)
-    cases, unusable = cases_of(layout, place)
-    if not cases:
-        raise ValueError(f"{folder}: none of its images can be used:\n" + "\n".join(map(_line, grouped(unusable))))
-    taken = None if channel is None else channel_value(channel)
-    background = 0 if background_value is None else background_value
-    found = survey(
-        cases,
-        annotation=annotation or annotation_of(cases, ignore_value, background),
-        channel=taken,
-        ignore_value=ignore_value,
-        background_value=background,
-        num_classes=out_channels or 2,
-        other_files=layout.other_files,
-    )
-    suspicions = [*grouped(unusable), *findings(found, _fit_of_other(found, taken))]
-    if not found.cells:
-        raise ValueError(_no_cell(folder, suspicions))
-    chosen = configure(found, minutes=minutes, seconds_per_step=seconds_per_step)
     asked = {
-        "channel": taken,
+        "channel": None if channel is None else channel_value(channel),
         "out_channels": out_channels,
         "ignore_value": ignore_value,
         "background_value": background_value,
     }
-    as_asked = [Choice(name, value, "as asked for") for name, value in asked.items() if value is not None]
-    chosen = Configuration([*_data(layout, place), *as_asked, *chosen.choices])
-    result = Check(folder, found, suspicions, chosen, place)
-    _write(result, layout, minutes, taken)
+    with _written_below(place):
+        found, suspicions = _looked_at(folder, layout, place, annotation, asked)
+        chosen = configure(found, minutes=minutes, seconds_per_step=seconds_per_step)
+        as_asked = [Choice(name, value, "as asked for") for name, value in asked.items() if value is not None]
+        chosen = Configuration([*_data(layout, place), *as_asked, *chosen.choices])
+        result = Check(folder, found, suspicions, chosen, place)
+        _write(result, layout, minutes, asked["channel"])
     return result
+
+
+def _looked_at(
+    folder: Path, layout: FolderLayout, place: Path, annotation: Annotation | None, asked: Mapping[str, Any]
+) -> tuple[Survey, list[Finding]]:
+    """Numbers and findings of a folder."""
+    cases, unusable = cases_of(layout, place)
+    if not cases:
+        raise ValueError(f"{folder}: none of its images can be used:\n" + "\n".join(map(_line, grouped(unusable))))
+    background = asked["background_value"] or 0
+    found = survey(
+        cases,
+        annotation=annotation or annotation_of(cases, asked["ignore_value"], background),
+        channel=asked["channel"],
+        ignore_value=asked["ignore_value"],
+        background_value=background,
+        num_classes=asked["out_channels"] or 2,
+        other_files=layout.other_files,
+    )
+    suspicions = [*grouped(unusable), *findings(found, _fit_of_other(found, asked["channel"]))]
+    if not found.cells:
+        raise ValueError(_no_cell(folder, suspicions))
+    return found, suspicions
 
 
 def _no_cell(folder: Path, suspicions: Sequence[Finding]) -> str:
@@ -146,17 +150,24 @@ def _shown(files: Sequence[str]) -> str:
     return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "") + (": " if shown else "")
 
 
-def _refuse_unwritable(place: Path) -> None:
+@contextmanager
+def _written_below(place: Path) -> Iterator[None]:
+    """What to do where a check cannot be written."""
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place):
             pass
+        yield
     except OSError as error:
+        where = str(error.filename or place)
+        if not (where.startswith(str(place)) or place.is_relative_to(where)):
+            raise
+        full = "free some room there, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise OSError(
             error.errno,
-            f"{error.strerror}: the check is written there, below the folder that you are in; go to a folder that you "
-            "may write to, and name the images by their path",
-            str(place),
+            f"{os.strerror(error.errno or 0)}: the check is written there, below the folder that you are in; {full}go "
+            "to a folder that you may write to, and name the images by their path",
+            where,
         ) from error
 
 
@@ -267,30 +278,6 @@ def is_current(folder: Path, place: Path, minutes: float | None, asked: Mapping[
     wanted.pop("mask_suffix", None)  # which files it pairs counts above
     same = same and all(chosen.get(name) == value for name, value in wanted.items())
     return bool(same and report.get("unet_paper") == unet_paper.__version__ and (place / CHOSEN).is_file())
-
-
-def seconds_per_step(features: Sequence[int], tile: int, channels: int) -> float:
-    """Time of a step of training on this machine, the median of some after two that make ready.
-
-    One alone may have waited for another program: it would leave hardly any steps to a training of half an hour.
-    """
-    device = select_device()
-    network = UNet(in_channels=channels, features=features).to(device)
-    optimizer, loss = torch.optim.Adam(network.parameters(), lr=1e-3), PixelWeightedCrossEntropy()
-    image = torch.rand(1, channels, tile, tile, device=device)
-    size = output_size(tile, len(features))
-    label = torch.zeros(1, 1, size, size, dtype=torch.int64, device=device)
-    weight = torch.ones(1, 1, size, size, device=device)
-    taken: list[float] = []
-    while len(taken) < 2 + _STEPS_TIMED[0] or (sum(taken) < _SECONDS_TIMED and len(taken) < 2 + _STEPS_TIMED[1]):
-        begun = time.perf_counter()
-        optimizer.zero_grad()
-        loss(network(image), label, weight).backward()
-        optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - begun)
-    return float(np.median(taken[2:])) * 1.15  # augmentation and weight maps, measured on tiles of 284 and 444 px
 
 
 def _data(layout: FolderLayout, place: Path) -> list[Choice]:

@@ -5,6 +5,7 @@ Each prints the command of MONAI that it stands for, and runs it. Every setting 
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ class Request:
         (place,) = self.places
         if not place.exists() and "#" not in place.name:
             raise FileNotFoundError(f"{place}: no such file or folder")
+        if place.is_dir() and not os.access(place, os.R_OK | os.X_OK):
+            raise PermissionError(f"{place}: you may not look into it; give yourself the right to, or copy it")
         return place
 
 

@@ -12,13 +12,14 @@ Neighbouring slices and frames resemble one another, so validation always takes 
 - Cell Tracking Challenge: Maska et al. 2023, doi:10.1038/s41592-023-01879-y.
 """
 
-import csv
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from unet_paper.data.pairs_table import read_pairs
 from unet_paper.data.reader import (
     EXTENSIONS,
     JPEG,
@@ -38,6 +39,8 @@ Case = dict[str, str]
 logger = logging.getLogger(__name__)
 
 PARTS = ("training", "validation", "all")
+# what masks' names commonly have after their images'
+MASK_ENDINGS = ("_masks", "_mask", "_seg", "_labels", "_label", "-mask", "-masks", "_cp_masks")
 ANNOTATIONS = {"gold": ("GT",), "silver": ("ST",), "gold+silver": ("ST", "GT")}
 
 
@@ -249,61 +252,10 @@ def listed(
         FileNotFoundError: the table or a file of it is missing.
         ValueError: another table; otherwise as for :func:`folder`.
     """
-    files = read_pairs(pairs_csv)
-    cases = [case for image, mask in files for case in pairs(image, mask)]
-    return _part(cases, part, fold, folds, _given(pairs_csv))
-
-
-def read_pairs(pairs_csv: str | Path, drawn: Sequence[str] = ()) -> list[tuple[Path, Path]]:
-    """Pairs of files that a table names, as spreadsheet programs write one: with commas, semicolons or tabs.
-
-    Args:
-        pairs_csv: see :func:`listed`.
-        drawn: extensions of masks that are no images.
-
-    Raises:
-        FileNotFoundError, ValueError: as for :func:`listed`.
-    """
     table = _given(pairs_csv)
-    if not table.is_file():
-        raise FileNotFoundError(f"{table}: no such file")
-    lines = _text(table).splitlines()
-    header = lines[0] if lines else ""
-    rows = list(csv.reader(lines, delimiter=max(",;\t", key=header.count)))
-    columns = [name.strip().lower() for name in rows[0]] if rows else []
-    if len(rows) < 2 or not {"image", "mask"} <= set(columns):
-        raise ValueError(f"{table}: a table with the columns image and mask is needed, and a line for every pair")
-    found = []
-    for number, row in enumerate(rows[1:], start=2):
-        if not any(field.strip() for field in row):
-            continue
-        named = dict(zip(columns, (field.strip() for field in row), strict=False))
-        if not (named.get("image") and named.get("mask")):
-            raise ValueError(f"{table}: line {number} does not name both an image and a mask; complete or remove it")
-        image, mask = (_beside(table, named[column]) for column in ("image", "mask"))
-        for one, kinds in ((image, ()), (mask, drawn)):
-            if not (one.exists() and (is_image(one) or one.suffix.lower() in kinds)):
-                what = "not an image" if one.exists() else "no such image"
-                raise FileNotFoundError(f"{one}: {what}, named in {table}, line {number}")
-        found.append((image, mask))
-    return found
-
-
-def _text(table: Path) -> str:
-    """Of a table, in whichever of the encodings of spreadsheet programs."""
-    content = table.read_bytes()
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return content.decode("utf-16")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace")
-
-
-def _beside(table: Path, named: str) -> Path:
-    """A file that a table names, from the table's folder; with the other slashes where there is none such."""
-    path = table.parent / named
-    return path if path.exists() else table.parent / named.replace("\\", "/")
+    files = read_pairs(table)
+    cases = [case for image, mask in files for case in pairs(image, mask)]
+    return _part(cases, part, fold, folds, table)
 
 
 def _part(cases: list[Case], part: str, fold: int | str, folds: int, where: Path) -> list[Case]:
@@ -377,9 +329,9 @@ def images(dataset_dir: str | Path) -> list[Case]:
         return [{"image": f"{file}#{page}"}]
     if file.is_file() or (file.exists() and is_image(file)):
         return [{"image": address} for address in _addresses(file, _pages(file))]
-    files = _one_of_a_name([f for f in _image_files(_folder(file)) if not is_output(f)])
+    files = _without_masks(_one_of_a_name([f for f in _image_files(_folder(file)) if not is_output(f)]))
     if not files:
-        raise ValueError(f"{file}: no images; supported are {' '.join(EXTENSIONS)}")
+        raise ValueError(f"{file}: no images; supported are {' '.join(EXTENSIONS)}{_further_in(file)}")
     cases = []
     for one in files:
         try:
@@ -519,6 +471,28 @@ def _one_of_a_name(files: Sequence[Path]) -> list[Path]:
             more,
         )
     return [file for file in files if file not in others]
+
+
+def _without_masks(files: Sequence[Path]) -> list[Path]:
+    """Files but for the masks beside their images, ``a_mask.tif`` beside ``a.tif``; one line names those."""
+    stems = {_stem(file) for file in files}
+    masks = [f for f in files if any(_stem(f).removesuffix(end) in stems - {_stem(f)} for end in MASK_ENDINGS)]
+    if masks:
+        logger.warning(
+            "%s: left out: %d masks, such as %s, beside images of their names",
+            masks[0].parent,
+            len(masks),
+            masks[0].name,
+        )
+    return [file for file in files if file not in masks]
+
+
+def _further_in(folder: Path) -> str:
+    """What to say where the images are a folder further in."""
+    inside = [path for path in folder.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK)]
+    held = {path: sum(map(is_image, path.iterdir())) for path in inside}
+    listed = [f"{path} ({count})" for path, count in sorted(held.items()) if count]
+    return f"; images are in {', '.join(listed[:3])}: name that folder" if listed else ""
 
 
 def _by_name(files: Iterable[Path]) -> dict[str, Path]:

@@ -19,8 +19,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet_paper.data.datasets import natural_order, read_pairs
+from unet_paper.data.datasets import MASK_ENDINGS, natural_order
 from unet_paper.data.drawn_cells import DRAWN, coco_file
+from unet_paper.data.pairs_table import read_pairs
 from unet_paper.data.reader import ZARR, extension, is_image
 
 __all__ = ["AnnotatedImage", "FolderLayout", "find"]
@@ -30,7 +31,6 @@ FOLDERS = (
     *("masks", "labels", "annotations", "mask", "label", "annotation", "rois"),
     *("segmentation", "segmentations", "gt", "ground_truth", "groundtruth"),
 )
-ENDINGS = ("_masks", "_mask", "_seg", "_labels", "_label", "-mask", "-masks", "_cp_masks")
 BEGINNINGS = ("mask_", "masks_", "label_", "seg_")
 # words in names that tell what a file is, not of what
 _OF_MASKS = {
@@ -183,7 +183,7 @@ def _paired(
         return [AnnotatedImage(f, by_name[_stem(f)]) for f in pictures], None
     lonely = [name for name in names if name not in annotations]
     lonely = lonely or names
-    also = endings or (*ENDINGS[:3], BEGINNINGS[0])
+    also = endings or (*MASK_ENDINGS[:3], BEGINNINGS[0])
     raise ValueError(
         f"{where}: no annotation for image {lonely[0]} ({len(lonely)} such); it has the image's name, or that with "
         f"{', '.join(also)} (--mask_suffix takes another ending); move images that have none elsewhere"
@@ -192,7 +192,7 @@ def _paired(
 
 def _affixes(endings: Sequence[str] | None) -> list[tuple[str, str]]:
     """What masks' names may have before and after their images'."""
-    return [("", e) for e in endings] if endings else [*(("", e) for e in ENDINGS), *((b, "") for b in BEGINNINGS)]
+    return [("", e) for e in endings] if endings else [*(("", e) for e in MASK_ENDINGS), *((b, "") for b in BEGINNINGS)]
 
 
 def _cores(names: Iterable[str]) -> dict[str, str]:

@@ -93,6 +93,10 @@ def naming(file: Path) -> Iterator[None]:
             raise ValueError(complaints.said[0])
     except NotTaken as error:
         raise ValueError(f"{file}: {error}") from error
+    except PermissionError as error:
+        raise ValueError(
+            f"{file}: cannot be read: {error.strerror}; give yourself the right to read it, or copy it elsewhere"
+        ) from error
     except Exception as error:
         raise ValueError(
             f"{file}: cannot be read: {_plain(error)}; truncated, damaged or of another format than its name says? "

@@ -1,0 +1,62 @@
+"""A table that pairs images and masks, as spreadsheet programs write one."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from unet_paper.data.reader import is_image
+
+
+def read_pairs(table: Path, drawn: Sequence[str] = ()) -> list[tuple[Path, Path]]:
+    """Pairs of files that a table names, as spreadsheet programs write one: with commas, semicolons or tabs.
+
+    Args:
+        table: with the columns ``image`` and ``mask``, a line a pair; paths from its folder where not absolute.
+        drawn: extensions of masks that are no images.
+
+    Returns:
+        Image and mask of each line.
+
+    Raises:
+        FileNotFoundError: the table or a file of it is missing; names the line.
+        ValueError: no such columns, or a line without one of them.
+    """
+    if not table.is_file():
+        raise FileNotFoundError(f"{table}: no such file")
+    lines = _text(table).splitlines()
+    header = lines[0] if lines else ""
+    rows = list(csv.reader(lines, delimiter=max(",;\t", key=header.count)))
+    columns = [name.strip().lower() for name in rows[0]] if rows else []
+    if len(rows) < 2 or not {"image", "mask"} <= set(columns):
+        raise ValueError(f"{table}: a table with the columns image and mask is needed, and a line for every pair")
+    found = []
+    for number, row in enumerate(rows[1:], start=2):
+        if not any(field.strip() for field in row):
+            continue
+        named = dict(zip(columns, (field.strip() for field in row), strict=False))
+        if not (named.get("image") and named.get("mask")):
+            raise ValueError(f"{table}: line {number} does not name both an image and a mask; complete or remove it")
+        image, mask = (_beside(table, named[column]) for column in ("image", "mask"))
+        for one, kinds in ((image, ()), (mask, drawn)):
+            if not (one.exists() and (is_image(one) or one.suffix.lower() in kinds)):
+                what = "not an image" if one.exists() else "no such image"
+                raise FileNotFoundError(f"{one}: {what}, named in {table}, line {number}")
+        found.append((image, mask))
+    return found
+
+
+def _text(table: Path) -> str:
+    """Of a table, in whichever of the encodings of spreadsheet programs."""
+    content = table.read_bytes()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def _beside(table: Path, named: str) -> Path:
+    """A file that a table names, from the table's folder; with the other slashes where there is none such."""
+    path = table.parent / named
+    return path if path.exists() else table.parent / named.replace("\\", "/")
