@@ -13,6 +13,7 @@ import tifffile
 import torch
 import yaml
 from conftest import TINY
+from ignite.engine import Engine
 
 from unet_paper.app import check, starting_weights
 from unet_paper.app.command_line import main
@@ -20,7 +21,7 @@ from unet_paper.app.starting_weights import Outcome, Score
 from unet_paper.app.train import CONFIGS
 from unet_paper.data import phantom
 from unet_paper.network import UNet
-from unet_paper.release import archive, bioimage_io_card, model_card, terms
+from unet_paper.release import archive, bioimage_io_card, model_card, monai_label, terms
 from unet_paper.release.terms import Released
 from unet_paper.running import checkpoint, facts
 from unet_paper.running.bundle_folder import bundle_folder
@@ -270,6 +271,20 @@ def test_terms_go_from_a_release_to_the_run_its_report_and_its_packages(
     (release,) = [one for name, one in archive.releases(bundle_folder()).items() if name == "unet_em_segmentation"]
     _, metadata = archive._of_other_weights(release, release.metadata, known)
     assert metadata["weights_license"].endswith(TERMS)
+
+
+def test_what_monai_label_trains_keeps_the_terms_of_what_was_in_use(
+    good: Path, tmp_path: Path, released: list[Released]
+) -> None:
+    """It loads those weights itself, and the run's own facts say nothing of them."""
+    (tmp_path / "models").mkdir()
+    target = tmp_path / "models" / "model.pt"
+    target.write_bytes(good.read_bytes())
+    released.append(Released("sunday", good, TERMS))
+    (tmp_path / "model.pt").write_bytes(good.read_bytes())
+    for _ in range(2):  # the second goes on from what the first has made, which is no release
+        monai_label.PublishWeights(tmp_path, target)(Engine(lambda *_: None))
+        assert terms.of_facts(facts.read(target)) == TERMS
 
 
 def test_a_run_that_goes_on_keeps_what_it_began_with(

@@ -6,6 +6,7 @@ MONAI Label reads ``inference.yaml`` (``post_transforms``) and a training config
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from torch.utils.data import ConcatDataset
 from unet_paper.classes import class_of
 from unet_paper.data.datasets import pairs
 from unet_paper.data.reader import EXTENSIONS, NIFTI, NRRD, LabelReader, PageReader, extension
-from unet_paper.release import contents, polygons
+from unet_paper.release import contents, polygons, terms
 from unet_paper.running import checkpoint
 from unet_paper.running.facts import Facts
 from unet_paper.running.settings import cause
@@ -265,8 +266,16 @@ class PublishWeights:
             engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, _engine: Engine) -> None:
-        checkpoint.export_weights(self.folder / checkpoint.BEST, self.target)
+        checkpoint.export_weights(self.folder / checkpoint.BEST, self.target, self._begun_from_those_in_use())
         logger.info("weights of %s are now %s", self.folder, self.target)
+
+    def _begun_from_those_in_use(self) -> torch.Tensor | None:
+        """Facts of the run with what MONAI Label, by no setting of ours, has begun it with; None: as they are."""
+        known = Facts.of(checkpoint.read_weights_and_facts(self.folder / checkpoint.BEST)[1])
+        if known is None or known.training.get(terms.START) or not self.target.is_file():
+            return None
+        start = terms.begun_from(self.target, quiet=True)
+        return dataclasses.replace(known, training={**known.training, terms.START: start}).to_tensor()
 
 
 def _x_first(image: MetaTensor) -> MetaTensor:
