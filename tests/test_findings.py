@@ -57,9 +57,9 @@ def read(root: Path, number: int) -> np.ndarray:
 
 def found(root: Path) -> list[str]:
     layout = folder_layout.find(root)
-    cases, unusable = cases_of(layout, root.parent / "place")
-    result = survey(cases, annotation=annotation_of(cases), other_files=layout.other_files)
-    return sorted(finding.kind for finding in [*unusable, *findings(result, _fit_of_other(result, None))])
+    read = cases_of(layout, root.parent / "place")
+    result = survey(read.cases, annotation=annotation_of(read.cases), other_files=layout.other_files)
+    return sorted(finding.kind for finding in [*read.unusable, *findings(result, _fit_of_other(result, None))])
 
 
 def swapped(root: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_pixel_that_is_no_number_is_named(clean: Path) -> None:
     (clean / "images" / "well0.png").unlink()
     Image.fromarray(grey).save(clean / "images" / "well0.tif")
     assert found(clean) == ["image cannot be read"]
-    (case,) = [case for case in cases_of(folder_layout.find(clean), clean)[0] if case["image"].endswith("0.tif")]
+    (case,) = [case for case in cases_of(folder_layout.find(clean), clean).cases if case["image"].endswith("0.tif")]
     with pytest.raises(ValueError, match=r"well0\.tif: 1 pixels are NaN or infinite"):
         survey([case])
 

@@ -249,9 +249,9 @@ def test_images_of_one_name_have_masks_of_their_own(tmp_path: Path) -> None:
         image(tmp_path / "set" / f"well{number}" / "images" / "img.png")
         save(tmp_path / "set" / f"well{number}" / "masks" / "a.png", (ids() == number).astype(np.uint8))
         save(tmp_path / "set" / f"well{number}" / "masks" / "b.png", np.zeros(SHAPE, np.uint8))
-    cases, unusable = cases_of(folder_layout.find(tmp_path / "set"), tmp_path / "place")
-    assert not unusable
-    for number, case in enumerate(cases, start=1):
+    read = cases_of(folder_layout.find(tmp_path / "set"), tmp_path / "place")
+    assert not read.unusable
+    for number, case in enumerate(read.cases, start=1):
         assert f"well{number}" in case["image"]
         np.testing.assert_array_equal(tifffile.imread(case["label"]), ids() == number)
     assert len(set(_names([Path("x.1.png"), Path("x.2.png"), Path("y/x.2.tif")]))) == 3
@@ -295,22 +295,20 @@ def test_drawings_of_a_stack_go_to_their_pages(kind: str, axes: str, tmp_path: P
     assert labels.shape == pages.shape
     for page, label in zip(pages, labels, strict=True):
         np.testing.assert_array_equal(label > 0, page > 0)
-    (case, *_), _ = cases_of(folder_layout.find(tmp_path), tmp_path / "place")
+    (case, *_) = cases_of(folder_layout.find(tmp_path), tmp_path / "place").cases
     assert case["label"].endswith("s.tif#0")
 
 
-def test_lines_points_and_regions_are_no_cells(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_and_regions_are_no_cells(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     imagej(tmp_path)
     file = tmp_path / "annotations" / "a1.zip"
-    points = roifile.ImagejRoi.frompoints(np.array([[3, 3], [20, 5], [9, 17]], np.float32))
-    points.roitype = roifile.ROI_TYPE.POINT
     line = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.LINE, x1=1, y1=1, x2=25, y2=12)
     frame = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, left=1, top=1, right=29, bottom=19)
     cells = roifile.roiread(file)
     file.unlink()
-    roifile.roiwrite(file, [points, cells[0], line, cells[1], frame])
+    roifile.roiwrite(file, [cells[0], line, cells[1], frame])
     np.testing.assert_array_equal(drawn(tmp_path), ids())
-    assert "only areas are cells: 1 line, 1 point" in caplog.text
+    assert "only areas and points are cells: 1 line" in caplog.text
     assert "1 of 3 outlines, which lie around two or more others" in caplog.text
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import unet_paper
 from unet_paper.app import check_page
 from unet_paper.app.configuration import Choice, Configuration, configure
-from unet_paper.app.folder_cases import PAIRS, annotation_of, cases_of
+from unet_paper.app.folder_cases import PAIRS, FolderCases, annotation_of, cases_of
 from unet_paper.app.pace import seconds_per_step
 from unet_paper.app.train import CHOSEN, SCORING, check_folder
 from unet_paper.data import folder_layout
@@ -37,7 +37,7 @@ REPORT = "check.json"
 PAGE = "check.html"
 MINUTES = 30.0  # that training takes where nobody says
 # settings of training that decide what is seen in the files
-ASKED = ("channel", "annotation", "out_channels", "ignore_value", "background_value", "mask_suffix")
+ASKED = ("channel", "annotation", "out_channels", "ignore_value", "background_value", "mask_suffix", "point_radius")
 _NUMBERS = ("out_channels", "ignore_value", "background_value")
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ def check(
     ignore_value: int | None = None,
     background_value: int | None = None,
     mask_suffix: str | None = None,
+    point_radius: float | None = None,
 ) -> Check:
     """Look at a folder of images and annotations, and write what was found.
 
@@ -86,6 +87,7 @@ def check(
         ignore_value: of the masks, that means unknown.
         background_value: of the masks, 0 where None.
         mask_suffix: what a mask's name has after its image's, as found in the names where None.
+        point_radius: px, of the disc around a point that is sure to be cell; by how near points are where None.
 
     Raises:
         FileNotFoundError, ValueError: no images with annotations, none that can be used, or not one cell.
@@ -99,33 +101,49 @@ def check(
         "background_value": background_value,
     }
     with _written_below(place):
-        found, suspicions = _looked_at(folder, layout, place, annotation, asked)
+        read = _read(folder, layout, place, point_radius, asked)
+        found, suspicions = _looked_at(folder, layout, read, annotation, asked)
         chosen = configure(found, minutes=minutes, seconds_per_step=seconds_per_step)
         as_asked = [Choice(name, value, "as asked for") for name, value in asked.items() if value is not None]
-        chosen = Configuration([*_data(layout, place), *as_asked, *chosen.choices])
+        of_masks = _of_masks(read, point_radius, ignore_value)
+        chosen = Configuration([*_data(layout, place), *as_asked, *of_masks, *chosen.choices])
         result = Check(folder, found, suspicions, chosen, place)
         _write(result, layout, minutes, asked["channel"])
     return result
 
 
+def _read(
+    folder: Path, layout: FolderLayout, place: Path, point_radius: float | None, asked: Mapping[str, Any]
+) -> FolderCases:
+    read = cases_of(
+        layout,
+        place,
+        point_radius=point_radius,
+        ignore_value=asked["ignore_value"],
+        background_value=asked["background_value"] or 0,
+    )
+    if not read.cases:
+        lines = map(_line, grouped(read.unusable))
+        raise ValueError(f"{folder}: none of its images can be used:\n" + "\n".join(lines))
+    return read
+
+
 def _looked_at(
-    folder: Path, layout: FolderLayout, place: Path, annotation: Annotation | None, asked: Mapping[str, Any]
+    folder: Path, layout: FolderLayout, read: FolderCases, annotation: Annotation | None, asked: Mapping[str, Any]
 ) -> tuple[Survey, list[Finding]]:
     """Numbers and findings of a folder."""
-    cases, unusable = cases_of(layout, place)
-    if not cases:
-        raise ValueError(f"{folder}: none of its images can be used:\n" + "\n".join(map(_line, grouped(unusable))))
     background = asked["background_value"] or 0
     found = survey(
-        cases,
-        annotation=annotation or annotation_of(cases, asked["ignore_value"], background),
+        read.cases,
+        annotation=_annotation(read, annotation, background),
         channel=asked["channel"],
-        ignore_value=asked["ignore_value"],
+        ignore_value=read.ignore_value,
         background_value=background,
         num_classes=asked["out_channels"] or 2,
         other_files=layout.other_files,
+        spacing=read.spacing,
     )
-    suspicions = [*grouped(unusable), *findings(found, _fit_of_other(found, asked["channel"]))]
+    suspicions = [*grouped(read.unusable), *findings(found, _fit_of_other(found, asked["channel"]))]
     if not found.cells:
         raise ValueError(_no_cell(folder, suspicions))
     return found, suspicions
@@ -203,7 +221,9 @@ def asked_of(settings: Mapping[str, str]) -> dict[str, Any]:
     """
     asked: dict[str, Any] = {}
     for name in ASKED:
-        if name in settings and name in _NUMBERS:
+        if name == "point_radius" and name in settings:
+            asked[name] = _radius(settings[name])
+        elif name in settings and name in _NUMBERS:
             try:
                 asked[name] = int(settings[name])
             except ValueError:
@@ -214,6 +234,16 @@ def asked_of(settings: Mapping[str, str]) -> dict[str, Any]:
     if asked.get("annotation", "binary") not in get_args(Annotation):
         raise ValueError(f"--annotation {asked['annotation']}: choose of {', '.join(get_args(Annotation))}")
     return asked
+
+
+def _radius(typed: str) -> float:
+    try:
+        radius = float(typed)
+    except ValueError:
+        radius = 0.0
+    if not 0 < radius < float("inf"):
+        raise ValueError(f"--point_radius {typed}: a radius above 0 px is needed, such as 4")
+    return radius
 
 
 def _refuse_unusable(found: Sequence[Mapping[str, Any]]) -> None:
@@ -253,10 +283,14 @@ def channel_value(typed: str) -> Channel:
 def say(found: Check) -> None:
     """Print what a check found, and where the rest stands."""
     survey = found.survey
-    print(
-        f"{found.folder}: {len(survey.images)} images, {survey.cells} cells of about {survey.diameter(50):.0f} px, "
-        f"{len(found.findings)} findings"
-    )
+    size = f"of about {survey.diameter(50):.0f} px" if survey.sizes_known else "of unknown size"
+    print(f"{found.folder}: {len(survey.images)} images, {survey.cells} cells {size}, {len(found.findings)} findings")
+    if pointed := sum(image.pointed for image in survey.images):
+        print(
+            f"  annotated by points: {pointed} images; every cell must have its point there. A disc of "
+            f"{found.configuration['point_radius']:g} px around it is cell, the line half way to the next one is "
+            "background, all else is left open: look at the pictures"
+        )
     for finding in found.findings:
         print(f"{_line(finding)}.")
     settings = {choice.setting: choice.why for choice in found.configuration.choices}
@@ -295,6 +329,26 @@ def _data(layout: FolderLayout, place: Path) -> list[Choice]:
             choices.append(Choice(f"{part}_cases", listed, "images and masks that the check has paired"))
     elif layout.mask_suffix:
         choices.append(Choice("mask_suffix", layout.mask_suffix, "what a mask's name has after its image's"))
+    return choices
+
+
+def _annotation(read: FolderCases, asked: Annotation | None, background_value: int) -> Annotation:
+    if read.radius is None:
+        return asked or annotation_of(read.cases, read.ignore_value, background_value)
+    if asked not in (None, "points"):
+        raise ValueError(f"--annotation {asked}: some images are annotated by points; leave it out, or the points")
+    return "points"
+
+
+def _of_masks(read: FolderCases, point_radius: float | None, ignore_value: int | None) -> list[Choice]:
+    """What the masks that the check has made need in training."""
+    choices = []
+    if read.radius is not None:
+        rule = "px; a quarter of the distance below which a tenth of the points have their neighbour, but 2 to 5"
+        why = f"{rule}: sure to be cell" if point_radius is None else "as asked for"
+        choices.append(Choice("point_radius", read.radius, why))
+    if read.ignore_value is not None and ignore_value is None:
+        choices.append(Choice("ignore_value", read.ignore_value, "in masks that the check has made: not looked at"))
     return choices
 
 

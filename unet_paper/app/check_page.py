@@ -15,6 +15,7 @@ from PIL import Image
 from skimage.segmentation import find_boundaries
 
 from unet_paper.app.configuration import Configuration
+from unet_paper.data.annotation import OPEN, UNKNOWN
 from unet_paper.data.findings import Finding, case_of
 from unet_paper.data.reader import Channel
 from unet_paper.data.survey import ImageFacts, Survey, load_case
@@ -96,7 +97,8 @@ def embedded_figure(figure: Figure) -> str:
 def outlined(image: NDArray[Any], cells: NDArray[Any], width: int = _WIDTH) -> NDArray[np.uint8]:
     """An image, (C, H, W), stretched to its own range, its cells outlined in yellow, about ``width`` px wide.
 
-    Three channels are shown as red, green and blue, any other number as their mean.
+    Three channels are shown as red, green and blue, any other number as their mean. What is unknown is dark. Where
+    cells are points, what is known for background is blue.
     """
     channels = np.moveaxis(image.astype(np.float32), 0, -1)
     seen = channels if channels.shape[2] == 3 else channels.mean(axis=2, keepdims=True)
@@ -105,9 +107,12 @@ def outlined(image: NDArray[Any], cells: NDArray[Any], width: int = _WIDTH) -> N
     factor = max(1, round(seen.shape[1] / width))
     rgb = np.broadcast_to((shown[::factor, ::factor] * 255).astype(np.uint8), (*shown[::factor, ::factor, 0].shape, 3))
     rgb = rgb.copy()
-    rim = find_boundaries(np.maximum(cells, 0)[::factor, ::factor], mode="inner")
+    cells = cells[::factor, ::factor]
+    if (cells == OPEN).any():
+        rgb[cells == 0] = (60, 140, 255)
+    rim = find_boundaries(np.maximum(cells, 0), mode="inner")
     rgb[rim] = (255, 210, 0)
-    rgb[cells[::factor, ::factor] < 0] //= 2
+    rgb[cells == UNKNOWN] //= 2
     return rgb
 
 
@@ -131,15 +136,28 @@ def _facts(found: Survey) -> Mapping[str, str]:
         "channels": ", ".join(map(str, sorted({image.channels for image in images}))),
         "grey values": f"{min(image.low for image in images):g} to {largest:g}, {int(largest).bit_length()} bits used",
         "pixel size": ", ".join(f"{size[0]:g} x {size[1]:g} um" for size in sizes) or "not in the files",
-        "masks": _MASKS[found.annotation],
+        "masks": _annotated(found),
         "cells an image": f"{min(counts)} to {max(counts)}, half of the images have at most {np.median(counts):g}",
         "diameter": f"{found.diameter(50):.0f} px; nine of ten between {found.diameter(5):.0f} and "
-        f"{found.diameter(95):.0f} px",
+        f"{found.diameter(95):.0f} px"
+        if found.sizes_known
+        else f"not known; the closest tenth of the points are less than {found.diameter(50):.0f} px apart",
         "touching another": f"{found.touching} cells",
-        "covered by cells": f"{found.foreground:.1%}",
+        "covered by cells": f"{found.foreground:.1%}" + (" of what is known" if found.annotation == "points" else ""),
         "unknown": f"{np.mean([image.unknown for image in images]):.1%} of the pixels"
         + (f", value {found.ignore_value} of the masks" if found.ignore_value is not None else ""),
     }
+
+
+def _annotated(found: Survey) -> str:
+    if found.annotation == "points":
+        pointed = sum(image.pointed for image in found.images)
+        return (
+            f"annotated by points: {pointed} of {len(found.images)} images. There the yellow discs are cells, the blue "
+            "lines half way between points, and discs around points of background, are background; all else is open, "
+            "and teaches nothing. Every cell must have its point: a line through a cell without one teaches it wrongly"
+        )
+    return _MASKS[found.annotation]
 
 
 def _range(values: Sequence[int]) -> str:

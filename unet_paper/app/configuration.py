@@ -38,6 +38,7 @@ _MASKS = {
     "binary": "masks hold cells that do not touch, all in one value",
     "either": "masks hold one id a cell, or where they have one value, cells that do not touch",
     "classes": "values of the masks are kinds of cells",
+    "points": "every cell has its point: a cell is found that holds one and no other, for its outline is not known",
 }
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 MAGNIFICATIONS = (0.125, 0.1667, 0.25, 0.3333, 0.5, 0.6667, 1.0, 1.5, 2.0)
@@ -138,6 +139,9 @@ def configure(found: Survey, *, minutes: float, seconds_per_step: Stopwatch) -> 
 def _magnification(found: Survey) -> Choice:
     """The challenge sets work where a cell has 40 to 100 px in the network: HeLa, 130 px, at 0.5, U373 at 1."""
     diameter = found.diameter(50)
+    if not found.sizes_known:
+        said = "points do not say how large cells are; where they have more than 100 px, or fewer than 12, say so here"
+        return Choice("magnification", 1.0, said)
     wanted = 1.0
     if diameter > 100:
         wanted = 65 / diameter
@@ -268,7 +272,8 @@ def _network(
 
 
 def _cells(found: Survey) -> list[Choice]:
-    smallest = float(np.percentile(found.areas, 2))
+    sizes = found.areas if found.sizes_known else [min(image.areas, default=1) for image in found.images if image.areas]
+    smallest = float(np.percentile(sizes, 2))
     often = found.touching >= 0.05 * found.cells
     split = "are split where they are narrow" if often else "are left as they are"
     return [

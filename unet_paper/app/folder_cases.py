@@ -4,38 +4,79 @@ import csv
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from unet_paper.data import drawn_cells
-from unet_paper.data.annotation import Annotation
+from unet_paper.data.annotation import OPEN, UNKNOWN, Annotation
 from unet_paper.data.datasets import Case, pairs
 from unet_paper.data.findings import Finding, no_case
-from unet_paper.data.folder_layout import AnnotatedImage, FolderLayout
+from unet_paper.data.folder_layout import FolderLayout
+from unet_paper.data.points import densest, disc_radius
 from unet_paper.data.reader import LabelReader, extension, page_shapes
 from unet_paper.running.placement import placed
 
 PAIRS = "pairs.csv"
 
 
-def cases_of(layout: FolderLayout, place: Path) -> tuple[list[Case], list[Finding]]:
-    """Cases of a folder, for which label images are made where there are none, and files that cannot be cases.
+@dataclass(frozen=True)
+class FolderCases:
+    """What training reads of a folder.
+
+    Attributes:
+        cases: with ``image`` and ``label``.
+        unusable: files that cannot be cases.
+        spacing: px, how far points of cells are apart where they lie densest; None: there are no two.
+        radius: px, of the discs around points; None: there are no points.
+        ignore_value: of all masks, that means unknown; None: none does.
+    """
+
+    cases: Sequence[Case]
+    unusable: Sequence[Finding] = ()
+    spacing: float | None = None
+    radius: float | None = None
+    ignore_value: int | None = None
+
+
+def cases_of(
+    layout: FolderLayout,
+    place: Path,
+    *,
+    point_radius: float | None = None,
+    ignore_value: int | None = None,
+    background_value: int = 0,
+) -> FolderCases:
+    """Cases of a folder, for which label images are made where there are none.
 
     Args:
         layout: of the folder.
         place: where label images are made, in ``masks``, and, where ``data.datasets.folder`` would not find them, the
             pairs are listed, in :data:`PAIRS`.
+        point_radius: px, of the disc around a point; None: :func:`unet_paper.data.points.disc_radius` of all of them.
+        ignore_value, background_value: of the masks that are label images; those made have the same.
     """
+    distances = _distances(layout)
+    radius = None
+    if distances is not None:
+        radius = disc_radius(distances) if point_radius is None else point_radius
+    values = UNKNOWN if ignore_value is None else ignore_value, background_value
     cases: list[Case] = []
-    rows, unusable = [], []
+    rows, unusable, unknown = [], [], False
     for one, name in zip(layout.images, _names([one.image for one in layout.images]), strict=True):
         image_is_read = False
         try:
             page_shapes(one.image)
             image_is_read = True
-            mask = one.annotation[0] if one.is_label_image else _made(one, place / "masks" / name)
+            mask = one.annotation[0]
+            if not one.is_label_image:
+                mask = place / "masks" / name
+                labels = drawn_cells.label_image(one.image, one.annotation, radius)
+                unknown = unknown or bool((labels == UNKNOWN).any())
+                _write(_as_valued(labels, *values), mask)
             cases += pairs(one.image, mask)
         except (ValueError, FileNotFoundError, PermissionError) as error:
             unusable.append(no_case(one, str(error), image_is_read))
@@ -48,7 +89,19 @@ def cases_of(layout: FolderLayout, place: Path) -> tuple[list[Case], list[Findin
         writer.writerows(rows)
         with placed(place / PAIRS) as part:
             part.write_text(text.getvalue(), encoding="utf-8")
-    return cases, unusable
+    ignored = UNKNOWN if unknown and ignore_value is None else ignore_value
+    return FolderCases(cases, unusable, None if distances is None else densest(distances), radius, ignored)
+
+
+def _distances(layout: FolderLayout) -> NDArray[np.float64] | None:
+    """From each point of a cell to the nearest other one, px, of all images; None where there are no points at all."""
+    found: list[NDArray[np.float64]] = []
+    for one in (one for one in layout.images if not one.is_label_image):
+        try:
+            found += drawn_cells.distances_of_points(one.image, one.annotation)
+        except (ValueError, OSError):
+            continue  # named where its label image is made
+    return np.concatenate(found) if found else None
 
 
 def _names(images: Sequence[Path]) -> list[Path]:
@@ -67,11 +120,24 @@ def _names(images: Sequence[Path]) -> list[Path]:
     ]
 
 
-def _made(one: AnnotatedImage, mask: Path) -> Path:
-    labels = drawn_cells.label_image(one.image, one.annotation)
+def _as_valued(labels: NDArray[np.int32], ignore_value: int, background_value: int) -> NDArray[np.int32]:
+    """A label image in the values of a folder's masks: no cell has that of unknown or of background.
+
+    >>> _as_valued(np.array([0, 1, 2, 3, -1, -2], np.int32), 255, 1).tolist()
+    [1, 2, 3, 4, 255, -2]
+    """
+    background = max(background_value, 0)  # below, there is none
+    values = range(1, int(labels.max(initial=0)) + 3)
+    ids = np.array([value for value in values if value not in (ignore_value, background)])
+    valued = np.where(labels > 0, ids[np.maximum(labels, 1) - 1], background)
+    valued[labels == UNKNOWN] = ignore_value
+    valued[labels == OPEN] = OPEN
+    return valued.astype(np.int32)
+
+
+def _write(labels: NDArray[np.int32], mask: Path) -> None:
     with placed(mask) as part:
         tifffile.imwrite(part, labels, compression="zlib", photometric="minisblack")
-    return mask
 
 
 def annotation_of(cases: Sequence[Case], ignore_value: int | None = None, background_value: int = 0) -> Annotation:

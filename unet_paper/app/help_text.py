@@ -38,11 +38,12 @@ TOPICS: dict[str, Topic] = {
         {
             "minutes": "that training may take on this machine",
             "channel": "number or name of the channel to take, or several: [0,2]",
-            "annotation": "what masks hold: instances, one id a cell; binary; either; classes",
+            "annotation": "what masks hold: instances, one id a cell; binary; either; classes; points",
             "out_channels": "number of classes, background included, with classes",
             "ignore_value": "value in masks of pixels that are not annotated",
             "background_value": "value in masks that is background",
             "mask_suffix": "what a mask's name has after its image's",
+            "point_radius": "px around a point of a cell that are sure to be cell",
         },
         {
             "minutes": "30",
@@ -50,6 +51,7 @@ TOPICS: dict[str, Topic] = {
             "out_channels": "2",
             "background_value": "0",
             "mask_suffix": "as found",
+            "point_radius": "by how near points are",
         },
     ),
     "train": Topic(

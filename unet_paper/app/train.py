@@ -4,9 +4,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
 from unet_paper.app.bundle_command import BundleCommand, path_value
 
 CONFIGS = ("train", "data_folder", "best_folder")
+POINTS = "data_points"  # over these, where the check has found points
 CHOSEN = "config.yaml"
 SCORING = "scoring.yaml"
 
@@ -25,7 +28,8 @@ def training(
     own = {"dataset_dir": path_value(folder), "output_dir": path_value(run_folder(folder))}
     chosen = check_folder(folder) / CHOSEN
     ours = [*([chosen] if chosen.is_file() else []), *([] if start is None else [start])]
-    configs: list[str | Path] = [*CONFIGS, *ours, *overlays]
+    by_points = chosen.is_file() and (yaml.safe_load(chosen.read_text("utf-8")) or {}).get("annotation") == "points"
+    configs: list[str | Path] = [*CONFIGS, *([POINTS] if by_points else []), *ours, *overlays]
     return BundleCommand("training", configs, {**own, **settings})
 
 

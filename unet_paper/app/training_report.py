@@ -25,6 +25,16 @@ REPORT = "report.html"
 PICTURES = 24
 # of the record of a training, what has a part of the page for itself
 _ELSEWHERE = ("cells_choice", "start")
+_BY_OUTLINES = (
+    "PQ: F1 times the mean overlap of the cells found; the best network and threshold are chosen by it. F1: of the "
+    "cells, how many were found, and of those found, how many are cells; two are one where they share more than half "
+    "of their common area. SEG: mean overlap of annotated cells."
+)
+_BY_POINTS = (
+    "F1_points: of the points, how many were found, and of the cells found, how many hold a point; a cell counts that "
+    "holds one point and no other. The best network and threshold are chosen by it. How well outlines lie is not "
+    "measured, for points do not tell: look at the pictures."
+)
 
 
 def write(run: Path, command: BundleCommand, check_page: Path | None = None, start: str = "") -> Path:
@@ -51,9 +61,7 @@ def write(run: Path, command: BundleCommand, check_page: Path | None = None, sta
     parts = [
         f"<h1>{escape(run.name)}: {escape(key)} {_number(scores.get(key))} on held-out images</h1>",
         _table({name: _number(value) for name, value in scores.items()}),
-        "<p>PQ: F1 times the mean overlap of the cells found; the best network and threshold are chosen by it. F1: of "
-        "the cells, how many were found, and of those found, how many are cells; two are one where "
-        "they share more than half of their common area. SEG: mean overlap of annotated cells.</p>",
+        f"<p>{_BY_POINTS if key == 'F1_points' else _BY_OUTLINES}</p>",
         "<h2>Go on</h2>",
         *_commands(run, command, check_page),
         *_start(training.get("start"), start),

@@ -20,10 +20,11 @@ from unet_paper.data.notices import Notices
 from unet_paper.data.reader import source_of
 from unet_paper.nearest_cells import two_nearest_distances
 
-Annotation = Literal["binary", "instances", "either", "classes"]
+Annotation = Literal["binary", "instances", "either", "classes", "points"]
 Connectivity = Literal[4, 8]
 
 UNKNOWN = -1
+OPEN = -2  # unknown too, but of an image in which every cell has its point: no cell without one is there
 LARGEST_ID = int(np.iinfo(np.int32).max)
 # of a mask, below which its ids tell nothing about how they were drawn
 _PIXELS_TO_JUDGE = 256
@@ -40,6 +41,8 @@ class InstancesFromAnnotationd(MapTransform):
       kinds.
     - ``"classes"``: the values are classes, 0 the background; every connected component of a class is a cell, with an
       id that says its class (:mod:`unet_paper.classes`). Of two classes this is ``"binary"``.
+    - ``"points"``: masks made of points (:mod:`unet_paper.data.points`): ids of their discs, 0 background, -2 open,
+      which is unknown, and stays -2. A mask without an open pixel is ``"either"``.
 
     What would be learnt wrongly is refused: ids most of which lie in pieces or are thin and lie along others (values
     between two others at the rims of an interpolated mask; classes), several values and no background. A mask that is
@@ -66,7 +69,7 @@ class InstancesFromAnnotationd(MapTransform):
 
     Args:
         keys: key of the annotation, shape (1, H, W).
-        annotation: ``"binary"``, ``"instances"``, ``"either"`` or ``"classes"``.
+        annotation: ``"binary"``, ``"instances"``, ``"either"``, ``"classes"`` or ``"points"``.
         num_classes: background included; more than two need ``"classes"``.
         connectivity: 4 or 8 neighbours make a component of a binary annotation, or of a class.
         markers_key: key of the marker image, shape (1, H, W), 0 or an id per cell; an item without it is taken as fully
@@ -105,7 +108,7 @@ class InstancesFromAnnotationd(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if annotation not in get_args(Annotation):
-            raise ValueError(f"annotation={annotation!r}: choose 'binary', 'instances', 'either' or 'classes'")
+            raise ValueError(f"annotation={annotation!r}: choose one of {', '.join(get_args(Annotation))}")
         check_num_classes(num_classes)
         if num_classes > 2 and annotation != "classes":
             remedy = (
@@ -182,6 +185,8 @@ class InstancesFromAnnotationd(MapTransform):
             instances = self._of_classes(annotation, ignored, source)
             instances[ignored] = UNKNOWN
             return instances
+        if self.annotation == "points" and (left_open := annotation == OPEN).any():
+            return self._of_points(annotation, ignored, left_open, source)
         drawn = self._drawn(annotation, ignored, source)
         values = np.unique(drawn[~ignored])
         if len(values) and values[0] < 0:
@@ -189,7 +194,8 @@ class InstancesFromAnnotationd(MapTransform):
                 f"{source} holds the values {_some(values)}: cells are above 0; say --ignore_value {values[0]} if "
                 "that means unknown"
             )
-        if self.annotation == "binary" or (self.annotation == "either" and np.count_nonzero(values) == 1):
+        either = self.annotation in ("either", "points")
+        if self.annotation == "binary" or (either and np.count_nonzero(values) == 1):
             if np.count_nonzero(values) > 1:
                 raise ValueError(
                     f"{source} holds the values {_some(values)}: annotation='binary' takes 0 and one other; say "
@@ -203,6 +209,21 @@ class InstancesFromAnnotationd(MapTransform):
             self._check_pieces(instances, source)
             self._check_rims(instances, source)
         instances[ignored] = UNKNOWN
+        return instances
+
+    def _of_points(
+        self, annotation: NDArray[np.int64], ignored: NDArray[np.bool_], left_open: NDArray[np.bool_], source: str
+    ) -> NDArray[np.int32]:
+        known = ~(ignored | left_open)
+        drawn = np.where(known & (annotation != self.background_value), annotation, 0)
+        if (drawn < 0).any():
+            raise ValueError(
+                f"{source} holds the value {drawn.min()}: of a mask made of points, cells are above 0 and {OPEN} is "
+                f"left open; say --ignore_value {drawn.min()} if that means unknown"
+            )
+        instances = _within_range(drawn)
+        instances[ignored] = UNKNOWN
+        instances[left_open & ~ignored] = OPEN
         return instances
 
     def _of_classes(self, annotation: NDArray[np.int64], ignored: NDArray[np.bool_], source: str) -> NDArray[np.int32]:

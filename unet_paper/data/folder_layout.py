@@ -10,7 +10,8 @@ Understood are, in this order:
 - images and masks in one folder, told apart by such an ending or beginning.
 
 Annotations are label images or masks, or what :mod:`unet_paper.data.drawn_cells` makes label images of: ROIs of ImageJ
-(``.zip``, ``.roi``); QuPath's GeoJSON (``.geojson``); COCO's JSON (``.json`` that names the images).
+(``.zip``, ``.roi``); QuPath's GeoJSON (``.geojson``); COCO's JSON (``.json`` that names the images); tables of points
+as napari writes them (``.csv``), in such a folder or beside the images, of images that have nothing else.
 """
 
 import logging
@@ -20,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unet_paper.data.datasets import MASK_ENDINGS, natural_order
-from unet_paper.data.drawn_cells import DRAWN, coco_file
+from unet_paper.data.drawing_files import DRAWN, coco_file
 from unet_paper.data.pairs_table import read_pairs
+from unet_paper.data.points import TABLES, is_table
 from unet_paper.data.reader import ZARR, extension, is_image
 
 __all__ = ["AnnotatedImage", "FolderLayout", "find"]
@@ -29,13 +31,14 @@ __all__ = ["AnnotatedImage", "FolderLayout", "find"]
 PICTURES = ("images", "image", "imgs", "img", "raw")
 FOLDERS = (
     *("masks", "labels", "annotations", "mask", "label", "annotation", "rois"),
-    *("segmentation", "segmentations", "gt", "ground_truth", "groundtruth"),
+    *("segmentation", "segmentations", "gt", "ground_truth", "groundtruth", "points"),
 )
+ENDINGS = (*MASK_ENDINGS, "_points")
 BEGINNINGS = ("mask_", "masks_", "label_", "seg_")
 # words in names that tell what a file is, not of what
 _OF_MASKS = {
     *("mask", "masks", "seg", "segmentation", "label", "labels", "annotation", "annotations"),
-    *("gt", "groundtruth", "ground", "truth", "instances", "rois"),
+    *("gt", "groundtruth", "ground", "truth", "instances", "rois", "points"),
 }
 _OF_IMAGES = {"image", "images", "img", "raw", "ome", "cp", "cell", "cells"}
 
@@ -102,7 +105,7 @@ def find(folder: str | Path, mask_suffix: str | None = None) -> FolderLayout:
 def _found(root: Path, inside: Sequence[Path], endings: Sequence[str] | None = None) -> FolderLayout | None:
     """What a folder holds; None where that is no data set."""
     if (root / "pairs.csv").is_file():
-        listed = [AnnotatedImage(image, [mask]) for image, mask in read_pairs(root / "pairs.csv", DRAWN)]
+        listed = [AnnotatedImage(image, [mask]) for image, mask in read_pairs(root / "pairs.csv", (*DRAWN, *TABLES))]
         return FolderLayout(listed, plain=False)
     inside = sorted(
         (path for path in root.iterdir() if path.is_dir() and extension(path) not in ZARR), key=natural_order
@@ -128,11 +131,13 @@ def _found(root: Path, inside: Sequence[Path], endings: Sequence[str] | None = N
 
 def _two_folders(images: Path, drawn: Path, endings: Sequence[str] | None) -> FolderLayout:
     pictures, annotations = _files(images), _files(drawn, DRAWN)
+    annotations += _tables(drawn, pictures, annotations)
     if not pictures:
         raise ValueError(f"{images}: no images in it{_kinds_of(images)}")
     listed = sorted((file for file in drawn.iterdir() if file.suffix.lower() == ".json"), key=natural_order)
     beside = sum(file.is_file() and not file.name.startswith(".") for file in images.parent.iterdir())
-    others = _others(images) + _others(drawn, (*DRAWN, ".json")) + beside
+    tables = sum(file.suffix.lower() in TABLES for file in annotations)
+    others = _others(images) + _others(drawn, (*DRAWN, ".json")) + beside - tables
     if listed and not annotations:
         if {_stem(file) for file in pictures} == {_stem(file) for file in listed}:
             annotations = listed  # a GeoJSON file an image
@@ -192,7 +197,7 @@ def _paired(
 
 def _affixes(endings: Sequence[str] | None) -> list[tuple[str, str]]:
     """What masks' names may have before and after their images'."""
-    return [("", e) for e in endings] if endings else [*(("", e) for e in MASK_ENDINGS), *((b, "") for b in BEGINNINGS)]
+    return [("", e) for e in endings] if endings else [*(("", e) for e in ENDINGS), *((b, "") for b in BEGINNINGS)]
 
 
 def _cores(names: Iterable[str]) -> dict[str, str]:
@@ -228,9 +233,16 @@ def _bowl(folders: Sequence[Path]) -> FolderLayout:
 
 def _one_folder(root: Path, pictures: Path | None, endings: Sequence[str] | None) -> FolderLayout | None:
     """Images and masks side by side in ``root``, or in its folder ``pictures``."""
-    for folder in (root,) if pictures is None else (root, pictures):
+    folders = (root,) if pictures is None else (root, pictures)
+    for folder in folders:
         if (found := _side_by_side(folder, endings)) is not None:
             return found if folder == root else FolderLayout(found.images, False, "", found.other_files)
+    for folder in folders:
+        images = _files(folder)
+        if tables := _tables(folder, images, []):
+            by_name = {name: [file] for name, file in _by_name(tables).items()}
+            pairs, _ = _paired(images, by_name, folder, endings)
+            return FolderLayout(pairs, False, "", _others(folder) - len(tables))
     if pictures is not None:
         raise ValueError(f"{root}: images, but no {', '.join(FOLDERS[:2])} or {FOLDERS[2]} beside them")
     return None
@@ -287,6 +299,18 @@ def _files(folder: Path, drawn: Iterable[str] = ()) -> list[Path]:
     taken = [f for f in folder.iterdir() if not f.name.startswith(".")]
     drawings = (f for f in taken if f.suffix.lower() in kinds and f.is_file())
     return sorted((*filter(is_image, taken), *drawings), key=natural_order)
+
+
+def _tables(folder: Path, pictures: Sequence[Path], annotations: Sequence[Path]) -> list[Path]:
+    """Tables of points in a folder, each of an image that has no other annotation there."""
+    names, taken = {_stem(file) for file in pictures}, {_without_ending(_stem(file)) for file in annotations}
+    found = [file for file in folder.iterdir() if not file.name.startswith(".") and is_table(file)]
+    wanted = [file for file in found if _without_ending(_stem(file)) in names - taken]
+    return sorted(wanted, key=natural_order)
+
+
+def _without_ending(name: str) -> str:
+    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)
 
 
 def _others(folder: Path, drawn: Iterable[str] = ()) -> int:

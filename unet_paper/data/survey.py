@@ -17,7 +17,7 @@ from monai.transforms import EnsureChannelFirst, LoadImage
 from numpy.typing import NDArray
 from skimage import measure
 
-from unet_paper.data.annotation import Annotation, InstancesFromAnnotationd, is_inverted
+from unet_paper.data.annotation import OPEN, Annotation, InstancesFromAnnotationd, is_inverted
 from unet_paper.data.datasets import Case
 from unet_paper.data.notices import Progress
 from unet_paper.data.outline_fit import BY_CHANCE, best_turn, outline_fit
@@ -67,6 +67,7 @@ class ImageFacts:
         largest_id: of the mask's cells, as in the file.
         turn: orientation (of ``photometric.upright``) in which the mask would lie on the edges; 1 where it does, or
             where it does in none.
+        pointed: whether its cells are points, which have no size.
     """
 
     image: str
@@ -99,6 +100,7 @@ class ImageFacts:
     corner_value: int = 0
     largest_id: int = 0
     turn: int = 1
+    pointed: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Survey:
         ignore_value, background_value: of the masks that mean unknown, and background.
         num_classes: of pixels, background included.
         unreadable: images that cannot be read, and why.
+        spacing: px, how far points are apart where they lie densest: of cells that touch, as far as they are wide. It
+            stands for the diameters where all cells are points.
     """
 
     images: Sequence[ImageFacts]
@@ -121,11 +125,21 @@ class Survey:
     background_value: int = 0
     num_classes: int = 2
     unreadable: Sequence[tuple[str, str]] = ()
+    spacing: float | None = None
     diameters: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
-        areas = np.array([area for image in self.images for area in image.whole_areas or image.areas], float)
+        outlined = [image for image in self.images if not image.pointed]
+        areas = np.array([area for image in outlined for area in image.whole_areas or image.areas], float)
+        if not len(areas):
+            # of a single point, nothing
+            areas = np.full(self.cells, np.pi * (self.spacing or 20.0) ** 2 / 4)
         object.__setattr__(self, "diameters", np.sort(2 * np.sqrt(areas / np.pi)))
+
+    @property
+    def sizes_known(self) -> bool:
+        """Whether cells are outlined anywhere."""
+        return any(image.areas and not image.pointed for image in self.images)
 
     @property
     def transform(self) -> InstancesFromAnnotationd:
@@ -166,6 +180,7 @@ def survey(
     background_value: int = 0,
     num_classes: int = 2,
     other_files: int = 0,
+    spacing: float | None = None,
 ) -> Survey:
     """Look at every image and mask once.
 
@@ -174,6 +189,7 @@ def survey(
         annotation, channel, ignore_value, background_value: the settings of training of the same names.
         num_classes: its ``out_channels``.
         other_files: how many there are that are neither.
+        spacing: of points, see :class:`Survey`.
 
     Raises:
         ValueError: none of the images can be read. A mask that cannot be used is an ``ImageFacts.trouble``.
@@ -189,7 +205,7 @@ def survey(
         progress.step()
     if not images:
         raise ValueError(unreadable[0][1] if unreadable else "no images")
-    return Survey(images, annotation, other_files, ignore_value, background_value, num_classes, unreadable)
+    return Survey(images, annotation, other_files, ignore_value, background_value, num_classes, unreadable, spacing)
 
 
 def _transform(
@@ -206,7 +222,7 @@ class LoadedCase(NamedTuple):
     Attributes:
         pixels: the image, (C, H, W), as in the file; grey in three equal channels is one.
         dtype: of the file.
-        cells: (H, W), -1 unknown.
+        cells: (H, W), -1 unknown, -2 open.
         drawn: the mask as in the file.
         trouble: why it cannot be used, where it cannot: then no pixel is a cell.
         stored_channels, channel_names: see :class:`ImageFacts`.
@@ -260,7 +276,9 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
     areas = columns["area_px"]
     inside = ~touching_border(columns, cells.shape)
     known = cells >= 0
-    own, best, shift = outline_fit(grey, cells)
+    pointed = bool((cells == OPEN).any())
+    # discs lie on no edges
+    own, best, shift = outline_fit(grey, np.zeros_like(cells) if pointed else cells)
     pieces, specks = _pieces(cells, areas)
     image_hash, label_hash = _hashes(pixels, cells)
     return ImageFacts(
@@ -281,7 +299,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         touching=len(np.unique(neighbour_pairs(np.maximum(cells, 0)))),
         in_pieces=pieces,
         specks=specks,
-        inverted=is_inverted(cells),
+        inverted=is_inverted(cells) and not pointed,
         outline=own,
         best_outline=best,
         best_shift=shift,
@@ -294,6 +312,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         corner_value=_of_corners(drawn),
         largest_id=int(drawn[cells > 0].max(initial=0)),
         turn=best_turn(grey, cells) if own < BY_CHANCE else 1,
+        pointed=pointed,
     )
 
 

@@ -9,6 +9,7 @@ from unet_paper.metrics.f1 import f1
 from unet_paper.metrics.iou import iou
 from unet_paper.metrics.panoptic_quality import panoptic_quality
 from unet_paper.metrics.pixel_error import pixel_error
+from unet_paper.metrics.point_f1 import point_f1
 from unet_paper.metrics.rand_error import rand_error
 from unet_paper.metrics.v_rand import v_info, v_rand
 from unet_paper.metrics.warping_error import warping_error
@@ -21,6 +22,7 @@ __all__ = [
     "op_csb",
     "panoptic_quality",
     "pixel_error",
+    "point_f1",
     "rand_error",
     "v_info",
     "v_rand",

@@ -42,6 +42,7 @@ from unet_paper.metrics.f1 import f1_counts
 from unet_paper.metrics.iou import iou_counts
 from unet_paper.metrics.panoptic_quality import panoptic_counts
 from unet_paper.metrics.pixel_error import pixel_error_from_statistics, pixel_error_statistics
+from unet_paper.metrics.point_f1 import point_f1_counts
 from unet_paper.metrics.rand_error import rand_error_from_statistics, rand_error_statistics
 from unet_paper.metrics.v_rand import (
     v_info_from_statistics,
@@ -61,6 +62,7 @@ __all__ = [
     "IoU",
     "OfClasses",
     "PixelError",
+    "PointF1",
     "RandError",
     "VInfo",
     "VRand",
@@ -467,6 +469,22 @@ class PQ(OfClasses):
         """PQ of the summed counts; not defined without an annotated cell, as F1 is not."""
         overlap, found, annotated = rows.sum(axis=0)
         return float(2 * overlap / (found + annotated)) if annotated else float("nan")
+
+
+class PointF1(ImageRowsMetric):
+    """F1 of points found (:func:`unet_paper.metrics.point_f1.point_f1`) by predicted cells (1, H, W)."""
+
+    channels = 1
+    row_shape = (3,)
+
+    def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
+        """Matches, predicted cells, annotated cells."""
+        return np.array(point_f1_counts(prediction[0], reference), dtype=np.float64)
+
+    def score(self, rows: Statistics) -> float:
+        """F1 of the summed counts; not defined without an annotated cell, as F1 is not."""
+        matched, found, annotated = rows.sum(axis=0)
+        return float(2 * matched / (found + annotated)) if annotated else float("nan")
 
 
 def by_class(names: Sequence[str], **metrics: Callable[..., ImageRowsMetric]) -> dict[str, IgniteMetricHandler]:

@@ -21,6 +21,7 @@ from unet_paper.instances import PRESETS, Settings
 from unet_paper.metrics.ctc import ObjectScore, ctc_seg_objects
 from unet_paper.metrics.em_inputs import RULES
 from unet_paper.metrics.monai_metrics import pairs_by_class
+from unet_paper.metrics.point_f1 import holds_one
 from unet_paper.metrics.warping_error import TopologicalError, topological_errors
 from unet_paper.running import checkpoint, engines, figures, logbook
 from unet_paper.running.placement import placed
@@ -159,14 +160,42 @@ def objects_figure(case: Mapping[str, Array], title: str = "", *, field_of_inter
     return figure
 
 
+def points_figure(case: Mapping[str, Array], title: str = "") -> Figure:
+    """Points over the image, found or missed, and outlines of the predicted cells; no overlap, for none is known.
+
+    Args:
+        case: ``image``, ``cells`` and ``instances``, each (1, H, W); -2 in the last is open.
+        title: written above.
+    """
+    cells, instances = case["cells"][0].astype(np.int64), case["instances"][0].astype(np.int64)
+    counted, single, held = holds_one(cells, instances)
+    annotated = np.unique(instances[instances > 0])
+    painted = _grey(case["image"][0])
+    found = np.isin(instances, held)
+    for mask, colour in ((instances == -1, UNKNOWN), (found, MATCHED), ((instances > 0) & ~found, MISSED)):
+        painted[mask] = (0.35 * painted[mask] + 0.65 * np.array(colour)).astype(np.uint8)
+    outline = (cells > 0) & (ndimage.minimum_filter(cells, 3) != ndimage.maximum_filter(cells, 3))
+    painted[outline & np.isin(cells, single)] = MATCHED
+    painted[outline & ~np.isin(cells, single)] = UNMATCHED
+    names = (
+        (MATCHED, f"found: {len(held)}"),
+        (MISSED, f"missed: {len(annotated) - len(held)}"),
+        (UNMATCHED, f"cells that hold no point or several: {len(counted) - len(single)}"),
+        (UNKNOWN, "unknown"),
+    )
+    handles = [Patch(color=_hex(colour), label=label) for colour, label in names]
+    return _figure(painted, f"{title}  points found, each by a cell of its own", handles)
+
+
 class ErrorMaps:
     """Handler of an evaluator that draws where each case goes wrong, one PNG a case.
 
-    A binary annotation, as of membranes, gets its topological errors; drawn instances get the match of each.
+    A binary annotation, as of membranes, gets its topological errors; drawn instances get the match of each; points say
+    which of them were found.
 
     Args:
         folder: where the pictures go.
-        annotation: ``"binary"``, ``"instances"`` or ``"classes"``, see ``annotation.InstancesFromAnnotationd``.
+        annotation: see ``annotation.InstancesFromAnnotationd``.
         cells_preset: post-processing in ``instances.PRESETS``, or its settings themselves: threshold and field of
             interest hold here too.
     """
@@ -187,6 +216,8 @@ class ErrorMaps:
             case = {key: output[key].detach().cpu().numpy() for key in keys}
             if self.annotation == "binary":
                 figure = topology_figure(case, name, threshold=self.settings["threshold"])
+            elif self.annotation == "points":
+                figure = points_figure(case, name)
             else:
                 figure = objects_figure(case, name, field_of_interest=self.settings["field_of_interest"])
             figures.save_figure(figure, self.folder / f"{name}.png")

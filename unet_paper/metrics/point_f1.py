@@ -1,0 +1,85 @@
+r"""F1 of cells found where annotations are points: which of them were found, each by a cell of its own.
+
+A point has no outline, so that no overlap can be measured: what is scored is detection alone. A predicted cell holds an
+annotated one if it covers more than half of what is known of it, the disc around its point, as the Cell Tracking
+Challenge takes a marker for found (Matula et al. 2015, doi:10.1371/journal.pone.0144959).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_paper.metrics.ctc import LabelImages, check_label_image
+
+__all__ = ["point_f1", "point_f1_counts"]
+
+
+def point_f1(predictions: LabelImages, references: LabelImages) -> float:
+    r"""F1 of predicted cells that hold one annotated cell and no other.
+
+    .. math:: \mathrm{F1} = \frac{2\,TP}{P + G}
+
+    TP are the predicted cells that hold exactly one annotated cell, P all predicted ones, G all annotated ones: a cell
+    that holds none is one too many, one that holds two has joined them, and both of these are missed. Every cell has
+    its point, so that cells in the open (-2 in the reference) count; a predicted cell of which more than half is
+    unknown (-1) does not.
+
+    Args:
+        predictions: label images (H, W), 0 is background; a sequence of them or a single one.
+        references: as many images of the same shapes; -1 is unknown, -2 left open between points.
+
+    Returns:
+        The score of all frames together, in [0, 1], higher is better; NaN if there is no cell anywhere.
+
+    Raises:
+        ValueError: images that are no label images, of other shapes, or of another number.
+
+    Example:
+        >>> point_f1(np.array([[1, 1, 0, 3, 3, 3]]), np.array([[-2, 5, 0, 6, -2, 7]]))
+        0.4
+    """
+    matched, found, annotated = point_f1_counts(predictions, references)
+    return 2 * matched / (found + annotated) if found + annotated else float("nan")
+
+
+def point_f1_counts(predictions: LabelImages, references: LabelImages) -> tuple[int, int, int]:
+    """Numbers of matches, of predicted and of annotated cells of :func:`point_f1`, summed over all frames.
+
+    Args, Raises: as for :func:`point_f1`.
+    """
+    pairs = [
+        [
+            check_label_image(f"{name}[{number}]", np.asarray(image), lowest=lowest).astype(np.int64)
+            for number, image in enumerate([images] if isinstance(images, np.ndarray) and images.ndim == 2 else images)
+        ]
+        for name, images, lowest in (("predictions", predictions, 0), ("references", references, -2))
+    ]
+    if [image.shape for image in pairs[0]] != [image.shape for image in pairs[1]]:
+        raise ValueError("predictions and references: as many images of the same shapes are needed, in the same order")
+    counts = [_frame(*pair) for pair in zip(*pairs, strict=True)]
+    matched, found, annotated = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
+    return matched, found, annotated
+
+
+def holds_one(
+    prediction: NDArray[np.int64], reference: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Predicted cells that count, those of them that hold one annotated cell and no other, and the cells these hold.
+
+    Args:
+        prediction, reference: label images of one frame, see :func:`point_f1`.
+    """
+    ids, whole = np.unique(prediction[prediction > 0], return_counts=True)
+    unknown = np.bincount(np.searchsorted(ids, prediction[(prediction > 0) & (reference == -1)]), minlength=len(ids))
+    cells, areas = np.unique(reference[reference > 0], return_counts=True)
+    both = (prediction > 0) & (reference > 0)
+    pairs, shared = np.unique(np.stack((prediction[both], reference[both])), axis=1, return_counts=True)
+    held = 2 * shared > areas[np.searchsorted(cells, pairs[1])]
+    holders, many = np.unique(pairs[0][held], return_counts=True)
+    counted = ids[2 * unknown <= whole]
+    single = np.intersect1d(holders[many == 1], counted)
+    return counted, single, pairs[1][held & np.isin(pairs[0], single)]
+
+
+def _frame(prediction: NDArray[np.int64], reference: NDArray[np.int64]) -> tuple[int, int, int]:
+    counted, single, _ = holds_one(prediction, reference)
+    return len(single), len(counted), len(np.unique(reference[reference > 0]))
