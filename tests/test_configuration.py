@@ -126,3 +126,13 @@ def test_a_block_is_known_to_one_side_only() -> None:
     assert (known[0] ^ known[1]).all()
     assert known[1].sum() == 16
     np.testing.assert_array_equal(HoldOutBlockd()({"label": labels})["label"], labels)
+
+
+def test_a_block_lies_across_cells_that_are_all_in_one_corner() -> None:
+    labels = np.zeros((1, 64, 64), np.int32)
+    labels[0, 2:10, 2:10], labels[0, 2:10, 14:22], labels[0, 14:22, 2:10], labels[0, 14:22, 14:22] = 1, 2, 3, 4
+    seen = {side: HoldOutBlockd()({"label": labels, "block": side})["label"] for side in ("training", "validation")}
+    assert (seen["validation"] >= 0).sum() == 32 * 32
+    shares = [int((seen[side] > 0).sum()) for side in ("training", "validation")]
+    assert sum(shares) == 256
+    assert 32 <= shares[1] <= 96  # a fourth, but for half a cell

@@ -168,6 +168,14 @@ def twice_turned(root: Path) -> None:
     write(root, 9, np.ascontiguousarray(image), np.where(ids, 9 - ids, 0).astype(np.uint8))
 
 
+def half_not_looked_at(root: Path) -> None:
+    """A value for what nobody annotated, of which neither check nor training was told."""
+    for number in range(6):
+        ids = read(root, number)
+        ids[60:] = 255
+        write(root, number, ids=ids)
+
+
 def twelve_bits(root: Path) -> None:
     for number in (1, 4):
         image, _ = picture(number)
@@ -216,6 +224,7 @@ def damaged(root: Path) -> None:
         (mirrored, ["mask is turned"]),
         (transposed, ["mask is turned"]),
         (twice_turned, ["image is there twice"]),
+        (half_not_looked_at, ["cell as large as a part of the image"]),
         (twelve_bits, ["types differ"]),
         (one_in_colour, ["numbers of channels differ"]),
         (smooth_photograph, ["mask is a photograph"]),

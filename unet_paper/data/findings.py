@@ -76,6 +76,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _inverted(found),
         _empty(found),
         _duplicates(found),
+        _giants(found),
         _pieces(found),
         _specks(found),
         _types(found),
@@ -259,6 +260,25 @@ def _duplicates(found: Survey) -> Iterator[Finding]:
                 "held out, scores are too good",
                 "keep one; training turns and mirrors images by itself",
             )
+
+
+def _giants(found: Survey) -> Iterator[Finding]:
+    """What is no cell but a part of the image: not looked at, or background of a second kind."""
+    usual = float(np.median([area for image in found.images for area in image.areas] or [0]))
+    giants: dict[int, list[ImageFacts]] = defaultdict(list)
+    for image in found.images:
+        largest = max(image.areas, default=0)
+        at_border = largest > max(image.whole_areas, default=0)
+        # cells that are whole differ by ten times within one set
+        if at_border and largest > max(10 * usual, 0.2 * image.shape[0] * image.shape[1]) and not image.inverted:
+            giants[image.widest_id].append(image)
+    for value, images in giants.items():
+        yield Finding(
+            "cell as large as a part of the image",
+            [image.label for image in images],
+            f"a cell, of value {value} in the mask, is over 10 times as large as the usual one ({usual:.0f} px)",
+            f"say --ignore_value {value} in check and train, if that means unknown; erase it, if it is background",
+        )
 
 
 def _pieces(found: Survey) -> Iterator[Finding]:

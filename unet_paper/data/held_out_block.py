@@ -16,7 +16,8 @@ class HoldOutBlockd(MapTransform):
     """Make a quarter of an image unknown to training, and the rest unknown to validation.
 
     The quarter is that of the image's four whose share of the cells is nearest to a fourth, so that there is something
-    to score in it and to learn outside. Training sees its grey values, but neither learns nor is scored there.
+    to score in it and to learn outside; where all cells lie in one of the four, a block of that size lies across them.
+    Training sees its grey values, but neither learns nor is scored there.
 
     An item without a ``block`` (``training`` or ``validation``, see ``data.datasets.folder``) stays as it is.
 
@@ -57,14 +58,22 @@ def held_out_block(instances: NDArray[Any]) -> NDArray[np.bool_]:
     height, width = instances.shape
     halves = [(slice(0, height // 2), slice(height // 2, height)), (slice(0, width // 2), slice(width // 2, width))]
     quarters = [(rows, columns) for rows in halves[0] for columns in halves[1]]
-    inside_of = [int(np.count_nonzero(instances[quarter] > 0)) for quarter in quarters]
-    cells = sum(inside_of)
+    cells = int(np.count_nonzero(instances > 0))
     # there must be something to score in it, and something to learn outside; if not both, something to learn
-    whole = [quarter for quarter in range(4) if 0 < inside_of[quarter] < cells]
-    if whole:
-        chosen = min(whole, key=lambda quarter: abs(inside_of[quarter] - cells / 4))
+    for blocks in (quarters, _across(height, width)):
+        inside_of = [int(np.count_nonzero(instances[block] > 0)) for block in blocks]
+        whole = [number for number, count in enumerate(inside_of) if 0 < count < cells]
+        if whole:
+            chosen = blocks[min(whole, key=lambda number: abs(inside_of[number] - cells / 4))]
+            break
     else:
-        chosen = min(range(4), key=lambda quarter: inside_of[quarter])
+        chosen = min(quarters, key=lambda block: int(np.count_nonzero(instances[block] > 0)))
     inside = np.zeros(instances.shape, bool)
-    inside[quarters[chosen]] = True
+    inside[chosen] = True
     return inside
+
+
+def _across(height: int, width: int) -> list[tuple[slice, slice]]:
+    """Blocks of half the height and width all over an image."""
+    starts = [range(0, side - side // 2 + 1, max(1, side // 16)) for side in (height, width)]
+    return [(slice(top, top + height // 2), slice(left, left + width // 2)) for top in starts[0] for left in starts[1]]

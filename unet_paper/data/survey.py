@@ -65,6 +65,7 @@ class ImageFacts:
         channel_names: as the file has them.
         corner_value: of the mask, that most of its corners have.
         largest_id: of the mask's cells, as in the file.
+        widest_id: of its cell with most pixels, as in the file.
         turn: orientation (of ``photometric.upright``) in which the mask would lie on the edges; 1 where it does, or
             where it does in none.
         pointed: whether its cells are points, which have no size.
@@ -99,6 +100,7 @@ class ImageFacts:
     channel_names: tuple[str, ...] = ()
     corner_value: int = 0
     largest_id: int = 0
+    widest_id: int = 0
     turn: int = 1
     pointed: bool = False
 
@@ -311,6 +313,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         channel_names=names,
         corner_value=_of_corners(drawn),
         largest_id=int(drawn[cells > 0].max(initial=0)),
+        widest_id=int(drawn[cells == columns["id"][areas.argmax()]][0]) if len(areas) else 0,
         turn=best_turn(grey, cells) if own < BY_CHANCE else 1,
         pointed=pointed,
     )
