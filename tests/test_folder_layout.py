@@ -211,6 +211,7 @@ def test_a_table_of_pairs(content: bytes, tmp_path: Path) -> None:
         ([f"{x}/{y}/{z}.png" for x in "xy" for y in ("images", "masks") for z in "ab"], r"x \(2 images\) and .*y \(2"),
         (["1/images/a.png", "1/masks/a.png", "2/images/b.png"], "2: no masks in it"),
         (["1/images/a.png", "1/masks/a.png", "2/masks/b.png"], "2: no images in it"),
+        (["images/w1/a.png", "masks/w1/a.png"], "1 folders, which are not looked into: list the pairs in .*pairs.csv"),
         (["images/a.png", "masks/b.png"], "no annotation for image a"),
         (["images/a.png", "masks/a.png", "masks/b.png"], "no image for b"),
         (["a.png"], "no images with masks found"),

@@ -26,7 +26,7 @@ from unet_paper.app.pace import seconds_per_step
 from unet_paper.app.train import CHOSEN, SCORING, check_folder
 from unet_paper.data import folder_layout
 from unet_paper.data.annotation import Annotation
-from unet_paper.data.findings import UNUSABLE, Finding, case_of, findings, grouped
+from unet_paper.data.findings import UNUSABLE, Finding, case_of, findings, grouped, shown
 from unet_paper.data.folder_layout import FolderLayout
 from unet_paper.data.outline_fit import outline_fit
 from unet_paper.data.reader import Channel
@@ -156,16 +156,8 @@ def _no_cell(folder: Path, suspicions: Sequence[Finding]) -> str:
 
 
 def _line(finding: Finding) -> str:
-    return f"  {finding.kind}: {_shown(finding.files)}{finding.what}; {finding.remedy}"
-
-
-def _shown(files: Sequence[str]) -> str:
-    """The first files of a finding, by as much of their paths as tells them apart."""
-    names = [Path(file).name for file in files]
-    if len(set(names)) < len(set(files)):
-        names = ["/".join(Path(file).parts[-3:]) for file in files]
-    shown = list(dict.fromkeys(names))
-    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "") + (": " if shown else "")
+    files = f"{shown(finding.files, 3)}: " if finding.files else ""
+    return f"  {finding.kind}: {files}{finding.what}; {finding.remedy}"
 
 
 @contextmanager

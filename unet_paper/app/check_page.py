@@ -16,7 +16,7 @@ from skimage.segmentation import find_boundaries
 
 from unet_paper.app.configuration import Configuration
 from unet_paper.data.annotation import OPEN, UNKNOWN
-from unet_paper.data.findings import Finding, case_of
+from unet_paper.data.findings import Finding, case_of, shown
 from unet_paper.data.reader import Channel
 from unet_paper.data.survey import ImageFacts, Survey, load_case
 from unet_paper.weight_map import separation_border, weight_map
@@ -37,7 +37,7 @@ table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:le
 .fine{background:#e9f6ec;border-left:4px solid #2e8b57;padding:.5rem .8rem}
 .grid{display:flex;flex-wrap:wrap;gap:10px}figure{margin:0;width:220px}figcaption{font-size:12px;color:#555;
 overflow-wrap:anywhere}img{max-width:100%}code{background:#f3f3f3;padding:0 .2rem}.why{color:#555}
-pre{white-space:pre-wrap}"""
+pre{white-space:pre-wrap}pre,td{overflow-wrap:anywhere}"""
 
 
 def page(
@@ -117,10 +117,8 @@ def outlined(image: NDArray[Any], cells: NDArray[Any], width: int = _WIDTH) -> N
 
 
 def _finding(finding: Finding) -> str:
-    files = ", ".join(escape(Path(file).name) for file in finding.files[:6])
-    more = f" and {len(finding.files) - 6} more" if len(finding.files) > 6 else ""
-    where = f"<br><small>{files}{more}</small>" if files else ""
-    said = f"<b>{escape(finding.kind)}</b>: {escape(finding.what)}. {escape(finding.remedy)}.{where}"
+    where = f"<br><small>{escape(shown(finding.files, 6))}</small>" if finding.files else ""
+    said = f"<b>{escape(finding.kind)}</b>: {escape(finding.what)}; {escape(finding.remedy)}.{where}"
     return f'<div class="finding">{said}</div>'
 
 
@@ -204,9 +202,10 @@ def _pictures(found: Survey, findings: Sequence[Finding], channel: Channel | Non
     suspicious = {file for finding in findings for file in finding.files}
     order = sorted(found.images, key=lambda image: not ({image.image, image.label} & suspicious))
     parts = ['<div class="grid">']
+    several = len({Path(image.image).name for image in found.images}) < len(found.images)
     for image in order[:THUMBNAILS]:
         loaded = load_case(case_of(image), transform, channel)
-        parts.append(_figure(embedded(outlined(loaded.pixels, loaded.cells)), _caption(image)))
+        parts.append(_figure(embedded(outlined(loaded.pixels, loaded.cells)), _caption(image, several)))
     parts.append("</div>")
     if len(order) > THUMBNAILS:
         parts.append(f"<p>{len(order) - THUMBNAILS} more images are not shown.</p>")
@@ -223,8 +222,9 @@ def _pictures(found: Survey, findings: Sequence[Finding], channel: Channel | Non
     return parts
 
 
-def _caption(image: ImageFacts) -> str:
-    return f"{Path(image.image).name}: {len(image.areas)} cells"
+def _caption(image: ImageFacts, several: bool) -> str:
+    """By its name, or, where several have one, the end of its path."""
+    return f"{'/'.join(Path(image.image).parts[-3 if several else -1 :])}: {len(image.areas)} cells"
 
 
 def _figure(source: str, caption: str) -> str:

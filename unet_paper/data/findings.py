@@ -8,6 +8,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from unet_paper.data.outline_fit import BY_CHANCE, ON_THE_EDGES
 from unet_paper.data.pixel_size import TOLERANCE
 from unet_paper.data.survey import ImageFacts, Survey
 
-__all__ = ["UNUSABLE", "Finding", "case_of", "findings", "grouped", "no_case"]
+__all__ = ["UNUSABLE", "Finding", "case_of", "findings", "grouped", "no_case", "shown"]
 
 _PHOTOGRAPH, _NO_MASK = "mask is a photograph", "mask cannot be used"
 _NO_IMAGE, _CHANNELS = "image cannot be read", "numbers of channels differ"
@@ -373,6 +374,20 @@ def _other_files(found: Survey) -> Iterator[Finding]:
             f"{found.other_files} files are of kinds that are not taken; {len(found.images)} images are",
             "right if they are not images; others are converted first, see docs/images.md",
         )
+
+
+def shown(files: Sequence[str], limit: int) -> str:
+    """The first files, each once, by as much of their paths as tells them apart.
+
+    >>> shown(["a/images/n.png", "a/masks/n.png", "a/images/m.png"], 2), shown(["a/n.png", "a/m.png"], 2)
+    ('a/images/n.png, a/masks/n.png and 1 more', 'n.png, m.png')
+    """
+    each = list(dict.fromkeys(files))
+    names = [Path(file).name for file in each]
+    if len(set(names)) < len(names):
+        names = ["/".join(Path(file).parts[-3:]) for file in each]
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def no_case(one: AnnotatedImage, why: str, image_is_read: bool) -> Finding:

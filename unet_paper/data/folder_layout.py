@@ -133,7 +133,9 @@ def _two_folders(images: Path, drawn: Path, endings: Sequence[str] | None) -> Fo
     pictures, annotations = _files(images), _files(drawn, DRAWN)
     annotations += _tables(drawn, pictures, annotations)
     if not pictures:
-        raise ValueError(f"{images}: no images in it{_kinds_of(images)}")
+        inside = sum(path.is_dir() for path in images.iterdir())
+        deeper = f"; {inside} folders, which are not looked into: list the pairs in {images.parent / 'pairs.csv'}"
+        raise ValueError(f"{images}: no images in it{_kinds_of(images)}{deeper if inside else ''}")
     listed = sorted((file for file in drawn.iterdir() if file.suffix.lower() == ".json"), key=natural_order)
     beside = sum(file.is_file() and not file.name.startswith(".") for file in images.parent.iterdir())
     tables = sum(file.suffix.lower() in TABLES for file in annotations)
