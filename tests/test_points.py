@@ -19,6 +19,7 @@ from unet_paper.app.folder_cases import cases_of
 from unet_paper.data import folder_layout, phantom
 from unet_paper.data.annotation import InstancesFromAnnotationd
 from unet_paper.data.drawn_cells import label_image
+from unet_paper.data.held_out_block import HoldOutBlockd
 from unet_paper.data.points import disc_radius, is_table, point_labels, read_table
 from unet_paper.data.reader import LabelReader
 from unet_paper.metrics import f1, point_f1
@@ -289,6 +290,47 @@ def test_a_point_is_found_by_a_cell_that_holds_no_other() -> None:
         f1(one_each, reference)
     with pytest.raises(ValueError, match="same shapes"):
         point_f1(one_each, reference[:, :4])
+
+
+def test_points_that_say_nothing_leave_an_image_open(tmp_path: Path) -> None:
+    """And do not make all of it background."""
+    image(tmp_path / "images" / "a.png")
+    (tmp_path / "masks").mkdir()
+    roifile.roiwrite(tmp_path / "masks" / "a.zip", [point_roi([CELLS[0]], "Ignore")])
+    assert (drawn(tmp_path) == -2).all()
+
+
+def test_a_held_out_block_is_scored_alone() -> None:
+    """Of few images a quarter is held out: cells found in the rest, where no point is to be seen, are no mistakes."""
+    instances = np.full((8, 8), -2)
+    instances[1, 1], instances[1, 6], instances[6, 1], instances[6, 6] = 1, 2, 3, 4
+    (block,) = HoldOutBlockd("label")({"label": instances[None], "block": "validation"})["label"]
+    assert (block == -1).sum() == 48
+    everywhere = instances.clip(0)
+    assert point_f1(everywhere, block) == 1
+    assert point_f1(everywhere, instances) == 1
+
+
+def test_areas_to_ignore_are_unknown_in_training_without_being_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check, "seconds_per_step", lambda *_: 1.0)
+    (tmp_path / "set" / "masks").mkdir(parents=True)
+    for name in ("a", "b"):
+        image(tmp_path / "set" / "images" / f"{name}.png", (40, 40))
+        boxes = {"": (2, 2, 12, 12), "2": (20, 20, 30, 32), "ignore": (0, 33, 40, 40)}
+        rois = [
+            roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, name=kind, left=left, top=top, right=right, bottom=bottom)
+            for kind, (left, top, right, bottom) in boxes.items()
+        ]
+        roifile.roiwrite(tmp_path / "set" / "masks" / f"{name}.zip", rois)
+    assert main(["check", "set"]) == 0
+    chosen = yaml.safe_load(Path("runs/checks/set/config.yaml").read_text())
+    assert (chosen["annotation"], chosen["ignore_value"]) == ("instances", -1)
+    report = json.loads(Path("runs/checks/set/check.json").read_text())
+    assert report["summary"]["cells"] == 4
+    assert report["images"][0]["unknown"] == pytest.approx(7 / 40)
 
 
 @pytest.fixture

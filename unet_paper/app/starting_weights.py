@@ -323,7 +323,7 @@ def _subject(place: Path, settings: Mapping[str, str], overlays: Sequence[Path],
         "images": images,
         "configs": [checkpoint.sha256(path) for path in files],
         "settings": {name: value for name, value in sorted(settings.items()) if name not in _OF_A_RUN},
-        "releases": [[release.name, checkpoint.sha256(release.weights)] for release in fitting],
+        "releases": [[str(release.weights.resolve()), checkpoint.sha256(release.weights)] for release in fitting],
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skimage.draw import polygon2mask
 
 from unet_paper.data.page import Layout
-from unet_paper.data.points import BACKGROUND, CELL, TABLES, Point, meaning_of, read_table, refuse_twins
+from unet_paper.data.points import CELL, TABLES, Point, meaning_of, read_table, refuse_twins
 from unet_paper.data.reader import LabelReader, extension
 
 __all__ = ["DRAWN", "Drawing", "coco_file", "drawings"]
@@ -99,10 +99,9 @@ def drawings(annotation: Sequence[Path], image: Path, known: Layout) -> tuple[li
             )
         if one.parts:
             drawn += (area._replace(meaning=one.meaning) for area in _filled(one.parts, one.page, shape, file))
-        if one.meaning in (CELL, BACKGROUND):
-            # a place within a pixel is that pixel
-            places = np.floor(one.points).astype(np.int64)
-            points += [Point(one.page, int(y), int(x), one.meaning) for x, y in places]
+        # a place within a pixel is that pixel
+        places = np.floor(one.points).astype(np.int64)
+        points += [Point(one.page, int(y), int(x), one.meaning) for x, y in places]
     _check_points(points, file, image, known)
     return drawn, points
 

@@ -42,7 +42,7 @@ Places = NDArray[np.int64]
 
 
 class Point(NamedTuple):
-    """A point of an annotation: the pixel that it lies in, and what it says, a cell or background."""
+    """A point of an annotation: the pixel that it lies in, and what it says: a cell, background, or nothing."""
 
     page: int
     row: int
