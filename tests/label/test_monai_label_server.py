@@ -518,3 +518,4 @@ def test_the_stock_app_trains_publishes_and_infers_with_an_archive_alone(
         assert after.tobytes() != before
     finally:
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=60)
