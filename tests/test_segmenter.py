@@ -84,7 +84,7 @@ def test_the_table_has_the_pixel_size_and_no_probability_unless_asked(segmenter:
     [
         (np.zeros(5, np.uint8), r"shape \(5,\): \(H, W\)"),
         (np.zeros((40, 40, 1), np.uint8), "no channel 1; it has 1"),
-        (np.full((40, 40), 5000, np.uint16), "5000, expected 0 to 4095"),
+        (np.full((40, 40), 9000, np.uint16), "9000, expected 0 to 4095"),
         (np.full((40, 40), np.nan, np.float32), "NaN"),
     ],
 )
