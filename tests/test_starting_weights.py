@@ -135,6 +135,26 @@ def test_of_two_releases_the_nearest_is_tried_and_kept(
 
 
 @pytest.mark.usefixtures("here")
+def test_of_a_deeper_release_the_upper_levels_are_tried(released: list[Released], good: Path) -> None:
+    released.append(Released("good", good, TERMS))
+    start, said = chosen({**SETTINGS, **STEPS, "features": "[4, 8]", "tile_size": "84", "logging_file": "False"})
+    assert start is not None
+    assert "after 51 steps" in said
+
+
+def test_upper_levels_are_those_of_the_deeper_network() -> None:
+    """The weights that the shallower network has are the deeper one's of the same resolution."""
+    torch.manual_seed(2)
+    deep, shallow = UNet(features=[2, 4, 8, 16]), UNet(features=[2, 4])
+    shallow.load_state_dict(checkpoint.upper_levels(deep.state_dict(), 2))
+    for level in range(2):
+        assert torch.equal(shallow.contracting[level][0].weight, deep.contracting[level][0].weight)
+    assert torch.equal(shallow.up[0].weight, deep.up[2].weight)
+    assert torch.equal(shallow.expanding[0][2].weight, deep.expanding[2][2].weight)
+    assert torch.equal(shallow.classifier.bias, deep.classifier.bias)
+
+
+@pytest.mark.usefixtures("here")
 def test_a_release_that_is_worse_than_chance_is_not_kept(released: list[Released], noise: Path) -> None:
     released.append(Released("noise", noise, TERMS))
     start, said = chosen()
@@ -148,7 +168,7 @@ def test_a_release_that_is_worse_than_chance_is_not_kept(released: list[Released
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"features": "[4, 8]", "tile_size": "84"}, "no release has a network of 4, 8 features for 1 channel"),
+        ({"features": "[4, 9]", "tile_size": "84"}, "no release has a network of 4, 9 features for 1 channel"),
         ({"in_channels": "3"}, "no release has a network of 4, 8, 16 features for 3 channels"),
         ({"fold": "all"}, "no image is held out"),
         ({"max_epochs": "4"}, "a trial of 2 steps"),

@@ -1,6 +1,7 @@
 """Where ``unet-paper train`` starts from: the nearest of our releases, if it is no worse than chance on one's images.
 
-Releases whose network has the width and the channels of the one to be trained are looked at. The nearest is that with
+Releases whose network has the width and the channels of the one to be trained are looked at; of one with more levels
+the upper ones (``checkpoint.upper_levels``). The nearest is that with
 the smallest loss on images held out, before any step. It and chance are trained for the same steps, a twentieth of the
 training's each, and the release is kept if its key score on images held out is no lower (where both are the same, its
 loss no higher). What came out is an overlay beside the check's, with a comment that says why, and is kept as the check
@@ -168,12 +169,13 @@ def _as_asked(asked: str, settings: dict[str, str]) -> str:
 
 
 def _fitting(features: Sequence[int], in_channels: int, out_channels: int, preset: str) -> list[Released]:
-    """Releases with such a network; one that cannot be read is named and left out."""
+    """Releases with such a network, if only as its upper levels; one that cannot be read is named and left out."""
     wanted = {"in_channels": in_channels, "out_channels": out_channels, "features": list(features), "preset": preset}
     found = []
     for release in terms.released():
         try:
-            if checkpoint.architecture(checkpoint.read_weights(release.weights, setting="release")) == wanted:
+            shape = checkpoint.architecture(checkpoint.read_weights(release.weights, setting="release"))
+            if shape | {"features": shape.get("features", [])[: len(features)]} == wanted:
                 found.append(release)
         except (OSError, ValueError) as error:
             print(f"the release {release.name} is left out: {error}")
@@ -275,7 +277,7 @@ class Trial:
         for part, state in self._beginning:
             part.load_state_dict(copy.deepcopy(state))
         if weights is not None:
-            checkpoint.load_weights(self.network, weights, setting="release")
+            checkpoint.start_from(self.network, weights)
 
     def _loss(self) -> float:
         loss = float(self.evaluator.state.metrics.get("val_loss", math.inf))

@@ -182,6 +182,7 @@ def load_weights(
     reinitialise: Sequence[str] = (),
     setting: str = "ckpt_path",
     other_classes: bool = False,
+    fewer_levels: bool = False,
 ) -> None:
     """Load a checkpoint into a network, all of it or nothing.
 
@@ -194,6 +195,8 @@ def load_weights(
         setting: what the config calls the file, for errors.
         other_classes: the network may have another number of classes; its classifier then keeps the weights it has,
             which is said.
+        fewer_levels: the network may have fewer levels, as wide as those of the checkpoint; it then takes the upper
+            ones, which is said.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_weights``, and if names or shapes do not fit the network.
@@ -201,6 +204,9 @@ def load_weights(
     weights = read_weights(path, expected_sha256, setting)
     bare = _bare(network)
     state = bare.state_dict()
+    if fewer_levels and len(_features(state)) < len(_features(weights)):
+        logger.warning("%s=%s has more levels than this network, which starts from the upper ones", setting, path)
+        weights = upper_levels(weights, len(_features(state)))
     reinitialise = list(reinitialise)
     if other_classes and CLASSIFIER not in reinitialise:
         before, now = (len(weights_.get(f"{CLASSIFIER}.weight", ())) for weights_ in (weights, state))
@@ -242,13 +248,42 @@ def start_from(
 ) -> None:
     """Load the weights that a training starts from, where it does not start from chance (None); see ``load_weights``.
 
-    A network with another number of classes keeps its own classifier.
+    A network with another number of classes keeps its own classifier; one of fewer levels takes the upper ones.
 
     Raises:
         FileNotFoundError, ValueError: as ``load_weights``.
     """
     if pretrained is not None:
-        load_weights(network, pretrained, expected_sha256, reinitialise, "pretrained", other_classes=True)
+        load_weights(
+            network, pretrained, expected_sha256, reinitialise, "pretrained", other_classes=True, fewer_levels=True
+        )
+
+
+def upper_levels(weights: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
+    """State dict of the network that is left of a :class:`unet_paper.network.UNet` without its lowest levels.
+
+    Its weights fit but do not work at once: what came from below comes from the contracting path now.
+
+    Args:
+        weights: state dict of the deeper network.
+        levels: to keep.
+
+    >>> from unet_paper.network import UNet
+    >>> upper = upper_levels(UNet(features=[2, 4, 8]).state_dict(), 2)
+    >>> _ = UNet(features=[2, 4]).load_state_dict(upper)
+    """
+    cut = len(_features(weights)) - levels
+    kept = {}
+    for name, value in weights.items():
+        path, number, *rest = name.split(".")
+        if path == "contracting" and int(number) >= levels:
+            continue
+        if path in ("up", "expanding"):  # counted from below
+            if int(number) < cut:
+                continue
+            number = str(int(number) - cut)
+        kept[".".join([path, number, *rest])] = value
+    return kept
 
 
 def export_weights(source: str | Path, target: str | Path, facts: Tensor | None = None) -> str:
