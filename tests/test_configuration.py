@@ -51,6 +51,12 @@ def test_a_typical_cell_fits_the_network(across: float, magnification: float) ->
     assert of(whole_areas=(area,) * 9)["magnification"] == magnification
 
 
+def test_sizes_drawn_in_training_lie_around_a_magnification_that_was_asked_for() -> None:
+    chosen = configure(Survey([IMAGE] * 9), minutes=30, seconds_per_step=lambda *_: 1.0, asked_magnification=0.5)
+    assert chosen["magnification"] == 0.5
+    assert chosen["scale"] == [0.4, 0.625]
+
+
 def test_tile_follows_the_images_and_is_valid() -> None:
     small, large = of(shape=(64, 64)), of(shape=(2000, 2000))
     assert small["tile_size"] < large["tile_size"] < 572

@@ -37,8 +37,15 @@ REPORT = "check.json"
 PAGE = "check.html"
 MINUTES = 30.0  # that training takes where nobody says
 # settings of training that decide what is seen in the files
-ASKED = ("channel", "annotation", "out_channels", "ignore_value", "background_value", "mask_suffix", "point_radius")
+ASKED = (
+    *("channel", "annotation", "out_channels", "ignore_value", "background_value", "mask_suffix", "point_radius"),
+    "magnification",  # which others follow
+)
 _NUMBERS = ("out_channels", "ignore_value", "background_value")
+_ABOVE_ZERO = {
+    "point_radius": "a radius above 0 px is needed, such as 4",
+    "magnification": "a number above 0 is needed",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +81,7 @@ def check(
     background_value: int | None = None,
     mask_suffix: str | None = None,
     point_radius: float | None = None,
+    magnification: float | None = None,
 ) -> Check:
     """Look at a folder of images and annotations, and write what was found.
 
@@ -88,6 +96,7 @@ def check(
         background_value: of the masks, 0 where None.
         mask_suffix: what a mask's name has after its image's, as found in the names where None.
         point_radius: px, of the disc around a point that is sure to be cell; by how near points are where None.
+        magnification: of the images before the network; by the size of the cells where None.
 
     Raises:
         FileNotFoundError, ValueError: no images with annotations, none that can be used, or not one cell.
@@ -103,7 +112,7 @@ def check(
     with _written_below(place):
         read = _read(folder, layout, place, point_radius, asked)
         found, suspicions = _looked_at(folder, layout, read, annotation, asked)
-        chosen = configure(found, minutes=minutes, seconds_per_step=seconds_per_step)
+        chosen = configure(found, minutes=minutes, seconds_per_step=seconds_per_step, asked_magnification=magnification)
         as_asked = [Choice(name, value, "as asked for") for name, value in asked.items() if value is not None]
         of_masks = _of_masks(read, point_radius, ignore_value)
         chosen = Configuration([*_data(layout, place), *as_asked, *of_masks, *chosen.choices])
@@ -213,8 +222,8 @@ def asked_of(settings: Mapping[str, str]) -> dict[str, Any]:
     """
     asked: dict[str, Any] = {}
     for name in ASKED:
-        if name == "point_radius" and name in settings:
-            asked[name] = _radius(settings[name])
+        if name in _ABOVE_ZERO and name in settings:
+            asked[name] = _above_zero(name, settings[name])
         elif name in settings and name in _NUMBERS:
             try:
                 asked[name] = int(settings[name])
@@ -228,14 +237,14 @@ def asked_of(settings: Mapping[str, str]) -> dict[str, Any]:
     return asked
 
 
-def _radius(typed: str) -> float:
+def _above_zero(name: str, typed: str) -> float:
     try:
-        radius = float(typed)
+        value = float(typed)
     except ValueError:
-        radius = 0.0
-    if not 0 < radius < float("inf"):
-        raise ValueError(f"--point_radius {typed}: a radius above 0 px is needed, such as 4")
-    return radius
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"--{name} {typed}: {_ABOVE_ZERO[name]}")
+    return value
 
 
 def _refuse_unusable(found: Sequence[Mapping[str, Any]]) -> None:

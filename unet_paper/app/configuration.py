@@ -79,13 +79,16 @@ class Configuration:
         return "\n".join([*lines, ""])
 
 
-def configure(found: Survey, *, minutes: float, seconds_per_step: Stopwatch) -> Configuration:
+def configure(
+    found: Survey, *, minutes: float, seconds_per_step: Stopwatch, asked_magnification: float | None = None
+) -> Configuration:
     """Settings for what a survey found.
 
     Args:
         found: the survey, of at least one image with a cell.
         minutes: that training may take on this machine.
         seconds_per_step: measures a step on this machine.
+        asked_magnification: instead of one by the size of the cells; all else follows.
 
     Raises:
         ValueError: no time, or not one cell.
@@ -94,7 +97,11 @@ def configure(found: Survey, *, minutes: float, seconds_per_step: Stopwatch) -> 
         raise ValueError(f"minutes={minutes}: a time above 0 is needed")
     if not found.cells:
         raise ValueError("no mask holds a cell: there is nothing to learn; draw some")
-    magnification = _magnification(found)
+    magnification = (
+        _magnification(found)
+        if asked_magnification is None
+        else Choice("magnification", asked_magnification, "as asked for")
+    )
     diameter = found.diameter(50) * magnification.value
     channels = max(image.channels for image in found.images)
     grey_values = _grey_values(found)
@@ -140,7 +147,9 @@ def _magnification(found: Survey) -> Choice:
     """The challenge sets work where a cell has 40 to 100 px in the network: HeLa, 130 px, at 0.5, U373 at 1."""
     diameter = found.diameter(50)
     if not found.sizes_known:
-        said = "points do not say how large cells are; where they have more than 100 px, or fewer than 12, say so here"
+        said = (
+            "points do not say how large cells are; for more than 100 px, say --magnification 0.5, for fewer than 12, 2"
+        )
         return Choice("magnification", 1.0, said)
     wanted = 1.0
     if diameter > 100:

@@ -44,6 +44,7 @@ TOPICS: dict[str, Topic] = {
             "background_value": "value in masks that is background",
             "mask_suffix": "what a mask's name has after its image's",
             "point_radius": "px around a point of a cell that are sure to be cell",
+            "magnification": "of the images before the network",
         },
         {
             "minutes": "30",
@@ -52,6 +53,7 @@ TOPICS: dict[str, Topic] = {
             "background_value": "0",
             "mask_suffix": "as found",
             "point_radius": "by how near points are",
+            "magnification": "by the size of the cells",
         },
     ),
     "train": Topic(
