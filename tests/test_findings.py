@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from scipy import ndimage
 
@@ -188,6 +189,17 @@ def one_in_colour(root: Path) -> None:
     write(root, 3, image=np.dstack([image, image // 2, image]))
 
 
+def other_names(root: Path) -> None:
+    """Two channels, in one image the other way round."""
+    for number in range(6):
+        image, _ = picture(number)
+        (root / "images" / f"well{number}.png").unlink()
+        pair, names = np.stack([image, image // 3]).astype(np.uint16) * 256, ["DAPI", "GFP"]
+        file = root / "images" / f"well{number}.tif"
+        labels = {"axes": "CYX", "Labels": names[::-1] if number == 4 else names}
+        tifffile.imwrite(file, pair[::-1] if number == 4 else pair, imagej=True, metadata=labels)
+
+
 def smooth_photograph(root: Path) -> None:
     image, _ = picture(2)
     write(root, 2, ids=ndimage.gaussian_filter(image, 3.0))
@@ -227,6 +239,7 @@ def damaged(root: Path) -> None:
         (half_not_looked_at, ["cell as large as a part of the image"]),
         (twelve_bits, ["types differ"]),
         (one_in_colour, ["numbers of channels differ"]),
+        (other_names, ["channels are named otherwise"]),
         (smooth_photograph, ["mask is a photograph"]),
         (unlike_its_image, ["mask cannot be used"]),
         (damaged, ["image cannot be read"]),

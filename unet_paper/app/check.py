@@ -421,6 +421,7 @@ def summary(found: Survey) -> dict[str, Any]:
     heights, widths = zip(*(image.shape for image in images), strict=True)
     counts = [len(image.areas) for image in images]
     sizes = {image.pixel_size for image in images}
+    bits = int(max(image.largest for image in images)).bit_length()
     return {
         "images": len(images),
         "height": [min(heights), max(heights)],
@@ -428,7 +429,7 @@ def summary(found: Survey) -> dict[str, Any]:
         "types": sorted({image.dtype for image in images}),
         "channels": sorted({image.channels for image in images}),
         "grey_values": [min(image.low for image in images), max(image.largest for image in images)],
-        "bits_used": int(max(image.largest for image in images)).bit_length(),
+        "bits_used": None if any("float" in image.dtype for image in images) else bits,
         "pixel_size_um": [list(size) if size else None for size in sorted(sizes, key=str)],
         "annotation": found.annotation,
         "cells": found.cells,

@@ -132,7 +132,8 @@ def _facts(found: Survey) -> Mapping[str, str]:
         "size": f"{_range(heights)} x {_range(widths)} px (height x width)",
         "type": ", ".join(sorted({image.dtype for image in images})),
         "channels": ", ".join(map(str, sorted({image.channels for image in images}))),
-        "grey values": f"{min(image.low for image in images):g} to {largest:g}, {int(largest).bit_length()} bits used",
+        "grey values": f"{min(image.low for image in images):g} to {largest:g}"
+        + ("" if any("float" in image.dtype for image in images) else f", {int(largest).bit_length()} bits used"),
         "pixel size": ", ".join(f"{size[0]:g} x {size[1]:g} um" for size in sizes) or "not in the files",
         "masks": _annotated(found),
         "cells an image": f"{min(counts)} to {max(counts)}, half of the images have at most {np.median(counts):g}",

@@ -298,10 +298,15 @@ class InstancesFromAnnotationd(MapTransform):
         if total == count:
             return
         if count > 1 and broken > 1 and 2 * broken > count and instances.size >= _PIXELS_TO_JUDGE:
+            remedy = f"say --annotation classes --out_channels {ids[-1] + 1} if they are"
+            thin = np.setdiff1d(ids, rims_of_cells(instances)[0])
+            if len(thin) == 1 and count == 2:
+                # black, grey and white: of grey rims no kind of cells is made
+                remedy = f"say --ignore_value {thin[0]} if that is the rim of the others"
             raise ValueError(
                 f"{source}: {broken} of its {count} ids lie in pieces, {total} in all, with less than half of their "
                 "pixels in one: those are no cells but rims of a mask that was interpolated or saved with losses, or "
-                f"classes; say --annotation classes --out_channels {ids[-1] + 1} if they are; else threshold the mask "
+                f"classes; {remedy}; else threshold the mask "
                 "or save it anew, with one id a cell, or with two values and --annotation binary"
             )
         if count == 1:

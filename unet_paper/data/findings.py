@@ -71,6 +71,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _photographs(found),
         _unusable(found),
         _channels(found),
+        _channel_names(found),
         _turned(found),
         _swapped(found, other_fit),
         _shifted(found),
@@ -114,6 +115,23 @@ def _channels(found: Survey) -> Iterator[Finding]:
             fewer,
             f"images have {' or '.join(map(str, counts))} channels, and a network takes as many of each",
             "save all alike, grey ones as RGB; or take one channel of each, --channel 0 in check and train",
+        )
+
+
+def _channel_names(found: Survey) -> Iterator[Finding]:
+    most = max(image.channels for image in found.images)
+    named: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for image in found.images:
+        if most > 1 and image.channel_names:
+            named[image.channel_names].append(image.image)
+    if len(named) > 1:
+        orders = " and ".join(f"({', '.join(names)})" for names in named)
+        usual = max(named, key=lambda names: len(named[names]))
+        yield Finding(
+            "channels are named otherwise",
+            [file for names, files in named.items() if names != usual for file in files],
+            f"{orders}: channels are taken by their place, and in these another one may lie there",
+            f'say which by name, in check and train: --channel "[{", ".join(usual)}]"',
         )
 
 
