@@ -189,7 +189,7 @@ def one_in_colour(root: Path) -> None:
     write(root, 3, image=np.dstack([image, image // 2, image]))
 
 
-def other_names(root: Path) -> None:
+def other_order(root: Path) -> None:
     """Two channels, in one image the other way round."""
     for number in range(6):
         image, _ = picture(number)
@@ -239,7 +239,7 @@ def damaged(root: Path) -> None:
         (half_not_looked_at, ["cell as large as a part of the image"]),
         (twelve_bits, ["types differ"]),
         (one_in_colour, ["numbers of channels differ"]),
-        (other_names, ["channels are named otherwise"]),
+        (other_order, ["channels in another order"]),
         (smooth_photograph, ["mask is a photograph"]),
         (unlike_its_image, ["mask cannot be used"]),
         (damaged, ["image cannot be read"]),

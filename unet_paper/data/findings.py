@@ -119,20 +119,21 @@ def _channels(found: Survey) -> Iterator[Finding]:
 
 
 def _channel_names(found: Survey) -> Iterator[Finding]:
-    most = max(image.channels for image in found.images)
-    named: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    """The same names in another order; other names say nothing: programs write file names and slices into them."""
+    orders: dict[tuple[str, ...], dict[tuple[str, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
     for image in found.images:
-        if most > 1 and image.channel_names:
-            named[image.channel_names].append(image.image)
-    if len(named) > 1:
-        orders = " and ".join(f"({', '.join(names)})" for names in named)
-        usual = max(named, key=lambda names: len(named[names]))
-        yield Finding(
-            "channels are named otherwise",
-            [file for names, files in named.items() if names != usual for file in files],
-            f"{orders}: channels are taken by their place, and in these another one may lie there",
-            f'say which by name, in check and train: --channel "[{", ".join(usual)}]"',
-        )
+        if image.channels > 1:
+            orders[tuple(sorted(image.channel_names))][image.channel_names].append(image.image)
+    for named in orders.values():
+        if len(named) > 1:
+            usual = max(named, key=lambda names: len(named[names]))
+            listed = " and ".join("(" + ", ".join(names) + ")" for names in named)
+            yield Finding(
+                "channels in another order",
+                [file for names, files in named.items() if names != usual for file in files],
+                f"{listed}: they are taken by their place",
+                f'say which by name, in check and train: --channel "[{", ".join(usual)}]"',
+            )
 
 
 def _turned(found: Survey) -> Iterator[Finding]:
