@@ -13,7 +13,8 @@ from scipy import ndimage
 from unet_paper.app.check import _fit_of_other
 from unet_paper.app.folder_cases import annotation_of, cases_of
 from unet_paper.data import folder_layout
-from unet_paper.data.findings import Finding, findings, grouped
+from unet_paper.data.finding import Finding, grouped
+from unet_paper.data.findings import findings
 from unet_paper.data.outline_fit import outline_fit
 from unet_paper.data.survey import _is_photograph, survey
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from unet_paper.data import drawn_cells
 from unet_paper.data.annotation import OPEN, UNKNOWN, Annotation
 from unet_paper.data.datasets import Case, pairs
-from unet_paper.data.findings import Finding, no_case
+from unet_paper.data.finding import Finding, no_case
 from unet_paper.data.folder_layout import FolderLayout
 from unet_paper.data.points import densest, disc_radius
 from unet_paper.data.reader import LabelReader, extension, page_shapes

@@ -6,30 +6,21 @@ at; none of them ends a run.
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from unet_paper.data.datasets import Case
-from unet_paper.data.folder_layout import AnnotatedImage
+from unet_paper.data.finding import CHANNELS, PHOTOGRAPH, Finding, grouped, no_image, no_mask
 from unet_paper.data.outline_fit import BY_CHANCE, ON_THE_EDGES
 from unet_paper.data.pixel_size import TOLERANCE
 from unet_paper.data.survey import ImageFacts, Survey
 
-__all__ = ["UNUSABLE", "Finding", "case_of", "findings", "grouped", "no_case", "shown"]
-
-_PHOTOGRAPH, _NO_MASK = "mask is a photograph", "mask cannot be used"
-_NO_IMAGE, _CHANNELS = "image cannot be read", "numbers of channels differ"
-# kinds of findings with which there can be no training
-UNUSABLE = (_PHOTOGRAPH, _NO_MASK, _NO_IMAGE, _CHANNELS)
+__all__ = ["case_of", "findings"]
 
 OtherFit = Callable[[ImageFacts, ImageFacts], float]
 
 _CLASSES = 8  # at most, that values of masks may be
-_MEND_IMAGE = "training refuses it too; mend it, or take it out with its mask"
-_MEND_MASK = "training refuses it too; mend it first"
 _TURNS = {
     2: "mirrored left to right",
     3: "turned by 180 degrees",
@@ -39,23 +30,6 @@ _TURNS = {
     7: "transposed along the other diagonal",
     8: "turned by 90 degrees anticlockwise",
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One suspicion.
-
-    Attributes:
-        kind: a word for it, the same in ``check.json`` of every version.
-        files: that it is about.
-        what: was found.
-        remedy: what to do.
-    """
-
-    kind: str
-    files: Sequence[str]
-    what: str
-    remedy: str
 
 
 def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
@@ -90,19 +64,8 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
     return [finding for rule in rules for finding in rule]
 
 
-def grouped(found: Iterable[Finding]) -> list[Finding]:
-    """One finding for all files of which the same is said, which does not name them once more."""
-    files: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for one in found:
-        what = one.what
-        for file in one.files:
-            what = what.removeprefix(f"{file}: ").replace(file, "it")
-        files[one.kind, what, one.remedy] += one.files
-    return [Finding(kind, named, what, remedy) for (kind, what, remedy), named in files.items()]
-
-
 def _unreadable(found: Survey) -> Iterator[Finding]:
-    yield from grouped(Finding(_NO_IMAGE, [image], why, _MEND_IMAGE) for image, why in found.unreadable)
+    yield from grouped(no_image(image, why) for image, why in found.unreadable)
 
 
 def _channels(found: Survey) -> Iterator[Finding]:
@@ -111,7 +74,7 @@ def _channels(found: Survey) -> Iterator[Finding]:
     if most > 1 and fewer:
         counts = sorted({image.stored_channels for image in found.images})
         yield Finding(
-            _CHANNELS,
+            CHANNELS,
             fewer,
             f"images have {' or '.join(map(str, counts))} channels, and a network takes as many of each",
             "save all alike, grey ones as RGB; or take one channel of each, --channel 0 in check and train",
@@ -152,7 +115,7 @@ def _photographs(found: Survey) -> Iterator[Finding]:
     files = [image.label for image in found.images if image.trouble == "photograph"]
     if files:
         yield Finding(
-            _PHOTOGRAPH,
+            PHOTOGRAPH,
             files,
             "neighbouring pixels differ as grey values do: an image lies where a mask should",
             "put the mask there, one value a cell on a background of 0",
@@ -161,7 +124,7 @@ def _photographs(found: Survey) -> Iterator[Finding]:
 
 def _unusable(found: Survey) -> Iterator[Finding]:
     troubled = (image for image in found.images if image.trouble not in ("", "photograph"))
-    yield from grouped(Finding(_NO_MASK, [image.label], image.trouble, _MEND_MASK) for image in troubled)
+    yield from grouped(no_mask(image.label, image.trouble) for image in troubled)
 
 
 def _outlined(found: Survey) -> list[ImageFacts]:
@@ -393,27 +356,6 @@ def _other_files(found: Survey) -> Iterator[Finding]:
             f"{found.other_files} files are of kinds that are not taken; {len(found.images)} images are",
             "right if they are not images; others are converted first, see docs/images.md",
         )
-
-
-def shown(files: Sequence[str], limit: int) -> str:
-    """The first files, each once, by as much of their paths as tells them apart.
-
-    >>> shown(["a/images/n.png", "a/masks/n.png", "a/images/m.png"], 2), shown(["a/n.png", "a/m.png"], 2)
-    ('a/images/n.png, a/masks/n.png and 1 more', 'n.png, m.png')
-    """
-    each = list(dict.fromkeys(files))
-    names = [Path(file).name for file in each]
-    if len(set(names)) < len(names):
-        names = ["/".join(Path(file).parts[-3:]) for file in each]
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
-def no_case(one: AnnotatedImage, why: str, image_is_read: bool) -> Finding:
-    """The finding of an image that makes no case with its annotation, and why."""
-    if not image_is_read:
-        return Finding(_NO_IMAGE, [str(one.image)], why, _MEND_IMAGE)
-    return Finding(_NO_MASK, [str(file) for file in one.annotation[:1]], why, _MEND_MASK)
 
 
 def case_of(image: ImageFacts) -> Case:

@@ -24,9 +24,8 @@ from scipy import ndimage
 
 from unet_paper.data.phantom_cells import touching_cells
 from unet_paper.data.phantom_em import em_stack
-from unet_paper.data.phantom_fluorescence import fluorescent_nuclei
 from unet_paper.data.phantom_image import image_shape
-from unet_paper.data.phantom_nuclei import sparse_nuclei
+from unet_paper.data.phantom_nuclei import fluorescent_nuclei, sparse_nuclei
 
 __all__ = ["em_stack", "fluorescent_nuclei", "sparse_nuclei", "touching_cells", "write"]
 
