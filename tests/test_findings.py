@@ -70,6 +70,13 @@ def swapped(root: Path) -> None:
     write(root, 4, ids=one)
 
 
+def one_off(root: Path) -> None:
+    """Each image has the mask of the next, as where one program counts from 0 and another from 1."""
+    masks = [read(root, number) for number in range(6)]
+    for number in range(6):
+        write(root, number, ids=masks[(number + 1) % 6])
+
+
 def foreign(root: Path) -> None:
     write(root, 2, ids=picture(77)[1])
 
@@ -222,6 +229,7 @@ def damaged(root: Path) -> None:
         (other_pixel_size, ["pixel sizes differ"]),
         (swapped, 2 * ["mask of another image"]),
         (foreign, ["mask of another image"]),
+        (one_off, 6 * ["mask of another image"]),
         (shifted, ["mask is shifted"]),
         (inverted, ["mask is inverted"]),
         (empty, ["mask is empty"]),

@@ -18,6 +18,9 @@ from unet_paper.data.survey import ImageFacts, Survey
 
 __all__ = ["case_of", "findings"]
 
+# images whose masks are looked for among those of others where most lie nowhere, and of how many: it takes a while
+_TRIED, _OTHERS = 6, 40
+
 OtherFit = Callable[[ImageFacts, ImageFacts], float]
 
 _CLASSES = 8  # at most, that values of masks may be
@@ -146,23 +149,25 @@ def _is_shifted(image: ImageFacts) -> bool:
 
 
 def _swapped(found: Survey, other_fit: OtherFit | None) -> Iterator[Finding]:
-    suspects = [
-        image for image in _judged(found) if image.outline < BY_CHANCE and image.best_outline < 2 * ON_THE_EDGES
-    ]
     if other_fit is None:
         return
+    judged = _judged(found)
+    # where outlines mostly lie nowhere, names may be one off in all: some of them tell
+    suspects = judged or [image for image in _outlined(found) if image.turn == 1][:_TRIED]
     for image in suspects:
+        if image.outline >= BY_CHANCE or image.best_outline >= 2 * ON_THE_EDGES:
+            continue
         others = [other for other in found.images if other is not image and other.shape == image.shape and other.areas]
-        fits = [(other_fit(image, other), other) for other in others]
+        fits = [(other_fit(image, other), other) for other in others[: None if judged else _OTHERS]]
         best, whose = max(fits, key=lambda pair: pair[0], default=(0.0, image))
         if best >= ON_THE_EDGES and best > image.best_outline - 1:
             yield Finding(
                 "mask of another image",
                 [image.image, image.label],
                 f"the outlines lie nowhere near an edge of this image, those of {whose.label} do",
-                "give each image its own mask",
+                "give each image its own mask" + ("" if judged else "; masks of others here lie no better"),
             )
-        elif not _is_shifted(image) and len(_judged(found)) > 2 and image.outline < 1:
+        elif not _is_shifted(image) and len(judged) > 2 and image.outline < 1:
             yield Finding(
                 "mask of another image",
                 [image.image, image.label],
