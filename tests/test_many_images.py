@@ -78,9 +78,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("any_order")
-def test_shared_out_gives_what_one_process_gives(run_bundle: Run, settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("relative", [False, True])
+def test_shared_out_gives_what_one_process_gives(
+    run_bundle: Run, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    if relative:
+        monkeypatch.chdir(tmp_path)
+        settings |= {"dataset_dir": "images", "ckpt_path": "weights.pt"}
     run_bundle("run", "inference", **settings, output_dir=str(tmp_path / "one"))
-    run_bundle("run", *SHARED, **settings, output_dir=str(tmp_path / "shared"))
+    run_bundle("run", *SHARED, **settings, output_dir="shared" if relative else str(tmp_path / "shared"))
     assert {path.name for path in (tmp_path / "shared").iterdir()} == {
         path.name for path in (tmp_path / "one").iterdir()
     }
@@ -109,6 +115,8 @@ def test_one_bad_image_costs_no_other_and_a_rerun_does_what_is_left(
     bad = Path(settings["dataset_dir"]) / "bad.tif"
     bad.write_bytes(b"II*\0nothing")
     out = tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+    settings["dataset_dir"] = "images"
     with pytest.raises(RuntimeError) as failure:
         run_bundle("run", *SHARED, **settings, output_dir=str(out))
     assert "1 of 6 images were not predicted" in str(cause(failure.value))

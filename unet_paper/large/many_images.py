@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from functools import lru_cache, partial
@@ -83,10 +84,11 @@ class ManyImages:
         try:
             with interruption.saying_how_to_go_on(self.job.output_dir):
                 self.job.write_record()
-                sources = self.job.outstanding_files
+                # a worker may stand in another folder
+                own_names = {os.path.abspath(source): source for source in self.job.outstanding_files}
                 content = {
                     "config": _of_worker(config, self.workers),
-                    "files": sources,
+                    "files": list(own_names),
                     "record": self.job.record,
                     "software": software(),
                 }
@@ -97,10 +99,11 @@ class ManyImages:
                 place = (str(work), digest)
                 with runner(self.workers, self.dask) as runs:
                     images = Work("images", partial(predict_one, *place), partial(check_worker, *place))
-                    runs(images, range(len(sources)))
+                    runs(images, range(len(own_names)))
                 failed: dict[str, str] = {}
                 for file in sorted(work.glob("*.failed.json")):
-                    failed |= json.loads(file.read_text(encoding="utf-8"))
+                    told = json.loads(file.read_text(encoding="utf-8"))
+                    failed |= {own_names[source]: reason for source, reason in told.items()}
                 self.job.done_by_others(failed)
         except BaseException:
             run_folder.close_run_folder(self.job.output_dir)
@@ -112,7 +115,7 @@ def _of_worker(config: Mapping[str, Any], workers: int) -> dict[str, Any]:
     """The config as a worker has it: the same, without what leads, and with its share of the cores."""
     own = {name: value for name, value in config.items() if name not in ("initialize", "run", "evaluating", "share")}
     for name in ("dataset_dir", "output_dir", "ckpt_path"):
-        own[name] = str(Path(own[name]).resolve())
+        own[name] = os.path.abspath(own[name])
     own["inferer"]["inferer"]["progress"] = False
     own["handlers"] = [handler for handler in own["handlers"] if handler["_target_"] != _WEIGHTS]
     if own["threads"] == machine.AUTO:
