@@ -52,10 +52,16 @@ def test_the_page_stands_alone_and_changed_settings_are_kept(nuclei: Path, capsy
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--minutes", "soon"], "--minutes soon: a time above 0"), (["--epochs", "3"], "check takes --minutes")],
+    [
+        (["--minutes", "soon"], "--minutes soon: a time above 0"),
+        (["--epochs", "3"], "check takes --minutes"),
+        (["--minute", "3"], "--minute: did you mean --minutes? check takes"),
+        (["--config_file", "nuclei/mine.yaml"], "--config_file: check takes --minutes"),
+    ],
 )
 @pytest.mark.usefixtures("nuclei")
 def test_other_words_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("nuclei/mine.yaml").write_text("max_epochs: 3\n")
     assert main(["check", "nuclei", *words]) == 1
     assert said in capsys.readouterr().err
 

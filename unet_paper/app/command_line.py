@@ -4,6 +4,7 @@ Each prints the command of MONAI that it stands for, and runs it. Every setting 
 ``unet-paper train cells --max_epochs 40``; a misspelt one is refused by the configs themselves.
 """
 
+import difflib
 import importlib
 import os
 import sys
@@ -78,8 +79,15 @@ def _check(request: Request) -> int:
 
     settings = dict(request.settings)
     minutes, asked = check.minutes_of(settings), check.asked_of(settings)
-    if unknown := [name for name in settings if name not in check.ASKED]:
-        raise ValueError(f"--{unknown[0]}: check takes --minutes, --{', --'.join(check.ASKED)}")
+    unknown = [name for name in settings if name not in check.ASKED] + ["config_file"] * bool(request.overlays)
+    if unknown:
+        known = ["minutes", *check.ASKED]
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        meant = f"did you mean --{close[0]}? " if close else ""
+        raise ValueError(
+            f"--{unknown[0]}: {meant}check takes --{', --'.join(known)}; other settings belong to train, or into its "
+            "config.yaml"
+        )
     check.say(check.check(request.place("FOLDER"), minutes=minutes, **asked))
     return 0
 

@@ -157,14 +157,14 @@ def of_command(name: str) -> str:
         for setting, what in topic.settings.items()
     }
     files = ", ".join(str(config_path(config)) for config in topic.configs)
+    more = "--config_file FILE.yaml lays settings of your own over these. All settings: " + files
     return "\n".join(
         [
             f"unet-paper {name} {topic.place}".rstrip() + " [--setting value ...]",
             f"    {topic.what}",
             "",
             *_columns(lines),
-            "",
-            "--config_file FILE.yaml lays settings of your own over these. All settings: " + files,
+            *(["", more] if files else []),
         ]
     )
 
