@@ -142,3 +142,32 @@ def test_a_block_lies_across_cells_that_are_all_in_one_corner() -> None:
     shares = [int((seen[side] > 0).sum()) for side in ("training", "validation")]
     assert sum(shares) == 256
     assert 32 <= shares[1] <= 96  # a fourth, but for half a cell
+
+
+def film(frames: int, drift: float) -> list[np.ndarray]:
+    """Small pictures of a field that is brighter in its middle, each like the one before and as much of its own."""
+    chance = np.random.default_rng(5)
+    rows, columns = np.indices((16, 16)) / 15 - 0.5
+    pattern, found = chance.normal(size=(16, 16)), []
+    for _ in range(frames):
+        pattern = np.sqrt(1 - drift**2) * pattern + drift * chance.normal(size=(16, 16))
+        found.append((pattern - 6 * (rows**2 + columns**2)).astype(np.float32))
+    return found
+
+
+def held_out(pictures: list[np.ndarray]) -> Configuration:
+    images = [dataclasses.replace(IMAGE, thumbnail=picture) for picture in pictures]
+    return configure(Survey(images), minutes=30, seconds_per_step=lambda *_: 1.0)
+
+
+def test_neighbours_are_held_out_of_films_and_images_from_all_over_of_sets() -> None:
+    of_film, of_set = held_out(film(30, drift=0.5)), held_out(film(30, drift=1.0))
+    assert "spread_folds" not in [choice.setting for choice in of_film.choices]
+    assert of_set["spread_folds"] is True
+    # three kinds of cells, sorted by name, each with a ground of its own: alike, but no films
+    kinds = [
+        picture + 2 * np.sign(np.indices((16, 16))[kind % 2] - 8 + kind) for kind in range(3) for picture in film(9, 1)
+    ]
+    assert held_out(kinds)["spread_folds"] is True
+    # of eight, chance says as much
+    assert "spread_folds" not in [choice.setting for choice in held_out(film(8, drift=1.0)).choices]

@@ -317,6 +317,16 @@ def test_folder_folds_are_disjoint_complete_and_contiguous(
         assert contiguous([order.index(i) for i in validation])
         held_out += validation
     assert held_out == order
+    spread: list[str] = []
+    for fold in range(folds):
+        training, validation = (
+            [c["image"] for c in datasets.folder(root, part, fold=fold, folds=folds, spread_folds=True)]
+            for part in ("training", "validation")
+        )
+        assert sorted(training + validation) == sorted(order)
+        assert {order.index(i) % folds for i in validation} == {fold}
+        spread += validation
+    assert sorted(spread) == sorted(order)
 
 
 def test_pairs_go_by_name_whatever_the_format(tmp_path: Path) -> None:

@@ -316,6 +316,11 @@ def is_current(folder: Path, place: Path, minutes: float | None, asked: Mapping[
     return bool(same and report.get("unet_paper") == unet_paper.__version__ and (place / CHOSEN).is_file())
 
 
+def _facts(image: ImageFacts) -> dict[str, Any]:
+    """What the report tells of an image: all but its small picture."""
+    return {name: value for name, value in asdict(image).items() if name != "thumbnail"}
+
+
 def _data(layout: FolderLayout, place: Path) -> list[Choice]:
     choices = []
     if not layout.plain:
@@ -327,6 +332,7 @@ def _data(layout: FolderLayout, place: Path) -> list[Choice]:
                 "part": part,
                 "fold": "@fold",
                 "folds": "@folds",
+                "spread_folds": "@spread_folds",
             }
             choices.append(Choice(f"{part}_cases", listed, "images and masks that the check has paired"))
     elif layout.mask_suffix:
@@ -389,7 +395,7 @@ def _write(result: Check, layout: FolderLayout, minutes: float, channel: Channel
         "findings": [asdict(finding) for finding in result.findings],
         "configuration": {choice.setting: choice.value for choice in result.configuration.choices},
         "summary": summary(result.survey),
-        "images": [asdict(image) for image in result.survey.images],
+        "images": [_facts(image) for image in result.survey.images],
     }
     with placed(result.place / REPORT) as part:
         part.write_text(json.dumps(_finite(report), indent=1), encoding="utf-8")

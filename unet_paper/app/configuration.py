@@ -302,7 +302,16 @@ def _validation(found: Survey) -> list[Choice]:
         return [Choice("fold", "block", f"{count} images are too few to hold one out: a quarter of each is held out")]
     held_out = min(12, max(1, round(0.15 * count)))
     folds = max(2, round(count / held_out))
+    if found.in_sequence:
+        how = "neighbours, since each is like the next, and would be known by it"
+        return [
+            Choice("fold", 0, "the first run of neighbouring images is held out"),
+            Choice("folds", folds, f"{count // folds} of {count} images validate: {how}"),
+        ]
     return [
-        Choice("fold", 0, "the first run of neighbouring images is held out"),
-        Choice("folds", folds, f"{count // folds} of {count} images validate"),
+        Choice("fold", 0, "which of the images are held out, see spread_folds"),
+        Choice("folds", folds, f"{len(range(0, count, folds))} of {count} images validate"),
+        Choice(
+            "spread_folds", True, "every folds-th is held out, so all kinds: neighbours are no more alike than others"
+        ),
     ]

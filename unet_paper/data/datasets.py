@@ -173,13 +173,15 @@ def folder(
     mask_suffix: str = "",
     fold: int | str = 0,
     folds: int = 4,
+    spread_folds: bool = False,
 ) -> list[Case]:
     """Images and masks of a lab, paired by name: ``images/well3.tif`` belongs to ``masks/well3.png``.
 
     Masks may share a suffix, ``masks/well3_mask.png`` with ``mask_suffix="_mask"``; then images and masks may also lie
     in one folder, ``dataset_dir`` itself where it holds neither of the two. Stacks are paired page by page.
 
-    The cases, in natural order of their names, are cut into ``folds`` contiguous runs.
+    The cases, in natural order of their names, are cut into ``folds`` contiguous runs: of frames of a film or slices of
+    a stack, none is then held out between two like it. Others can be spread: every ``folds``-th is held out.
 
     Args:
         dataset_dir: folder that holds both folders.
@@ -191,6 +193,8 @@ def folder(
             which measures the fit and not what the network makes of new images; ``"block"`` holds out a part of every
             image, see ``data.held_out_block``.
         folds: number of runs.
+        spread_folds: hold out images from all over, where neighbours are no more alike than others: a folder sorted by
+            well, day or kind of cell has all of them in training and in validation.
 
     Returns:
         Cases with ``image`` and ``label``.
@@ -226,7 +230,7 @@ def folder(
     if not by_image:
         raise ValueError(f"{image_dir}: no images; supported are {' '.join(EXTENSIONS)}")
     cases = [case for name, image in by_image.items() for case in pairs(image, by_mask[name + mask_suffix])]
-    return _part(cases, part, fold, folds, root)
+    return _part(cases, part, fold, folds, root, spread_folds)
 
 
 def listed(
@@ -235,6 +239,7 @@ def listed(
     *,
     fold: int | str = 0,
     folds: int = 4,
+    spread_folds: bool = False,
 ) -> list[Case]:
     """Images and masks that a table pairs: a CSV with the columns ``image`` and ``mask``, a line a pair.
 
@@ -243,7 +248,7 @@ def listed(
 
     Args:
         pairs_csv: the table, with commas, semicolons or tabs between its columns.
-        part, fold, folds: as for :func:`folder`.
+        part, fold, folds, spread_folds: as for :func:`folder`.
 
     Returns:
         Cases with ``image`` and ``label``.
@@ -255,10 +260,10 @@ def listed(
     table = _given(pairs_csv)
     files = read_pairs(table)
     cases = [case for image, mask in files for case in pairs(image, mask)]
-    return _part(cases, part, fold, folds, table)
+    return _part(cases, part, fold, folds, table, spread_folds)
 
 
-def _part(cases: list[Case], part: str, fold: int | str, folds: int, where: Path) -> list[Case]:
+def _part(cases: list[Case], part: str, fold: int | str, folds: int, where: Path, spread: bool) -> list[Case]:
     """What training or validation gets of the cases."""
     if fold == "block" and part in ("training", "validation"):
         return [{**case, "block": part} for case in cases]
@@ -266,6 +271,8 @@ def _part(cases: list[Case], part: str, fold: int | str, folds: int, where: Path
     if held_out is None:
         return cases
     run = _run(len(cases), held_out, folds, f"cases in {where}")
+    if spread:
+        run = range(held_out, len(cases), folds)
     return [case for i, case in enumerate(cases) if (i in run) == (part == "validation")]
 
 
