@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import logging
 import re
 import shutil
 import subprocess
@@ -198,6 +199,20 @@ def test_a_full_disk_leaves_nothing_half(predict: Predict, tmp_path: Path, monke
     monkeypatch.undo()
     predict()
     assert {f"a{kind}" for kind in OF_AN_IMAGE} <= names(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("largest", "said"), [(2, 1), (10_000, 0)])
+def test_a_cell_far_larger_than_any_that_the_weights_know_is_named(
+    predict: Predict, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, largest: int, said: int
+) -> None:
+    (images / "b.tif").unlink()
+    with caplog.at_level(logging.WARNING):
+        predict(**{"handlers#1#choice": {"largest_cell": largest}, "threshold": 0.01})
+    lines = [record.getMessage() for record in caplog.records if "times the largest" in record.getMessage()]
+    assert len(lines) == said
+    area = max(float(row["area_px"]) for row in rows(tmp_path / "out" / "a_cells.csv"))
+    assert area > 20
+    assert all(line.startswith(f"{images / 'a.png'}: holds a cell of {area:.0f} px") for line in lines)
 
 
 def test_an_output_that_there_is_not_is_refused() -> None:

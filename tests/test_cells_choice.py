@@ -65,6 +65,7 @@ def test_the_smallest_cell_is_half_of_the_smallest_annotated() -> None:
     choice = validated(CTCSeg(), *two_cells(0.1))
     assert choice.chosen is not None
     assert choice.chosen["min_size"] == 18
+    assert choice.record["largest_cell"] == 36
 
 
 def test_thresholds_stay_below_those_that_split() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_paper.classes import cell_probability, named
+from unet_paper.data.notices import Notices
 from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import LabelReader, PageReader, extension, layout, split_page
 from unet_paper.data.written_by_us import is_ours
@@ -45,6 +46,8 @@ OF_THE_FOLDER = {"table": "cells.csv", "summary": "summary.csv", "page": "predic
 OTHERS = ("probability", "overview")
 # of the images that the network doubts most; more would make the page too large for a browser
 PICTURES = 200
+# times the largest cell that weights know of, in area; above, it is no larger cell but ground taken for one
+TOO_LARGE = 10
 
 
 class MeasuredPage(NamedTuple):
@@ -73,7 +76,7 @@ class CellOutputs:
         outputs: of the above.
         ckpt_path: the weights, named on the page.
         choice: record of how the weights' post-processing was chosen (``cells_choice``), which tells how well doubt and
-            error go together; None: not known.
+            error go together, and how large a cell is known; None: not known.
         classes: names of the classes, background first; of more than two, ids say their class, see
             :mod:`unet_paper.classes`, tables name it, and the summary counts each.
         label_key: key of the label image (1, H, W) in the engine's output.
@@ -98,6 +101,8 @@ class CellOutputs:
         self.outputs = check_outputs(outputs)
         self.ckpt_path = Path(ckpt_path)
         self.trust = trust_in_words((choice or {}).get("doubt"))
+        self.largest = int((choice or {}).get("largest_cell") or 0)
+        self._notices = Notices(logger)
         self.classes = tuple(classes)
         self.label_key = label_key
         self.probability_key = probability_key
@@ -152,6 +157,15 @@ class CellOutputs:
         known = layout(source)
         size = micrometres(known)
         table = cell_table(labels, image, probability, pixel_size=size, channel_names=names)
+        largest = int(np.max(table["area_px"], initial=0))
+        if self.largest and largest > TOO_LARGE * self.largest:
+            self._notices.warn(
+                "cells that are too large",
+                source,
+                f"{source}: holds a cell of {largest} px, {largest / self.largest:.0f} times the largest of the "
+                f"validation images, {self.largest} px: ground taken for a cell, or an image of another magnification? "
+                "Look at it; --threshold, --magnification or weights that know such images may help",
+            )
         page = number if self.job.pages(source) > 1 else ""
         row = summary_row(self._name(source), page, labels, probability, table, size)
         if len(self.classes) > 2:

@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
 from unet_paper.classes import label_each_class
+from unet_paper.data.annotation import OPEN
 from unet_paper.instances import Settings, label_instances, splits
 from unet_paper.running import engines
 from unet_paper.running.doubt import doubt, trust
@@ -100,7 +101,8 @@ class CellsChoice:
         for candidate, value in zip(further, self._scores(further), strict=True):
             if value > score:
                 best, score = candidate, value
-        smallest = self._smallest_annotated() // 2
+        smallest, largest = self._annotated_sizes()
+        smallest //= 2
         if smallest > best["min_size"] and not hasattr(self.metric, "thresholds"):
             larger = cast(Settings, {**best, "min_size": smallest})
             (without,) = self._scores([larger])
@@ -115,6 +117,7 @@ class CellsChoice:
                 for candidate, value in zip(candidates, scores, strict=True)
             ],
             "value_as_given": scores[candidates.index(self.cells)],
+            "largest_cell": largest,
             "doubt": self._trust(best),
         }
         logger.info(
@@ -187,10 +190,16 @@ class CellsChoice:
         cells = label_each_class(probability.astype(np.float32), partial(label_instances, **settings))
         return np.asarray(self.metric.row(cells[None], reference))
 
-    def _smallest_annotated(self) -> int:
-        sizes = [np.bincount(reference[reference > 0].ravel()) for _, reference in self._cases]
-        found = min((int(size[size > 0].min()) for size in sizes if size.any()), default=0)
-        return min((size for size in engines.gather(found) if size), default=0)
+    def _annotated_sizes(self) -> tuple[int, int]:
+        """Pixels of the smallest annotated cell, and of the largest that is drawn whole; 0 where there is none."""
+        own: tuple[list[int], list[int]] = [], []
+        for _, reference in self._cases:
+            sizes = np.bincount(reference[reference > 0].ravel())
+            own[0].extend(int(size) for size in sizes[sizes > 0])
+            if not (reference == OPEN).any():  # points tell no sizes
+                own[1].append(int(sizes.max(initial=0)))
+        smallest, largest = ([size for process in engines.gather(sizes) for size in process] for sizes in own)
+        return min(smallest, default=0), max(largest, default=0)
 
 
 def _said(cells: Settings) -> str:
