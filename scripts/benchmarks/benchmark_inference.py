@@ -251,7 +251,7 @@ def around(width: int, folder: Path, repetitions: int) -> Row:
             workflow_type="infer",
             logging_file=False,
             dataset_dir=str(images),
-            output_dir=str(folder / "out"),
+            output_dir=str(folder / f"out_{width}"),
             ckpt_path=str(weights),
             features=features,
             grey_mean=0.5,
