@@ -252,6 +252,7 @@ def around(width: int, folder: Path, repetitions: int) -> Row:
             logging_file=False,
             dataset_dir=str(images),
             output_dir=str(folder / f"out_{width}"),
+            overwrite=True,  # else all but the first repetition find their work done
             ckpt_path=str(weights),
             features=features,
             grey_mean=0.5,
