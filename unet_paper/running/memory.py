@@ -18,8 +18,8 @@ from unet_paper.instances import Settings, splits
 from unet_paper.network import UNet
 from unet_paper.running.machine import cgroups
 
-# bytes for each pixel of an image, beside the network's: measured by benchmark_inference.py, whose goals are 12 and 20
-PIXEL_BYTES, SPLITTING_PIXEL_BYTES = 12, 24
+# bytes for each pixel of an image, beside the network's: measured by benchmark_inference.py (goals 12 and 20), rounded up
+PIXEL_BYTES, SPLITTING_PIXEL_BYTES = 13, 25
 # for each channel of a file: its values and two copies in single precision; 4 channels may be colour
 CHANNEL_BYTES = 10
 # for each pixel and page of a NIfTI volume, which is written in one piece
