@@ -18,8 +18,8 @@ from unet_paper.instances import Settings, splits
 from unet_paper.network import UNet
 from unet_paper.running.machine import cgroups
 
-# bytes for each pixel of an image, beside the network's: measured by benchmark_inference.py (goals 12 and 20), rounded up
-PIXEL_BYTES, SPLITTING_PIXEL_BYTES = 13, 25
+# bytes for each pixel of an image, beside the network's: the most that benchmark_inference.py saw (goals 12 and 20)
+PIXEL_BYTES, SPLITTING_PIXEL_BYTES = 13, 29
 # for each channel of a file: its values and two copies in single precision; 4 channels may be colour
 CHANNEL_BYTES = 10
 # for each pixel and page of a NIfTI volume, which is written in one piece
