@@ -7,6 +7,8 @@ from typing import Any
 
 import monai.bundle
 import pytest
+import tifffile
+from PIL import Image
 
 from unet_paper.data import phantom
 
@@ -38,6 +40,19 @@ def real_data() -> Path:
 def cells_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small phantom of touching cells in the layout of the Cell Tracking Challenge."""
     return phantom.write(tmp_path_factory.mktemp("cells") / "phantom", kind="cells", frames=4, size=128, seed=1)
+
+
+@pytest.fixture(scope="session")
+def own_folder(cells_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A person's images and masks: that phantom's frames as PNG and TIFF, paired by name."""
+    root, source = tmp_path_factory.mktemp("own") / "cells", Path(cells_folder)
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for number, frame in enumerate(sorted((source / "01").glob("*.tif"))):
+        Image.fromarray(tifffile.imread(frame)).save(root / "images" / f"well{number}.png")
+        mask = next((source / "01_GT" / "SEG").glob(f"*{frame.stem[1:]}.tif"))
+        tifffile.imwrite(root / "masks" / f"well{number}.tif", tifffile.imread(mask))
+    return root
 
 
 @pytest.fixture(scope="session")

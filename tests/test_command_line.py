@@ -20,7 +20,6 @@ from PIL import Image
 from unet_paper.app import check, help_text, lean_import
 from unet_paper.app.bundle_command import path_value
 from unet_paper.app.command_line import COMMANDS, MODULES, Request, main
-from unet_paper.data import phantom
 from unet_paper.network import UNet
 from unet_paper.running import checkpoint
 
@@ -31,20 +30,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(check, "seconds_per_step", lambda *_: 1.0)
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A person's images and masks: the phantom's frames as PNG and TIFF, paired by name."""
-    root = tmp_path_factory.mktemp("own") / "cells"
-    source = Path(phantom.write(root.with_name("phantom"), kind="cells", frames=4, size=128, seed=1))
-    for kind in ("images", "masks"):
-        (root / kind).mkdir(parents=True)
-    for number, frame in enumerate(sorted((source / "01").glob("*.tif"))):
-        Image.fromarray(tifffile.imread(frame)).save(root / "images" / f"well{number}.png")
-        mask = next((source / "01_GT" / "SEG").glob(f"*{frame.stem[1:]}.tif"))
-        tifffile.imwrite(root / "masks" / f"well{number}.tif", tifffile.imread(mask))
-    return root
 
 
 def typed(settings: dict[str, Any]) -> list[str]:

@@ -25,7 +25,8 @@ from scipy import ndimage
 
 from unet_paper.data.annotation import InstancesFromAnnotationd
 from unet_paper.data.datasets import pairs
-from unet_paper.data.reader import CheckImaged, LabelReader, PageReader, ScaleToUnitRanged, page_shapes
+from unet_paper.data.reader import CheckImaged, LabelReader, PageReader, page_shapes
+from unet_paper.data.unit_range import ScaleToUnitRanged
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(4)

@@ -17,7 +17,7 @@ from conftest import CONFIGS, TINY
 
 from unet_paper.data import phantom
 from unet_paper.running import engines
-from unet_paper.running.checkpoint import Checkpoints
+from unet_paper.running.checkpoint_handler import Checkpoints
 from unet_paper.running.signals import Interrupted
 
 SETTINGS: dict[str, Any] = {**TINY, "features": [4, 8], "tile_size": 44}

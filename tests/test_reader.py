@@ -16,7 +16,8 @@ from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, SaveImage
 from PIL import Image
 
-from unet_paper.data.reader import CheckImaged, PageReader, ScaleToUnitRanged, page_shapes, split_page
+from unet_paper.data.reader import CheckImaged, PageReader, page_shapes, split_page
+from unet_paper.data.unit_range import ScaleToUnitRanged
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (20, 31), dtype=np.uint8)  # not square: a transposition shows

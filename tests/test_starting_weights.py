@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tifffile
 import torch
 import yaml
 from conftest import TINY
@@ -19,7 +18,6 @@ from unet_paper.app import check, starting_weights
 from unet_paper.app.command_line import main
 from unet_paper.app.starting_weights import Outcome, Score
 from unet_paper.app.train import CONFIGS
-from unet_paper.data import phantom
 from unet_paper.network import UNet
 from unet_paper.release import archive, bioimage_io_card, model_card, monai_label, terms
 from unet_paper.release.terms import Released
@@ -34,21 +32,7 @@ STEPS = {"max_epochs": "102", "steps_per_epoch": "10"}
 
 
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of four images of the phantom, with masks."""
-    root = tmp_path_factory.mktemp("start") / "cells"
-    source = Path(phantom.write(root.with_name("phantom"), kind="cells", frames=4, size=128, seed=1))
-    for kind in ("images", "masks"):
-        (root / kind).mkdir(parents=True)
-    for number, frame in enumerate(sorted((source / "01").glob("*.tif"))):
-        mask = next((source / "01_GT" / "SEG").glob(f"*{frame.stem[1:]}.tif"))
-        for kind, file in (("images", frame), ("masks", mask)):
-            tifffile.imwrite(root / kind / f"well{number}.tif", tifffile.imread(file))
-    return root
-
-
-@pytest.fixture(scope="module")
-def good(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good(own_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that know such cells: trained on them for longer than a trial."""
     import monai.bundle
 
@@ -62,7 +46,7 @@ def good(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             config_file=configs,
             logging_file=False,
             **settings,
-            dataset_dir=str(cells),
+            dataset_dir=str(own_folder),
             output_dir="run",
             dropout=0.0,
             class_weights=[1.0, 1.0],
@@ -94,11 +78,11 @@ def released(monkeypatch: pytest.MonkeyPatch) -> list[Released]:
 
 
 @pytest.fixture
-def here(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that one works in, with the cells, which have been checked."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(check, "seconds_per_step", lambda *_: 1.0)
-    (tmp_path / "cells").symlink_to(cells)
+    (tmp_path / "cells").symlink_to(own_folder)
     check.checked(Path("cells"), {})
     return tmp_path
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from unet_paper.data import datasets, phantom
 from unet_paper.data.grey_statistics import GreyRanges, grey_features, grey_statistics
-from unet_paper.data.reader import PageReader, ScaleToUnitRanged
+from unet_paper.data.reader import PageReader
+from unet_paper.data.unit_range import ScaleToUnitRanged
 from unet_paper.data.unlike_training import SayUnlikeTrainingd, unlike
 
 Images = NDArray[np.uint8]

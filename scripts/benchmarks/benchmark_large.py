@@ -127,8 +127,9 @@ def released() -> UNet:
     """The network of the released weights, laid out as the prediction lays it out."""
     network = UNet(**NETWORK).eval()
     checkpoint.load_weights(network, WEIGHTS)
-    laid_out: UNet = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return laid_out
+    # in place; the types of PyTorch do not know this argument of a module's method
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def seconds_of_network(threads: int, tiles: int) -> float:

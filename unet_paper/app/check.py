@@ -44,6 +44,7 @@ ASKED = (
 )
 _NUMBERS = ("out_channels", "ignore_value", "background_value")
 _ABOVE_ZERO = {
+    "minutes": f"a time above 0 is needed, such as {MINUTES:g}",
     "point_radius": "a radius above 0 px is needed, such as 4",
     "magnification": "a number above 0 is needed",
 }
@@ -261,14 +262,7 @@ def minutes_of(settings: dict[str, str]) -> float:
     Raises:
         ValueError: no time above 0.
     """
-    typed = settings.pop("minutes", str(MINUTES))
-    try:
-        minutes = float(typed)
-    except ValueError:
-        minutes = 0.0
-    if not 0 < minutes < float("inf"):
-        raise ValueError(f"--minutes {typed}: a time above 0 is needed, such as {MINUTES:g}")
-    return minutes
+    return _above_zero("minutes", settings.pop("minutes", str(MINUTES)))
 
 
 def channel_value(typed: str) -> Channel:

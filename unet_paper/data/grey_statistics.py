@@ -12,7 +12,8 @@ from scipy import ndimage
 
 from unet_paper.data.datasets import Case
 from unet_paper.data.notices import Progress
-from unet_paper.data.reader import Channel, CheckImaged, PageReader, ScaleToUnitRanged
+from unet_paper.data.reader import Channel, CheckImaged, PageReader
+from unet_paper.data.unit_range import ScaleToUnitRanged
 
 __all__ = ["GreyRanges", "GreyStatistics", "grey_features", "grey_statistics"]
 

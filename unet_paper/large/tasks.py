@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unet_paper.data.image_store import ImageStore, open_image
-from unet_paper.data.reader import CheckImaged, ScaleToUnitRanged
+from unet_paper.data.reader import CheckImaged
+from unet_paper.data.unit_range import ScaleToUnitRanged
 from unet_paper.instances import Settings
 from unet_paper.large import label_store
 from unet_paper.large.block_cells import BlockCells

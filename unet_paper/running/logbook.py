@@ -52,8 +52,8 @@ def _clock(row: Mapping[str, float]) -> dict[str, float]:
 class Logbook:
     """Handler of a trainer that writes a row for every epoch, and redraws the curves after every validation.
 
-    Attach it after the ValidationHandler and before ``checkpoint.Checkpoints``, which keeps the rows: after a resume
-    ``metrics.csv`` has those of its checkpoint, whatever became of the file in between.
+    Attach it after the ValidationHandler and before ``checkpoint_handler.Checkpoints``, which keeps the rows: after a
+    resume ``metrics.csv`` has those of its checkpoint, whatever became of the file in between.
 
     Args:
         folder: the run's folder.
