@@ -24,6 +24,19 @@ from unet_paper.running.settings import cause, unused_settings
 
 Run = Callable[..., None]
 
+# and an average of all weights that there were
+EVERYTHING_RANDOM: dict[str, Any] = {
+    "dropout": 0.3,
+    "flip": True,
+    "paste_cells": [1, 2],
+    "exposure": [0.8, 1.25],
+    "contrast": [0.7, 1.4],
+    "shading": 0.05,
+    "blur": [0.0, 1.0],
+    "further_noise_std": 0.01,
+    "average_decay": 0.9,
+}
+
 
 def state(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "last.pt", weights_only=True)
@@ -83,7 +96,7 @@ def test_overlays_run(run_bundle: Run, cells_folder: str, em_folder: str, tmp_pa
 
 def test_resumed_equals_uninterrupted_bit_for_bit(run_bundle: Run, cells_folder: str, tmp_path: Path) -> None:
     # the same schedule, though one run is told to stop half way
-    settings = {**TINY, "dataset_dir": cells_folder, "lr_scheduler#total_iters": 12}
+    settings = {**TINY, "dataset_dir": cells_folder, "lr_scheduler#total_iters": 12, **EVERYTHING_RANDOM}
     run_bundle("training", "train", **{**settings, "max_epochs": 4}, output_dir=str(tmp_path / "whole"))
     run_bundle("training", "train", **{**settings, "max_epochs": 2}, output_dir=str(tmp_path / "parts"))
     assert state(tmp_path / "parts")["epoch"] == 2

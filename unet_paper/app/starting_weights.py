@@ -224,6 +224,7 @@ class Trial:
             steps_per_epoch=steps,
             val_interval=1,
             patience=None,
+            **{"validate#evaluator#network": "@network"},  # an average would begin anew with each start
             **{
                 f"{part}#dataset#data": {"_target_": f"{__name__}.spread", "cases": f"@{cases}", "most": most}
                 for part, cases, most in (

@@ -43,6 +43,7 @@ class Checkpoints:
         choice: of the post-processing, which goes into the facts; None: as they are.
         minutes: write ``last.pt`` within an epoch when the last time was so long ago; > 0.
         machine: what the run computes with; part of ``last.pt``, for a run that goes on from it.
+        kept: network whose weights ``model.pt`` holds, the one that is validated; None: the one in training.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Checkpoints:
         choice: "CellsChoice | None" = None,
         minutes: float = 10.0,
         machine: "Choices | None" = None,
+        kept: nn.Module | None = None,
     ) -> None:
         if not minutes > 0:
             raise ValueError(f"checkpoint_minutes={minutes}: must be more than 0; .inf writes after epochs alone")
@@ -65,6 +67,7 @@ class Checkpoints:
         self.facts = facts
         self.choice = choice
         self.network = network
+        self.kept = network if kept is None else kept
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.evaluator: Any = evaluator
@@ -184,7 +187,7 @@ class Checkpoints:
             self._keep_folder(engine)
             if state is None or state.best_metric_epoch == engine.state.epoch:
                 checkpoint.save(
-                    {**checkpoint.bare_network(self.network).state_dict(), **self._told()},
+                    {**checkpoint.bare_network(self.kept).state_dict(), **self._told()},
                     self.folder / run_folder.BEST,
                 )
         self._write_last(engine, engine.state.epoch)
