@@ -369,6 +369,35 @@ IoU does not notice that two cells became one, which costs SEG exactly one cell 
 to 1) and DET half a cell. SEG does not notice a false cell, DET does. DET does not notice where an outline runs, SEG
 does.
 
+**SEG_touching**, **SEG_separate**: SEG of the objects that touch another one, a pixel of one beside a pixel of the
+other (4 neighbours), and of all others. Where cells touch, segmentation fails first.
+
+## On another day
+
+Held-out images are of the same hour as the training's, those of a user are not. With `robustness.yaml` as the last
+config of an evaluation,
+
+```
+python -m monai.bundle run evaluating --config_file "['bundle/configs/train.yaml','bundle/configs/data_folder.yaml','bundle/configs/evaluate.yaml','bundle/configs/robustness.yaml']" --dataset_dir FOLDER --output_dir runs/NAME
+```
+
+the held-out images are scored as they are and changed in one respect at a time, against their own annotation, into
+`runs/NAME/robustness/robustness.csv`, a row a change:
+
+| changed | by |
+|---|---|
+| exposure | all grey values times 0.8; times 1.25 |
+| contrast | distances from the image's mean times 0.7; times 1.4 |
+| shading | light falling from 1.1 at the left edge to 1 / 1.1 at the right |
+| blur | a Gaussian of 1 px; of 2 px |
+| noise | white noise of 0.1; of 0.25 times `grey_std` |
+| scale | images 0.8 times; 1.25 times as large; scored at the size given |
+| contacts | copies of three cells set against others of their image, as `paste_cells` does; not for binary masks |
+
+The amounts are the same for every network, and so are the noise and the copies. A network that was trained with such
+changes is judged by its own medicine: the table tells what would break a network, not what another microscope will
+bring.
+
 ## When there is nothing to score
 
 {degenerate}
@@ -376,7 +405,7 @@ does.
 Bad input, shapes that differ, labels that are not binary, probabilities outside [0, 1], NaN, an empty stack, is
 refused by every metric, naming the argument and its value. In a MONAI validation an image without any reference
 object is NaN in the table of cases, and does not count in SEG and DET of the whole.
-"""
+"""  # noqa: E501
 
 
 def main() -> None:

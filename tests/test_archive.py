@@ -59,6 +59,25 @@ def members(path: Path) -> dict[str, bytes]:
         return {name: content.read(name) for name in content.namelist()}
 
 
+def test_the_post_processing_of_a_release_is_chosen_with_its_own_weights(
+    weights: Path, em_folder: str, tmp_path: Path
+) -> None:
+    """A recipe that averages weights validates a network beside the one that weights are loaded into."""
+    release = archive.releases(BUNDLE)[NAME]
+    small = {"folds": 2, "device": "cpu", "threads": 1}
+
+    def scores(path: Path, decay: float | None) -> list[float]:
+        facts = archive.release_facts(BUNDLE, release, path, {**small, "average_decay": decay}, em_folder)
+        return [row["value"] for row in facts.training["cells_choice"]["curve"]]
+
+    torch.manual_seed(4)
+    other = tmp_path / "other.pt"
+    checkpoint.save(UNet(features=FEATURES).state_dict(), other)
+    plain = [scores(path, None) for path in (weights, other)]
+    assert plain[0] != plain[1]
+    assert [scores(path, 0.9) for path in (weights, other)] == plain
+
+
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +128,7 @@ def test_what_an_archive_holds(built: Path, weights: Path) -> None:
             "metadata.json",
             "many_images.json",
             "multi_gpu_evaluate.json",
+            "robustness.json",
             "multi_gpu_train.json",
             "train.json",
             "train_folder.json",

@@ -26,6 +26,7 @@ from unet_paper.metrics.ctc import (
     ctc_seg,
     ctc_seg_objects,
     op_csb,
+    touching_objects,
 )
 from unet_paper.metrics.iou import iou
 
@@ -197,6 +198,13 @@ def test_details_of_every_object() -> None:
         ObjectScore(frame=0, reference_id=7, area=3, prediction_id=2, jaccard=2 / 3),
         ObjectScore(frame=1, reference_id=5, area=2, prediction_id=9, jaccard=1 / 2),
     ]
+
+
+def test_cells_touch_where_a_pixel_of_one_is_beside_a_pixel_of_the_other() -> None:
+    reference = np.array([[1, 1, 0, 3, 0], [0, 2, 0, 0, 4], [-1, 0, 5, 5, 0], [6, 0, 0, 0, 0]])
+    # 1 and 2 share an edge; 3, 4 and 5 meet at corners; 6 lies beside unknown pixels
+    assert touching_objects(reference).tolist() == [1, 2]
+    assert touching_objects(np.zeros((3, 3), dtype=np.int64)).tolist() == []
 
 
 def test_det_by_hand() -> None:

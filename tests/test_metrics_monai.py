@@ -155,6 +155,22 @@ def test_images_of_a_list_may_have_different_sizes() -> None:
     assert metric.aggregate() == 1 / 4
 
 
+def test_touching_and_separate_cells_are_the_parts_of_all() -> None:
+    reference = torch.tensor([[[[1, 1, 2, 2, 0, 3, 3, 0, 4]]]])
+    prediction = torch.tensor([[[[5, 5, 5, 6, 0, 7, 7, 7, 8]]]])
+    # 1: 2/3; 2: half covered by 5 and half by 6, no match; 3: 2/3; 4: found
+    for only, expected in (("touching", 1 / 3), ("separate", 5 / 6), (None, 7 / 12)):
+        metric = CTCSeg(only=only)  # type: ignore[arg-type]
+        metric(prediction, reference)
+        assert metric.aggregate().item() == pytest.approx(expected)
+    alone = torch.tensor([[[[1, 1, 0, 0]]]])
+    metric = CTCSeg(only="touching")
+    metric(alone, alone)
+    assert metric.aggregate().isnan()
+    with pytest.raises(ValueError, match="only='lonely': expected touching, separate"):
+        CTCSeg(only="lonely")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("factory", [CTCSeg, CTCDet])
 def test_nothing_to_be_scored(factory: Factory) -> None:
     """Images without any object say nothing, and a set of nothing but such images has no score."""

@@ -24,7 +24,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import ignite.distributed as idist
 import numpy as np
@@ -36,7 +36,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from unet_paper.classes import cell_probability, check_num_classes, class_of
-from unet_paper.metrics.ctc import DetectionErrors, LabelImage, check_label_image, ctc_det_errors, ctc_seg_objects
+from unet_paper.metrics.ctc import (
+    DetectionErrors,
+    LabelImage,
+    check_label_image,
+    ctc_det_errors,
+    ctc_seg_objects,
+    touching_objects,
+)
 from unet_paper.metrics.em_inputs import THRESHOLDS, V_THRESHOLDS, Statistics, sweep
 from unet_paper.metrics.f1 import f1_counts
 from unet_paper.metrics.iou import iou_counts
@@ -331,6 +338,11 @@ class CTCSeg(OfClasses):
         field_of_interest: width in px of the band along the border; objects wholly inside the band are ignored.
         num_classes: see :class:`OfClasses`; a cell that was found as one of another class was not found.
         of_class: see there.
+        only: ``"touching"`` for the objects of the reference that touch another one, ``"separate"`` for those that do
+            not, see :func:`unet_paper.metrics.ctc.touching_objects`; None: all, which is SEG.
+
+    Raises:
+        ValueError: for other objects.
 
     Example:
         >>> metric = CTCSeg()
@@ -342,16 +354,28 @@ class CTCSeg(OfClasses):
 
     row_shape = (2,)
 
-    def __init__(self, *, field_of_interest: int = 0, num_classes: int = 2, of_class: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        field_of_interest: int = 0,
+        num_classes: int = 2,
+        of_class: int | None = None,
+        only: Literal["touching", "separate"] | None = None,
+    ) -> None:
         super().__init__(num_classes=num_classes, of_class=of_class)
+        if only not in (None, "touching", "separate"):
+            raise ValueError(f"only={only!r}: expected touching, separate, or null for all objects")
         self.field_of_interest = field_of_interest
+        self.only = only
 
     def row(self, prediction: NDArray[Any], reference: LabelImage) -> Statistics:
         """Sum of the Jaccard indices, number of objects."""
+        touching = set() if self.only is None else set(touching_objects(reference).tolist())
         objects = [
             score.jaccard
             for cells, annotated in self.pairs(prediction[0], reference)
             for score in ctc_seg_objects(cells, annotated, field_of_interest=self.field_of_interest)
+            if self.only is None or (score.reference_id in touching) == (self.only == "touching")
         ]
         return np.array([sum(objects), len(objects)], dtype=np.float64)
 

@@ -20,6 +20,7 @@ OVERLAYS: Mapping[str, str] = {
     "inference_trt": "inference",
     "multi_gpu_train": "train",
     "multi_gpu_evaluate": "evaluate",
+    "robustness": "evaluate",
 }
 # What training goes on with as the weights in the archive were trained.
 _OF_TRAINING = (
