@@ -4,10 +4,11 @@
 
 A study is a YAML file: the configs and settings that all variants share, the folds to hold out, and the variants, each
 a choice, its value and the settings that differ. A variant with ``of`` trains nothing: it scores the networks of
-another one with other settings. What has been scored is not done again, so that an interrupted study goes on when it is
-started again; what earlier rules of the metrics scored is scored anew. Written to ``--output_dir/STUDY``: a run of each
-variant and fold, and results.csv; with ``--doc`` also the table, between the lines ``<!-- STUDY:begin -->`` and
-``<!-- STUDY:end -->`` of that file.
+another one with other settings. With ``robustness`` every network is also scored on changed images (robustness.yaml):
+a column says of which images, such as "blur 2 px" or "mean of changes", and which score. What has been scored is not
+done again, so that an interrupted study goes on when it is started again; what earlier rules of the metrics scored is
+scored anew. Written to ``--output_dir/STUDY``: a run of each variant and fold, and results.csv; with ``--doc`` also the
+table, between the lines ``<!-- STUDY:begin -->`` and ``<!-- STUDY:end -->`` of that file.
 """
 
 import argparse
@@ -30,6 +31,10 @@ from unet_paper.running.tables import markdown_table, replace_block
 logger = logging.getLogger("compare_settings")
 
 KEYS = {"title", "data", "configs", "settings", "folds", "scores", "variants"}
+OPTIONAL_KEYS = {"robustness"}
+COLUMN_KEYS = {"images", "score"}
+# over which changes a column goes, and what robustness.json calls it
+OVER_CHANGES = {"mean of changes": "mean_of_changes", "lowest of changes": "lowest_of_changes"}
 VARIANT_KEYS = {"choice", "value", "settings", "of"}
 
 
@@ -40,8 +45,12 @@ def read_study(path: Path) -> dict[str, Any]:
         ValueError: keys that are missing or unknown, two variants of one name, ``of`` naming no variant that trains.
     """
     study: dict[str, Any] = yaml.safe_load(path.read_text())
-    if set(study) != KEYS:
-        raise ValueError(f"{path}: expected the keys {', '.join(sorted(KEYS))}; found {', '.join(sorted(study))}")
+    if not KEYS <= set(study) <= KEYS | OPTIONAL_KEYS:
+        expected = f"{', '.join(sorted(KEYS))}, and perhaps {', '.join(OPTIONAL_KEYS)}"
+        raise ValueError(f"{path}: expected the keys {expected}; found {', '.join(sorted(study))}")
+    for column in study.setdefault("robustness", []):
+        if set(column) != COLUMN_KEYS:
+            raise ValueError(f"{path}: robustness has {column}: expected {', '.join(sorted(COLUMN_KEYS))}")
     named: dict[str, dict[str, Any]] = {}
     for variant in study["variants"]:
         if not {"choice", "value"} <= set(variant) <= VARIANT_KEYS:
@@ -82,8 +91,20 @@ def score(study: Mapping[str, Any], name: str, fold: int, data: Path, folder: Pa
         settings["report_dir"] = str(report)
         configs.append(str(CONFIGS / "evaluate.yaml"))
         monai.bundle.run("evaluating", config_file=[*configs, overlay(settings, folder / f"{name}.yaml")])
+        if study["robustness"]:
+            settings["report_dir"] = str(report / "robustness")
+            configs.append(str(CONFIGS / "robustness.yaml"))
+            monai.bundle.run("evaluating", config_file=[*configs, overlay(settings, folder / f"{name}.yaml")])
     found: dict[str, float] = json.loads(summary.read_text())["scores"]
+    if study["robustness"]:
+        content = json.loads((report / "robustness" / "robustness.json").read_text())
+        rows = content["scores"] | {name: content[key] for name, key in OVER_CHANGES.items()}
+        found |= {_heading(column): rows[column["images"]][column["score"]] for column in study["robustness"]}
     return found
+
+
+def _heading(column: Mapping[str, str]) -> str:
+    return f"{column['score']}, {column['images']}"
 
 
 def scored_by_rules_of_now(summary: Mapping[str, Any]) -> bool:
@@ -106,15 +127,16 @@ def table(study: Mapping[str, Any], results: Mapping[str, Sequence[Mapping[str, 
         results: scores of every fold, by variant.
     """
     body = []
+    columns = [*study["scores"], *map(_heading, study["robustness"])]
     for name, folds in results.items():
         variant = study["variants"][name]
-        cells = [_mean_and_spread([scores[score] for scores in folds]) for score in study["scores"]]
+        cells = [_mean_and_spread([scores[column] for scores in folds]) for column in columns]
         body.append([str(variant["choice"]), str(variant["value"]), *cells])
     settings = ", ".join(f"`{name}: {value}`" for name, value in study["settings"].items())
     head = [f"**{study['title']}**", "", f"Configs {', '.join(study['configs'])}; {settings}.", ""]
     rules = f"; metric rules {RULES}" if set(EM_SCORES) & set(study["scores"]) else ""
     folds = f"Scored on fold {', '.join(map(str, study['folds']))}, held out{rules}."
-    return "\n".join([*head, *markdown_table(["choice", "value", *study["scores"]], body), "", folds]) + "\n"
+    return "\n".join([*head, *markdown_table(["choice", "value", *columns], body), "", folds]) + "\n"
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:

@@ -4,7 +4,8 @@
 
 Several checkpoints of a data set, ``--isbi2012 A.pt B.pt``, are a cross-validation: the first was trained without
 fold 0, the second without fold 1, and so on; the tables give mean and standard deviation over the folds. With
-``--compare_precision bfloat16`` the first of each is evaluated in that precision too. The data folder holds the
+``--compare_precision bfloat16`` the first of each is evaluated in that precision too, with ``--robustness`` also on
+changed images. The data folder holds the
 challenges' own folders isbi2012, PhC-C2DH-U373 and DIC-C2DH-HeLa. Written to the output folder: results.md,
 results.csv, results.png, and a full evaluation of every checkpoint. Every other --name value is a setting of the
 bundle's evaluate.yaml, for instance --symmetries all, --folds 5 or --device cuda:0.
@@ -50,6 +51,8 @@ class DataSet(NamedTuple):
     """Scores that a release names, where not all."""
     best_symmetries: str = "none"
     """Test-time averaging with which recipe ``best`` is scored."""
+    changed: tuple[str, ...] = ("SEG", "DET", "SEG_touching", "SEG_separate")
+    """Scores of changed images."""
 
 
 class Scored(NamedTuple):
@@ -79,7 +82,14 @@ EM_SCORES = ("warping_error", "rand_error_cells", "pixel_error", "V_rand", "V_in
 EM_RELEASED = ("V_rand", "V_info", "rand_error_cells", "warping_error", "pixel_error")
 DATA_SETS = {
     "isbi2012": DataSet(
-        "ISBI 2012", "isbi2012", 1, EM_SCORES, metric_rules=RULES, released=EM_RELEASED, best_symmetries="all"
+        "ISBI 2012",
+        "isbi2012",
+        1,
+        EM_SCORES,
+        metric_rules=RULES,
+        released=EM_RELEASED,
+        best_symmetries="all",
+        changed=("V_rand", "V_info", "pixel_error"),
     ),
     "phc_u373": DataSet("PhC-C2DH-U373", "PhC-C2DH-U373", 2, ("SEG", "DET", "OP_CSB", "IoU")),
     "dic_hela": DataSet("DIC-C2DH-HeLa", "DIC-C2DH-HeLa", 2, ("SEG", "DET", "OP_CSB", "IoU")),
@@ -126,7 +136,13 @@ def features(weights: str | Path) -> list[int]:
 
 
 def evaluate(
-    name: str, data: Path, weights: Path, output_dir: Path, recipe: str, settings: Mapping[str, Any]
+    name: str,
+    data: Path,
+    weights: Path,
+    output_dir: Path,
+    recipe: str,
+    settings: Mapping[str, Any],
+    report: str = "evaluation/summary.json",
 ) -> dict[str, Any]:
     """Run the bundle's evaluating workflow for one data set.
 
@@ -137,15 +153,18 @@ def evaluate(
         output_dir: the evaluation goes to ``output_dir/name/evaluation``.
         recipe: that the checkpoint was trained with, ``paper`` or ``best``.
         settings: further settings of the config.
+        report: what to return of it, ``robustness/robustness.json`` for scores of changed images.
 
     Returns:
         The summary that the evaluation wrote.
     """
     run = output_dir / name
     best = [f"best_{name}"] if recipe == "best" else []
+    changed = ["robustness"] if report.startswith("robustness") else []
+    configs = ("train", f"data_{name}", *best, "evaluate", *changed)
     monai.bundle.run(
         run_id="evaluating",
-        config_file=[str(CONFIGS / f"{config}.yaml") for config in ("train", f"data_{name}", *best, "evaluate")],
+        config_file=[str(CONFIGS / f"{config}.yaml") for config in configs],
         logging_file=str(CONFIGS / "logging.conf"),
         **{
             "dataset_dir": str(data / DATA_SETS[name].folder),
@@ -157,7 +176,7 @@ def evaluate(
             **settings,
         },
     )
-    summary: dict[str, Any] = json.loads((run / "evaluation" / "summary.json").read_text())
+    summary: dict[str, Any] = json.loads((run / report).read_text())
     return summary
 
 
@@ -274,6 +293,7 @@ def markdown(
     ours: Mapping[str, Sequence[Scored]],
     compared: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
     earlier_comparison: str = "",
+    robust: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """Both tables, where ours come from, and the sources of the others.
 
@@ -281,6 +301,7 @@ def markdown(
         ours: rows of ours, by data set.
         compared: two summaries of the first checkpoint, in one precision and in another, by data set.
         earlier_comparison: what ``kept_comparison`` found, for a run that compares nothing.
+        robust: scores of changed images of the first checkpoint, by data set.
     """
     em = DATA_SETS["isbi2012"]
     lines = ["**Table 1** (ISBI 2012 EM; errors: lower is better)", ""]
@@ -309,6 +330,7 @@ def markdown(
         ]
     lines += _comparison(compared) if compared else []
     lines += ["", earlier_comparison] if earlier_comparison and not compared else []
+    lines += _on_another_day(robust) if robust else []
     sources = dict.fromkeys(f"{entry.who}: {entry.source}" for entry in PUBLISHED)
     lines += [
         "",
@@ -337,6 +359,23 @@ def _comparison(compared: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any
         "",
         *markdown_table(["data set", "score", *precisions, "difference"], body),
     ]
+
+
+def _on_another_day(robust: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A table for each data set: scores of its images as they are, and under every change."""
+    lines = [
+        "",
+        "**On another day** (the first checkpoint of each; held-out images changed, see bundle/docs/metrics.md)",
+    ]
+    for name, summary in robust.items():
+        chosen = DATA_SETS[name].changed
+        body = [[images, *(_or_dash(row[score]) for score in chosen)] for images, row in summary["scores"].items()]
+        lines += ["", *markdown_table([DATA_SETS[name].title, *chosen], body)]
+    return lines
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else _number(value)
 
 
 def _table_rows(
@@ -448,6 +487,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=Path, nargs="+", metavar="CKPT", help=f"of {data_set.title}")
     parser.add_argument("--recipe", default="paper", choices=("paper", "best"), help="that trained them (paper)")
     parser.add_argument("--compare_precision", choices=("bfloat16",), help="evaluate fold 0 in this one as well")
+    parser.add_argument("--robustness", action="store_true", help="score fold 0 on changed images as well")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/tables"), help="where to write (runs/tables)")
     parser.add_argument("--readme", type=Path, help="file in which to replace the block named results")
     parser.add_argument("--keep", action="store_true", help="keep that file's rows of folds that are not evaluated now")
@@ -476,6 +516,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name: (summaries[name][0], evaluate(name, given.data, paths[0], folder, given.recipe, other))
             for name, paths in weights.items()
         }
+    robust = {}
+    if given.robustness:
+        # averaging over symmetries would take eight times as long for each change
+        plain = {**settings, "symmetries": "none"}
+        report = "robustness/robustness.json"
+        robust = {
+            name: evaluate(name, given.data, paths[0], given.output_dir, given.recipe, plain, report)
+            for name, paths in weights.items()
+        }
     evaluated = {name: [scored(summary, DATA_SETS[name]) for summary in of_name] for name, of_name in summaries.items()}
     remaining = kept(given.readme.read_text(), evaluated) if given.keep else {}
     ours = {
@@ -483,7 +532,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in DATA_SETS
         if name in evaluated or name in remaining
     }
-    text = markdown(ours, compared, kept_comparison(given.readme.read_text()) if given.keep else "")
+    text = markdown(ours, compared, kept_comparison(given.readme.read_text()) if given.keep else "", robust)
     given.output_dir.mkdir(parents=True, exist_ok=True)
     (given.output_dir / "results.md").write_text(text)
     logbook.write_table(rows(ours), given.output_dir / "results.csv")

@@ -86,6 +86,7 @@ def test_study_trains_once_and_goes_on_where_it_stopped(
     ("changes", "message"),
     [
         ({"extra": 1}, "expected the keys"),
+        ({"robustness": [{"images": "blur 2 px"}]}, "expected images, score"),
         ({"variants": [{"choice": "a"}]}, "has choice and value"),
         ({"variants": [{"choice": "a", "value": 1}, {"choice": "A", "value": "1"}]}, "two variants 'a_1'"),
         ({"variants": [{"choice": "a", "value": 1, "of": "b"}]}, "of 'b'"),
@@ -106,6 +107,37 @@ def test_studies_name_configs_that_exist_and_settings_that_they_have(path: Path,
         known |= set(yaml.safe_load((CONFIGS / f"{config}.yaml").read_text()))
     for settings in (study["settings"], *(variant["settings"] for variant in study["variants"].values())):
         assert {name.split("#")[0] for name in settings} <= known
+
+
+def test_networks_are_scored_on_changed_images_where_a_study_asks(
+    compare: ModuleType, em_folder: str, tmp_path: Path
+) -> None:
+    (tmp_path / "isbi2012").symlink_to(em_folder)
+    columns = [{"images": "blur 2 px", "score": "V_rand"}, {"images": "lowest of changes", "score": "V_rand"}]
+    study = study_file(
+        tmp_path,
+        folds=[0],
+        variants=[{"choice": "steps", "value": 1, "settings": {"steps_per_epoch": 1}}],
+        robustness=columns,
+    )
+    compare.main([str(study), "--data", str(tmp_path), "--output_dir", str(tmp_path / "out")])
+    (found,) = (tmp_path / "out").rglob("robustness.json")
+    measured = json.loads(found.read_text())
+    head, row = (tmp_path / "out" / "study" / "results.csv").read_text().splitlines()
+    assert '"V_rand, blur 2 px","V_rand, lowest of changes"' in head
+    blurred, lowest = map(float, row.split(",")[-2:])
+    assert blurred == measured["scores"]["blur 2 px"]["V_rand"]
+    assert lowest == measured["lowest_of_changes"]["V_rand"] <= blurred
+    table = compare.table(
+        compare.read_study(study),
+        {
+            "steps_1": [
+                {"V_rand": 0.5, "pixel_error": 0.1, "V_rand, blur 2 px": 0.25, "V_rand, lowest of changes": 0.125}
+            ]
+        },
+    )
+    assert "| choice | value | V_rand | pixel_error | V_rand, blur 2 px | V_rand, lowest of changes |" in table
+    assert "| steps | 1 | 0.5000 | 0.1000 | 0.2500 | 0.1250 |" in table
 
 
 def test_table_of_one_fold_has_no_spread(compare: ModuleType, tmp_path: Path) -> None:
