@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from conftest import TINY
 from monai.inferers import SimpleInferer
 
-from unet_paper.running.robustness import AS_THEY_ARE, CHANGES, CONTACTS, Change, ChangedInferer, changed
+from unet_paper.running.robustness import AS_THEY_ARE, CHANGES, CONTACTS, Change, ChangedInferer, Robustness, changed
 
 Run = Callable[..., None]
 MEAN, STD = torch.tensor(0.4), torch.tensor(0.05)
@@ -101,6 +102,35 @@ def test_robustness_writes_a_row_a_change_beside_the_evaluation(scored: Path) ->
     assert summary["mean_of_changes"]["val_loss"] == pytest.approx(np.mean(losses[1:]))
     assert summary["lowest_of_changes"]["val_loss"] == min(losses[1:])
     assert not list(scored.rglob("*.part"))
+
+
+class Scorer:
+    """An evaluator that scores 1 as they are and 0.5 when changed."""
+
+    def __init__(self) -> None:
+        self.inferer = own = SimpleInferer()
+        self.own = own
+        self.state = SimpleNamespace(metrics={})
+
+    def run(self) -> None:
+        self.state.metrics = {"SEG": 1.0 if self.inferer is self.own else 0.5}
+
+
+@pytest.mark.parametrize("secondary", [False, True])
+def test_of_several_processes_one_writes(secondary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unet_paper.running.engines.is_secondary", lambda: secondary)
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    folder = tmp_path / "report"
+    folder.mkdir()
+    scorer = Scorer()
+    Robustness(scorer, folder, weights, mean=0.4, std=0.05, annotation="binary").run()
+    assert scorer.inferer is scorer.own
+    assert bool(list(folder.iterdir())) is not secondary
+    if not secondary:
+        summary = json.loads((folder / "robustness.json").read_text())
+        assert summary["scores"][AS_THEY_ARE] == {"SEG": 1.0}
+        assert summary["mean_of_changes"] == summary["lowest_of_changes"] == {"SEG": 0.5}
 
 
 def test_membranes_get_no_contacts(run_bundle: Run, em_folder: str, tmp_path: Path) -> None:

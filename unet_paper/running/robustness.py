@@ -25,7 +25,7 @@ from torch import Tensor
 from unet_paper.acquisition import blurred
 from unet_paper.magnification import MagnifiedInferer
 from unet_paper.paste_cells import RandPasteCellsd
-from unet_paper.running import checkpoint, logbook
+from unet_paper.running import checkpoint, engines, logbook
 from unet_paper.running.placement import placed
 from unet_paper.running.tables import markdown_table
 
@@ -170,7 +170,8 @@ class Robustness:
                     self._score(str(change))
         finally:
             self.evaluator.inferer = inferer
-        self._write()
+        if not engines.is_secondary():
+            self._write()
 
     def _score(self, name: str) -> None:
         self.evaluator.run()
