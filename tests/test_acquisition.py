@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from unet_paper.acquisition import RandAcquisition, RandAcquisitiond, blurred
 
-ALL = {"contrast": (0.7, 1.4), "shading": 0.05, "blur": (0.0, 1.5), "noise_std": 0.01}
+ALL: dict[str, Any] = {"contrast": (0.7, 1.4), "shading": 0.05, "blur": (0.0, 1.5), "noise_std": 0.01}
 
 
 def picture(channels: int = 1, size: int = 64) -> torch.Tensor:
@@ -91,7 +91,7 @@ def test_noise_is_white_and_of_many_strengths_up_to_the_stated_one() -> None:
 def test_a_seed_tells_everything_and_the_argument_stays() -> None:
     image = picture()
     before = image.clone()
-    transform = Compose([RandAcquisitiond(keys="image", **ALL)])  # type: ignore[arg-type]
+    transform = Compose([RandAcquisitiond(keys="image", **ALL)])
     first, second = (transform.set_random_state(seed=7)({"image": image})["image"] for _ in range(2))
     other = transform.set_random_state(seed=8)({"image": image})["image"]
     assert torch.equal(first, second)

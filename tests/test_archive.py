@@ -59,6 +59,9 @@ def members(path: Path) -> dict[str, bytes]:
         return {name: content.read(name) for name in content.namelist()}
 
 
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
 def test_the_post_processing_of_a_release_is_chosen_with_its_own_weights(
     weights: Path, em_folder: str, tmp_path: Path
 ) -> None:
@@ -76,9 +79,6 @@ def test_the_post_processing_of_a_release_is_chosen_with_its_own_weights(
     plain = [scores(path, None) for path in (weights, other)]
     assert plain[0] != plain[1]
     assert [scores(path, 0.9) for path in (weights, other)] == plain
-
-
-# --- building ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_files_give_the_same_bytes(built: Path, weights: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -159,16 +159,18 @@ def test_touching_and_separate_cells_are_the_parts_of_all() -> None:
     reference = torch.tensor([[[[1, 1, 2, 2, 0, 3, 3, 0, 4]]]])
     prediction = torch.tensor([[[[5, 5, 5, 6, 0, 7, 7, 7, 8]]]])
     # 1: 2/3; 2: half covered by 5 and half by 6, no match; 3: 2/3; 4: found
-    for only, expected in (("touching", 1 / 3), ("separate", 5 / 6), (None, 7 / 12)):
-        metric = CTCSeg(only=only)  # type: ignore[arg-type]
+    parts: list[tuple[Any, float]] = [("touching", 1 / 3), ("separate", 5 / 6), (None, 7 / 12)]
+    for only, expected in parts:
+        metric = CTCSeg(only=only)
         metric(prediction, reference)
         assert metric.aggregate().item() == pytest.approx(expected)
     alone = torch.tensor([[[[1, 1, 0, 0]]]])
     metric = CTCSeg(only="touching")
     metric(alone, alone)
     assert metric.aggregate().isnan()
+    lonely: Any = "lonely"
     with pytest.raises(ValueError, match="only='lonely': expected touching, separate"):
-        CTCSeg(only="lonely")  # type: ignore[arg-type]
+        CTCSeg(only=lonely)
 
 
 @pytest.mark.parametrize("factory", [CTCSeg, CTCDet])

@@ -71,7 +71,7 @@ class RandAcquisition(RandomizableTransform):
     [[[1.0, 1.0], [1.0, 1.0]]]
     """
 
-    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012
+    backend = (TransformBackends.TORCH, TransformBackends.NUMPY)
 
     def __init__(
         self, *, contrast: Range = (1.0, 1.0), shading: float = 0.0, blur: Range = (0.0, 0.0), noise_std: float = 0.0

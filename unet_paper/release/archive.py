@@ -155,7 +155,7 @@ def release_facts(
             were held out.
     """
     shape = checkpoint.architecture(checkpoint.read_weights(weights))
-    told = {**shape, **release.training, **(settings or {}), "validate#evaluator#network": "@network"}
+    told = {**shape, **release.training, **(settings or {})}
     if dataset_dir is None:
         told |= {"facts#training#images": None, "facts#pixel_size": None, "facts#grey_ranges": None}
     else:

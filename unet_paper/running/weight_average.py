@@ -51,9 +51,11 @@ class WeightAverage:
         if self.average is not None:
             self.average.update_parameters(checkpoint.bare_network(self.trained))
 
-    def _move(self, average: Tensors, weights: Tensors, steps: Tensor | int) -> None:
+    def _move(self, average: Tensors, weights: Tensors, _steps: Tensor | int) -> None:
         assert self.decay is not None
-        number = int(steps)
+        assert self.average is not None
+        # PyTorch hands the number over on the device of the weights; read there, it would make the host wait for a GPU
+        number = int(self.average.n_averaged)
         move: Any = get_ema_multi_avg_fn(min(self.decay, (1 + number) / (10 + number)))  # type: ignore[no-untyped-call]
         move(average, weights, number)
 
