@@ -1,19 +1,17 @@
-r"""Cells set against one another: contacts made on purpose, for data in which few cells touch.
+"""Cells set against one another: contacts made on purpose, for data in which few cells touch.
 
 Not in the paper. Its border term (Eq. 2) weighs the pixels between touching cells, so a network learns to part cells
 only where some touch. In the sequence PhC-C2DH-U373/01 no two annotated cells do, in the next sequence one in seven
 does, and a network that was trained on the first joins them. ``RandPasteCells`` cuts annotated cells out with a halo
-of their own background, and slides each towards another cell until the two touch: the separation border and the
+of their own background, and sets each against another cell so that the two touch: the separation border and the
 weight map, computed afterwards, then have something to part.
 
-A copy slides along a direction u. In coordinates (a, b) along and across u, it meets the standing cell at
-
-    D = max over b of (largest a of the standing cell - smallest a of the copy) + 1,
-
-the first distance at which no pixel of one lies behind a pixel of the other; then ``gap`` px are added.
+Where a copy has room beside a standing cell is counted for every place at once: a correlation of the copy's pixels with
+those that are taken is 0 where it fits, and one of its rim with the standing cell is the length of their contact. Among
+the places that fit, the longer the contact, the likelier. Crowded images, where few directions are free, thus get
+contacts, too.
 """
 
-import math
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -23,13 +21,14 @@ from monai.transforms import MapTransform, Randomizable
 from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.signal import correlate
 
 from unet_paper.classes import class_of, next_id
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-# directions and gaps that are tried for one cell before it is given up
-ATTEMPTS = 12
+# standing cells that are tried for one copy before it is given up
+ATTEMPTS = 8
 
 
 class Cutting(NamedTuple):
@@ -120,14 +119,16 @@ class RandPasteCells(Randomizable):
             return grey, labels
         background = float(np.median(grey[:, labels == 0])) if (labels == 0).any() else 0.0
         for _ in range(self._number):
-            source = int(self.R.choice(ids))
-            cutting = self._cut(grey, labels, source, windows[source - 1], background)
-            if cutting is None:
-                continue
-            standing = np.argwhere(labels == int(self.R.choice(ids)))
-            for _ in range(ATTEMPTS):
-                corner = self._slide(cutting.cell, standing)
-                if _set(grey, labels, cutting, corner, self.num_classes):
+            for source in self.R.permutation(ids):
+                cutting = self._cut(grey, labels, int(source), windows[source - 1], background)
+                if cutting is not None:
+                    break
+            else:
+                break
+            for standing in self.R.permutation(ids)[:ATTEMPTS]:
+                corner = self._beside(cutting.cell, labels, int(standing), windows[standing - 1])
+                if corner is not None:
+                    _set(grey, labels, cutting, corner, self.num_classes)
                     break
         return grey, labels
 
@@ -162,28 +163,33 @@ class RandPasteCells(Randomizable):
             cell = _turned(cell, turns, mirrored)
         return Cutting(image, cell, opacity, int(class_of(np.array(number), self.num_classes)))
 
-    def _slide(self, cell: NDArray[np.bool_], standing: NDArray[np.intp]) -> tuple[int, int]:
-        """Upper left corner of the window at which the copy has slid against the standing cell from a random side."""
-        angle = self.R.uniform(0, 2 * math.pi)
-        along = np.array([math.sin(angle), math.cos(angle)])
-        across = np.array([along[1], -along[0]])
-        moving = np.argwhere(cell)
-        # sideways by at most half of either cell: they meet with more than their corners
-        reach = (np.ptp(standing @ across) + np.ptp(moving @ across)) / 4
-        shift = standing.mean(axis=0) - moving.mean(axis=0) + across * self.R.uniform(-reach, reach)
-        moving_across = np.rint((moving + shift) @ across).astype(int)
-        standing_across = np.rint(standing @ across).astype(int)
-        low = min(moving_across.min(), standing_across.min()) - 1
-        size = max(moving_across.max(), standing_across.max()) - low + 2
-        front, back = np.full(size, -np.inf), np.full(size, np.inf)
-        np.maximum.at(front, standing_across - low, standing @ along)
-        np.minimum.at(back, moving_across - low, (moving + shift) @ along)
-        # a line between two pixels' lines may be crossed by either
-        front = np.maximum(front, np.maximum(np.roll(front, 1), np.roll(front, -1)))
-        meets = np.isfinite(front) & np.isfinite(back)
-        distance = float((front - back)[meets].max()) + 1 if meets.any() else 0.0
-        corner = np.rint(shift + along * (distance + self.R.uniform(0, self.gap))).astype(int)
-        return int(corner[0]), int(corner[1])
+    def _beside(
+        self, cell: NDArray[np.bool_], labels: NDArray[np.int32], number: int, window: tuple[slice, slice]
+    ) -> tuple[int, int] | None:
+        """Upper left corner of the window of a copy beside a standing cell; None where there is no room."""
+        gap = self.R.uniform(0, self.gap)
+        margin = int(gap) + 1
+        box = ndimage.find_objects(cell.astype(np.uint8))[0]
+        distance = ndimage.distance_transform_edt(~np.pad(cell[box], margin))
+        taken, rim = distance <= gap, (distance > gap) & (distance <= gap + 1)
+        # what lies around the standing cell, as far as a copy beside it reaches; beyond the image nothing fits
+        first = [max(0, side.start - taken.shape[axis]) for axis, side in enumerate(window)]
+        around = labels[first[0] : window[0].stop + taken.shape[0], first[1] : window[1].stop + taken.shape[1]]
+        if any(whole < part for whole, part in zip(around.shape, cell[box].shape, strict=True)):
+            return None
+        blocked = around > 0
+        if (around < 0).any():
+            blocked |= ndimage.distance_transform_edt(around >= 0) <= self.halo
+        overlap, contact = (
+            np.rint(correlate(np.pad(one, margin).astype(np.float32), other.astype(np.float32), "valid", "fft"))
+            for one, other in ((blocked, taken), (around == number, rim))
+        )
+        length = np.where(overlap == 0, contact, 0).ravel()
+        if not length.any():
+            return None
+        place = np.unravel_index(self.R.choice(len(length), p=length / length.sum()), contact.shape)
+        row, column = (int(place[axis]) + first[axis] - box[axis].start for axis in (0, 1))
+        return row, column
 
 
 def _set(
@@ -192,15 +198,10 @@ def _set(
     cutting: Cutting,
     corner: tuple[int, int],
     num_classes: int,
-) -> bool:
-    """Paste in place; False, and nothing done, where the copy would leave the image or cover what it must not."""
+) -> None:
+    """Paste in place, where the copy fits."""
     height, width = cutting.cell.shape
     top, left = corner
-    rows, columns = (np.flatnonzero(cutting.cell.any(axis=axis)) for axis in (1, 0))
-    if top + rows[0] < 0 or left + columns[0] < 0:
-        return False
-    if top + rows[-1] >= labels.shape[0] or left + columns[-1] >= labels.shape[1]:
-        return False
     # the halo may reach over the image's edge
     inside = (
         slice(max(0, -top), min(height, labels.shape[0] - top)),
@@ -208,8 +209,6 @@ def _set(
     )
     place = slice(top + inside[0].start, top + inside[0].stop), slice(left + inside[1].start, left + inside[1].stop)
     cell, opacity, there = cutting.cell[inside], cutting.opacity[inside].copy(), labels[place]
-    if (there[cell] != 0).any() or (there[opacity > 0] < 0).any():
-        return False
     opacity[there > 0] = 0
     # the light of this place: its background against that of the whole image, on which the cutting stands
     halo = (opacity > 0) & ~cell
@@ -218,7 +217,6 @@ def _set(
         image = image + np.median((grey[:, place[0], place[1]] - image)[:, halo], axis=1)[:, None, None]
     grey[:, place[0], place[1]] += opacity * (image - grey[:, place[0], place[1]])
     there[cell] = next_id(labels, cutting.class_index, num_classes)
-    return True
 
 
 def _turned(array: NDArray[Scalar], turns: int, mirrored: bool) -> NDArray[Scalar]:
