@@ -21,9 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import monai.bundle
+import numpy as np
+import torch
 import yaml
 from reproduce_tables import CONFIGS, EM_SCORES
+from torch import Tensor
 
+from unet_paper.metrics.ctc import touching_objects
 from unet_paper.metrics.em_inputs import RULES
 from unet_paper.running import logbook
 from unet_paper.running.tables import markdown_table, replace_block
@@ -110,6 +114,12 @@ def _heading(column: Mapping[str, str]) -> str:
 def scored_by_rules_of_now(summary: Mapping[str, Any]) -> bool:
     """Whether an evaluation's summary holds scores of ISBI 2012 by the present rules, or none of them."""
     return all(metric.get("rules") == RULES for metric in summary["metrics"].values() if "thresholds" in metric)
+
+
+def unknown_if_touching(cells: Tensor) -> Tensor:
+    """Instance images, shape (1, H, W), in which cells that touch another one are unknown: for studies of contacts."""
+    instances = np.asarray(cells)
+    return torch.from_numpy(np.where(np.isin(instances, touching_objects(instances[0])), -1, instances))
 
 
 def overlay(settings: Mapping[str, Any], path: Path) -> str:

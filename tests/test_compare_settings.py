@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import CONFIGS, ROOT, TINY
 
@@ -144,3 +145,9 @@ def test_table_of_one_fold_has_no_spread(compare: ModuleType, tmp_path: Path) ->
     study = compare.read_study(study_file(tmp_path, folds=[0]))
     text = compare.table(study, {"steps_1": [{"V_rand": 0.25, "pixel_error": 0.5, "V_info": 1.0}]})
     assert "| steps | 1 | 0.2500 | 0.5000 |" in text
+
+
+def test_cells_that_touch_become_unknown(compare: ModuleType) -> None:
+    cells = torch.tensor([[[1, 1, 2, 0, 3], [0, 0, 0, 0, 3], [-1, 0, 4, 0, 0]]])
+    expected = [[[-1, -1, -1, 0, 3], [0, 0, 0, 0, 3], [-1, 0, 4, 0, 0]]]
+    assert compare.unknown_if_touching(cells).tolist() == expected
