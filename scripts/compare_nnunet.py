@@ -11,6 +11,7 @@ processes and threads, augmentation included. What has been trained is kept in `
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ from monai.transforms import Compose
 from monai.utils import set_determinism
 from torch import Tensor, nn
 
+from unet_paper.running import checkpoint
 from unet_paper.running.tables import markdown_table, replace_block
 
 CONFIGS = Path(__file__).resolve().parent.parent / "bundle" / "configs"
@@ -54,7 +56,7 @@ def score_ours(data_set: str, settings: Mapping[str, Any], used: Path) -> dict[s
         took = {
             "steps": epochs * OURS["steps_per_epoch"],
             "cpu_seconds": _cpu_seconds() - begun,
-            "parameters": sum(tensor.numel() for tensor in torch.load(folder / "model.pt").values()),
+            "parameters": sum(tensor.numel() for tensor in checkpoint.read_weights(folder / "model.pt").values()),
             "batch_size": 1,
             "tile_size": OURS["tile_size"],
         }
@@ -187,6 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/nnunet"), help="where to write (runs/nnunet)")
     parser.add_argument("--doc", type=Path, help="file in which to replace the table")
     given = parser.parse_args(arguments)
+    if importlib.util.find_spec("nnunetv2") is None:  # before ours has trained for as long
+        parser.error("nnunetv2 is not installed here; --help begins with the lines that make an environment with it")
     root = (given.output_dir / given.data_set).resolve()
     for folder in ("raw", "preprocessed", "results"):
         (root / folder).mkdir(parents=True, exist_ok=True)

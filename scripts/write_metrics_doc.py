@@ -182,6 +182,9 @@ def page() -> str:
         cells_size=CELLS_SIZE,
         em=table(["change", *EM_SCORES, "topological errors, px"], em_rows()),
         cells=table(["change", *CELL_SCORES], cells_rows()),
+        robustness_configs=",".join(
+            f"'bundle/configs/{name}.yaml'" for name in ("train", "data_folder", "evaluate", "robustness")
+        ),
         degenerate=table(["", *EM_SCORES, *CELL_SCORES], degenerate_rows()),
     )
 
@@ -378,7 +381,7 @@ Held-out images are of the same hour as the training's, those of a user are not.
 config of an evaluation,
 
 ```
-python -m monai.bundle run evaluating --config_file "['bundle/configs/train.yaml','bundle/configs/data_folder.yaml','bundle/configs/evaluate.yaml','bundle/configs/robustness.yaml']" --dataset_dir FOLDER --output_dir runs/NAME
+python -m monai.bundle run evaluating --config_file "[{robustness_configs}]" --dataset_dir FOLDER --output_dir runs/NAME
 ```
 
 the held-out images are scored as they are and changed in one respect at a time, against their own annotation, into
@@ -405,7 +408,7 @@ bring.
 Bad input, shapes that differ, labels that are not binary, probabilities outside [0, 1], NaN, an empty stack, is
 refused by every metric, naming the argument and its value. In a MONAI validation an image without any reference
 object is NaN in the table of cases, and does not count in SEG and DET of the whole.
-"""  # noqa: E501
+"""
 
 
 def main() -> None:

@@ -1,8 +1,11 @@
 """Fixtures shared by all tests."""
 
+import importlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import monai.bundle
@@ -25,6 +28,15 @@ TINY: dict[str, Any] = {
     "folds": 2,
     "device": "cpu",
 }
+
+
+def script(name: str) -> ModuleType:
+    """scripts/NAME.py as a module."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """What is handed to nnU-Net and what the table says; nnU-Net itself has an environment of its own."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -10,17 +8,13 @@ import monai.bundle
 import numpy as np
 import pytest
 import tifffile
-from conftest import ROOT
+from conftest import script
 
 
 @pytest.fixture(scope="module")
 def peer() -> ModuleType:
     """scripts/compare_nnunet.py as a module."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        return importlib.import_module("compare_nnunet")
-    finally:
-        sys.path.remove(str(ROOT / "scripts"))
+    return script("compare_nnunet")
 
 
 def test_images_and_masks_of_one_fold_are_written_as_nnunet_reads_them(
@@ -55,3 +49,12 @@ def test_the_table_says_what_both_took_and_gave(peer: ModuleType, tmp_path: Path
     assert "| recipe `best`, 16 to 256 features | 1.9 | 380 | 1 | 100 | 1.5 | 0.5000 |" in text
     assert "| nnU-Net 2D | 1.9 | 380 | 1 | 7 | 1.5 | 0.2500 |" in text
     assert "fold 3, held out" in text
+
+
+def test_where_nnunet_is_missing_nothing_is_trained_before_it_is_said(
+    peer: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        peer.main(["isbi2012", "--data", str(tmp_path), "--output_dir", str(tmp_path / "out")])
+    assert "nnunetv2 is not installed here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,8 +1,6 @@
 """Studies of settings on a small phantom: what is trained, what is scored, what the table says."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import CONFIGS, ROOT, TINY
+from conftest import CONFIGS, ROOT, TINY, script
 
 STUDIES = sorted((ROOT / "scripts" / "studies").glob("*.yaml"))
 
@@ -18,11 +16,7 @@ STUDIES = sorted((ROOT / "scripts" / "studies").glob("*.yaml"))
 @pytest.fixture(scope="module")
 def compare() -> ModuleType:
     """scripts/compare_settings.py as a module."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        return importlib.import_module("compare_settings")
-    finally:
-        sys.path.remove(str(ROOT / "scripts"))
+    return script("compare_settings")
 
 
 def study_file(folder: Path, **changes: Any) -> Path:

@@ -53,6 +53,16 @@ def test_unknown_pixels_are_neither_copied_nor_covered(seed: int, gap: float) ->
     assert np.array_equal(grey[0][labels < 0], image[0][labels < 0])
 
 
+@given(seed=st.integers(0, 10_000), first=st.integers(80, 95))
+@settings(max_examples=60, deadline=None)
+def test_a_halo_reaches_over_no_unknown_pixel(seed: int, first: int) -> None:
+    _, labels = disks()
+    labels[:, first:] = -1
+    image = np.random.default_rng(seed).random((1, 96, 96), dtype=np.float32)
+    grey, _ = seeded(seed, count=(2, 2))(image, labels)
+    assert np.array_equal(grey[0][labels < 0], image[0][labels < 0])
+
+
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
 def test_a_gap_is_kept_and_not_exceeded(seed: int) -> None:

@@ -104,6 +104,18 @@ def test_robustness_writes_a_row_a_change_beside_the_evaluation(scored: Path) ->
     assert not list(scored.rglob("*.part"))
 
 
+def test_changed_images_and_copies_are_the_same_each_time(
+    scored: Path, run_bundle: Run, cells_folder: str, tmp_path: Path
+) -> None:
+    settings = {**TINY, "dataset_dir": cells_folder, "output_dir": str(scored), "report_dir": str(tmp_path / "again")}
+    run_bundle("evaluating", "train", "evaluate", "robustness", **settings)
+    first, again = (
+        json.loads((folder / "robustness.json").read_text())["scores"]
+        for folder in (scored / "robustness", tmp_path / "again")
+    )
+    assert again == first
+
+
 class Scorer:
     """An evaluator that scores 1 as they are and 0.5 when changed."""
 

@@ -172,9 +172,10 @@ class RandPasteCells(Randomizable):
         box = ndimage.find_objects(cell.astype(np.uint8))[0]
         distance = ndimage.distance_transform_edt(~np.pad(cell[box], margin))
         taken, rim = distance <= gap, (distance > gap) & (distance <= gap + 1)
-        # what lies around the standing cell, as far as a copy beside it reaches; beyond the image nothing fits
-        first = [max(0, side.start - taken.shape[axis]) for axis, side in enumerate(window)]
-        around = labels[first[0] : window[0].stop + taken.shape[0], first[1] : window[1].stop + taken.shape[1]]
+        # what lies around the standing cell, as far as a copy and its halo reach; beyond the image nothing fits
+        reach = [side + self.halo for side in taken.shape]
+        first = [max(0, side.start - reach[axis]) for axis, side in enumerate(window)]
+        around = labels[first[0] : window[0].stop + reach[0], first[1] : window[1].stop + reach[1]]
         if any(whole < part for whole, part in zip(around.shape, cell[box].shape, strict=True)):
             return None
         blocked = around > 0

@@ -185,8 +185,8 @@ class Robustness:
             return
         number = int(change.by)
         paste = RandPasteCellsd("image", count=(number, number), turn=self.turn)
-        paste.set_random_state(seed=0)
         steps = Compose([paste, *self.weighting])
+        steps.set_random_state(seed=0)  # of Compose, which seeds what it holds anew
         with self.evaluator.add_event_handler(Events.ITERATION_STARTED, _set_contacts, steps):
             yield
 
