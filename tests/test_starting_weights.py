@@ -126,6 +126,15 @@ def test_of_a_deeper_release_the_upper_levels_are_tried(released: list[Released]
     assert "after 51 steps" in said
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("settings", [{"features": "[8, 16, 32]"}, {"features": "[8, 16]", "tile_size": "84"}])
+def test_of_a_narrower_release_copies_are_tried(settings: dict[str, str], released: list[Released], good: Path) -> None:
+    released.append(Released("good", good, TERMS))
+    start, said = chosen({**SETTINGS, **STEPS, **settings, "logging_file": "False"})
+    assert start is not None
+    assert "start from the release good: after 51 steps" in said
+
+
 def test_upper_levels_are_those_of_the_deeper_network() -> None:
     """The weights that the shallower network has are the deeper one's of the same resolution."""
     torch.manual_seed(2)

@@ -1,11 +1,11 @@
 """Where ``unet-paper train`` starts from: the nearest of our releases, if it is no worse than chance on one's images.
 
 Releases whose network has the width and the channels of the one to be trained are looked at; of one with more levels
-the upper ones (``checkpoint.upper_levels``). The nearest is that with
-the smallest loss on images held out, before any step. It and chance are trained for the same steps, a twentieth of the
-training's each, and the release is kept if its key score on images held out is no lower (where both are the same, its
-loss no higher). What came out is an overlay beside the check's, with a comment that says why, and is kept as the check
-is. The steps go off the training's, so that it ends in its time.
+the upper ones (``checkpoint.upper_levels``), of one with half its features, or a third, copies of them
+(``widening.widened``). The nearest is that with the smallest loss on images held out, before any step. It and chance
+are trained for the same steps, a twentieth of the training's each, and the release is kept if its key score on images
+held out is no lower (where both are the same, its loss no higher). What came out is an overlay beside the check's, with
+a comment that says why, and is kept as the check is. The steps go off the training's, so that it ends in its time.
 """
 
 import copy
@@ -27,7 +27,7 @@ from unet_paper.app.configuration import Choice, Configuration
 from unet_paper.app.train import CHOSEN, check_folder, training
 from unet_paper.release import terms
 from unet_paper.release.terms import Released
-from unet_paper.running import checkpoint
+from unet_paper.running import checkpoint, widening
 from unet_paper.running.placement import placed
 from unet_paper.running.signals import PROCESS
 
@@ -169,13 +169,14 @@ def _as_asked(asked: str, settings: dict[str, str]) -> str:
 
 
 def _fitting(features: Sequence[int], in_channels: int, out_channels: int, preset: str) -> list[Released]:
-    """Releases with such a network, if only as its upper levels; one that cannot be read is named and left out."""
-    wanted = {"in_channels": in_channels, "out_channels": out_channels, "features": list(features), "preset": preset}
+    """Releases that such a network can start from; one that cannot be read is named and left out."""
+    wanted = {"in_channels": in_channels, "out_channels": out_channels, "preset": preset}
     found = []
     for release in terms.released():
         try:
             shape = checkpoint.architecture(checkpoint.read_weights(release.weights, setting="release"))
-            if shape | {"features": shape.get("features", [])[: len(features)]} == wanted:
+            upper = shape.pop("features", [])[: len(features)]
+            if shape == wanted and (upper == list(features) or widening.factor(upper, features)):
                 found.append(release)
         except (OSError, ValueError) as error:
             print(f"the release {release.name} is left out: {error}")

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from unet_paper.network import FACTS
-from unet_paper.running import damage, run_folder
+from unet_paper.running import damage, run_folder, widening
 from unet_paper.running.placement import placed
 
 logger = logging.getLogger(__name__)
@@ -180,6 +180,7 @@ def load_weights(
     setting: str = "ckpt_path",
     other_classes: bool = False,
     fewer_levels: bool = False,
+    narrower: bool = False,
 ) -> None:
     """Load a checkpoint into a network, all of it or nothing.
 
@@ -194,6 +195,8 @@ def load_weights(
             which is said.
         fewer_levels: the network may have fewer levels, as wide as those of the checkpoint; it then takes the upper
             ones, which is said.
+        narrower: the network may have several times the checkpoint's features; it then starts with the same output,
+            see ``widening.widened``, which is said.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_weights``, and if names or shapes do not fit the network.
@@ -204,6 +207,14 @@ def load_weights(
     if fewer_levels and len(_features(state)) < len(_features(weights)):
         logger.warning("%s=%s has more levels than this network, which starts from the upper ones", setting, path)
         weights = upper_levels(weights, len(_features(state)))
+    if narrower and (factor := widening.factor(_features(weights), _features(state))):
+        logger.warning(
+            "%s=%s has fewer features: this network starts from %d copies of each",
+            setting,
+            path,
+            factor,
+        )
+        weights = widening.widened(weights, factor)
     reinitialise = list(reinitialise)
     if other_classes and CLASSIFIER not in reinitialise:
         before, now = (len(weights_.get(f"{CLASSIFIER}.weight", ())) for weights_ in (weights, state))
@@ -245,14 +256,22 @@ def start_from(
 ) -> None:
     """Load the weights that a training starts from, where it does not start from chance (None); see ``load_weights``.
 
-    A network with another number of classes keeps its own classifier; one of fewer levels takes the upper ones.
+    A network with another number of classes keeps its own classifier; one of fewer levels takes the upper ones; one of
+    several times as many features starts from copies of each.
 
     Raises:
         FileNotFoundError, ValueError: as ``load_weights``.
     """
     if pretrained is not None:
         load_weights(
-            network, pretrained, expected_sha256, reinitialise, "pretrained", other_classes=True, fewer_levels=True
+            network,
+            pretrained,
+            expected_sha256,
+            reinitialise,
+            "pretrained",
+            other_classes=True,
+            fewer_levels=True,
+            narrower=True,
         )
 
 
