@@ -15,6 +15,7 @@ from conftest import CONFIGS, TINY
 
 from unet_paper.network import UNet
 from unet_paper.running import checkpoint, engines, interruption
+from unet_paper.running.logbook import read_table
 from unet_paper.running.settings import cause
 from unet_paper.running.signals import PROCESS, SIGNALS, Interrupted
 
@@ -110,8 +111,13 @@ def test_a_signal_ends_the_step_and_the_resumed_run_equals_one_never_stopped(
     assert last(tmp_path / "run")["iteration"] == at
     assert "--resume True" in capsys.readouterr().err
     assert [signal.getsignal(number) for number in SIGNALS] == before
+    content = last(tmp_path / "run")
+    assert content["handlers"]["logbook"]["seconds"] > 0
+    content["handlers"]["logbook"]["seconds"] = 3600.0  # steps of an unfinished epoch took their time too
+    checkpoint.save(content, tmp_path / "run" / "last.pt")
     run_bundle("training", "train", **settings, resume=True)
     assert_same_run(tmp_path / "run", whole(workers))
+    assert read_table(tmp_path / "run" / "metrics.csv")[-1]["seconds"] > 3600
 
 
 def test_a_signal_in_a_validation_loses_neither_epoch_nor_validation(

@@ -80,12 +80,14 @@ class Logbook:
         engine.add_event_handler(Events.COMPLETED, self._close)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows, but for the seconds: a resumed run's checkpoint is that of one never stopped."""
-        return {"rows": [{name: value for name, value in row.items() if name != "seconds"} for row in self.rows]}
+        """The rows, but for their seconds, and the time until now, of steps in an unfinished epoch too."""
+        rows = [{name: value for name, value in row.items() if name != "seconds"} for row in self.rows]
+        return {"rows": rows, "seconds": round(self._seconds(), 1)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the rows of ``state_dict``."""
         self.rows = [dict(row) for row in state["rows"]]
+        self._before = float(state.get("seconds", 0.0))  # an older checkpoint does not tell
 
     def _seconds(self) -> float:
         return self._before + (time.monotonic() - self._start_time if self._start_time else 0.0)
@@ -119,7 +121,7 @@ class Logbook:
         # an older checkpoint holds none
         kept = self.rows or list(found.values())
         self.rows = [{**row, **_clock(found.get(row["epoch"], {}))} for row in kept]
-        self._before = max((row["seconds"] for row in self.rows if "seconds" in row), default=0.0)
+        self._before = max([self._before, *(row["seconds"] for row in self.rows if "seconds" in row)])
         if self.rows:
             self._write_rows()
 

@@ -1,0 +1,131 @@
+"""Writes what runs came to over their steps, into documents: which recipe, how many steps and hours, what score.
+
+    python scripts/report_training.py runs/isbi2012 --doc bundle/docs/choices.md --readme README.md --block paper_recipe
+
+A run's folder is what a training has left, and an evaluation of it, where there is one. Into ``--doc`` go, for each
+run, a table of its validations and its curves, a picture in ``figures`` beside the document; into ``--readme`` a line
+each, with the scores of the evaluation: of ``model.pt``, the weights of the best validation. Both between the lines
+``<!-- BLOCK:begin -->`` and ``<!-- BLOCK:end -->``. Hours are those of the clock, validations included.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reproduce_tables import DATA_SETS
+
+from unet_paper.running import checkpoint, figures, run_folder
+from unet_paper.running.logbook import read_table
+from unet_paper.running.tables import markdown_table, replace_block
+
+NOT_SCORES = ("epoch", "step", "seconds", "hours", "learning_rate", "train_loss")
+FIGURES = "figures"
+
+
+class Training:
+    """What a run's folder tells.
+
+    Attributes:
+        rows: a row a validation: of ``metrics.csv``, with the mean training loss since the row before.
+        facts: what its weights know of their training.
+        scores: of the evaluation of its best weights; empty without one.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the folder, if it holds no weights, or no validation.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        _, text = checkpoint.read_weights_and_facts(folder / run_folder.BEST, setting="run")
+        if text is None:
+            raise ValueError(f"{folder / run_folder.BEST}: does not tell how it was trained")
+        self.facts: dict[str, Any] = json.loads(text)
+        self.rows = validations(read_table(folder / run_folder.METRICS))
+        if not self.rows:
+            raise ValueError(
+                f"{folder / run_folder.METRICS}: no epoch was validated; let the run go on, or --val_interval"
+            )
+        summary = folder / "evaluation" / "summary.json"
+        self.scores: dict[str, float] = json.loads(summary.read_text())["scores"] if summary.is_file() else {}
+        name = self.facts["training"]["data"]
+        self.data_set = next((one for one in DATA_SETS.values() if one.folder == name), None)
+        self.title = name if self.data_set is None else self.data_set.title
+
+    def section(self, picture: str) -> list[str]:
+        """Lines of a document: how it was trained, a table of its validations, and its curves."""
+        training = self.facts["training"]
+        columns = ["step", "hours", "train_loss", *(name for name in self.rows[-1] if name not in NOT_SCORES)]
+        body = [
+            [f"{row['step']:.0f}", f"{row['hours']:.1f}", *(f"{row.get(name, math.nan):.4f}" for name in columns[2:])]
+            for row in self.rows
+        ]
+        images, threads = training["images"], training["threads"]
+        settings = (
+            f"Recipe `{training['recipe']}`, features {self.facts['features']}; {training['optimizer']}, learning rate "
+            f"{training['learning_rate']:g}, batches of {training['batch_size']}, tiles of {training['tile_size']} px, "
+            f"dropout {self.facts['dropout']:g}; {images['training']} images in training, {images['validation']} of "
+            f"fold {training['fold']} of {training['folds']} held out; {training['device']}, {threads} "
+            f"thread{'s'[: threads != 1]}, {training['precision']}."
+        )
+        return [f"**{self.title}**", "", settings, "", *markdown_table(columns, body), "", f"![curves]({picture})"]
+
+    def line(self) -> list[str]:
+        """Cells of a row: data set, network, optimiser, steps, hours, scores."""
+        training, last = self.facts["training"], self.rows[-1]
+        wanted = self.scores if self.data_set is None else self.data_set.released or self.data_set.scores
+        found = self.scores or last
+        scores = ", ".join(f"{name} {found[name]:.4f}" for name in wanted or found if name in found)
+        return [
+            self.title,
+            f"{self.facts['features'][0]} to {self.facts['features'][-1]} features",
+            f"`{training['recipe']}`: {training['optimizer']}, {training['learning_rate']:g}",
+            f"{last['step']:.0f}",
+            f"{last['hours']:.1f}",
+            scores,
+        ]
+
+
+def validations(rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The rows of ``metrics.csv`` with scores, each with ``hours`` and the mean training loss since the one before.
+
+    >>> first = {"step": 50, "seconds": 900, "train_loss": 1.0}
+    >>> validations([first, {"step": 100, "seconds": 1800, "train_loss": 0.5, "SEG": 0}])
+    [{'step': 100, 'seconds': 1800, 'train_loss': 0.75, 'SEG': 0, 'hours': 0.5}]
+    """
+    found, losses = [], []
+    for row in rows:
+        losses.append(row["train_loss"])
+        if set(row) - set(NOT_SCORES):
+            found.append({**row, "train_loss": sum(losses) / len(losses), "hours": row["seconds"] / 3600})
+            losses = []
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the tables of some runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of trainings")
+    parser.add_argument("--doc", type=Path, help="file in which to replace tables and curves")
+    parser.add_argument("--readme", type=Path, help="file in which to replace the table of a line a run")
+    parser.add_argument("--block", default="paper_recipe", help="name of the block in both (paper_recipe)")
+    given = parser.parse_args(arguments)
+    trainings = [Training(folder) for folder in given.runs]
+    head = ["data set", "network", "recipe", "steps", "hours", "scores on images held out"]
+    table = "\n".join(markdown_table(head, [training.line() for training in trainings])) + "\n"
+    print(table)
+    if given.readme is not None:
+        replace_block(given.readme, table, given.block)
+    if given.doc is not None:
+        lines = []
+        for training in trainings:
+            picture = f"{FIGURES}/{given.block}_{training.facts['training']['data'].lower()}.png"
+            curves = [{name: row[name] for name in row if name != "hours"} for row in training.rows]
+            figures.save_figure(figures.curve_figure(curves), given.doc.parent / picture)
+            lines += [*training.section(picture), ""]
+        replace_block(given.doc, "\n".join(lines), given.block)
+
+
+if __name__ == "__main__":
+    main()
