@@ -25,6 +25,9 @@ import numpy as np
 import torch
 import yaml
 from reproduce_tables import CONFIGS, EM_SCORES
+from scipy.ndimage import maximum_filter, minimum_filter
+from skimage.morphology import disk
+from skimage.segmentation import expand_labels
 from torch import Tensor
 
 from unet_paper.metrics.ctc import touching_objects
@@ -120,6 +123,23 @@ def unknown_if_touching(cells: Tensor) -> Tensor:
     """Instance images, shape (1, H, W), in which cells that touch another one are unknown: for studies of contacts."""
     instances = np.asarray(cells)
     return torch.from_numpy(np.where(np.isin(instances, touching_objects(instances[0])), -1, instances))
+
+
+def without_rim(cells: Tensor, width: int) -> Tensor:
+    """Instance images, shape (1, H, W), in which cells lose what is not farther than ``width`` px from their outline.
+
+    What is unknown stays so, and cells that the image's edge cuts lose nothing there.
+    """
+    instances = np.asarray(cells)[0]
+    neighbourhood = disk(width)
+    lowest, highest = (found(instances, footprint=neighbourhood) for found in (minimum_filter, maximum_filter))
+    inside = (instances < 0) | (lowest == highest)
+    return torch.from_numpy(np.where(inside, instances, 0)[None])
+
+
+def grown(cells: Tensor, by: int) -> Tensor:
+    """Instance images, shape (1, H, W), with cells grown by so many px, where no other one is nearer."""
+    return torch.from_numpy(expand_labels(np.asarray(cells)[0], by)[None])
 
 
 def overlay(settings: Mapping[str, Any], path: Path) -> str:

@@ -145,3 +145,17 @@ def test_cells_that_touch_become_unknown(compare: ModuleType) -> None:
     cells = torch.tensor([[[1, 1, 2, 0, 3], [0, 0, 0, 0, 3], [-1, 0, 4, 0, 0]]])
     expected = [[[-1, -1, -1, 0, 3], [0, 0, 0, 0, 3], [-1, 0, 4, 0, 0]]]
     assert compare.unknown_if_touching(cells).tolist() == expected
+
+
+def test_cells_without_their_rim_grow_back(compare: ModuleType) -> None:
+    cells = torch.zeros(1, 30, 40, dtype=torch.int64)
+    cells[0, 5:25, 4:16], cells[0, 5:25, 16:28] = 1, 2
+    cells[0, :, 36:] = -1
+    eroded = compare.without_rim(cells, 4)
+    assert eroded.unique().tolist() == [-1, 0, 1, 2]
+    assert torch.equal(eroded[0, 9:21, 8:12], torch.ones(12, 4, dtype=torch.int64))
+    assert eroded[0, :, 12:20].unique().tolist() == [0]  # they no longer touch
+    assert torch.equal(eroded < 0, cells < 0)
+    back = compare.grown(torch.where(eroded < 0, 0, eroded), 4)
+    found, whole = back[0, 9:21, 4:28], cells[0, 9:21, 4:28]
+    assert torch.equal(found, whole)
