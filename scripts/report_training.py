@@ -72,10 +72,12 @@ class Training:
         return [f"**{self.title}**", "", settings, "", *markdown_table(columns, body), "", f"![curves]({picture})"]
 
     def line(self) -> list[str]:
-        """Cells of a row: data set, network, optimiser, steps, hours, scores."""
+        """Cells of a row: data set, network, optimiser, steps, hours, step of the best weights, their scores."""
         training, last = self.facts["training"], self.rows[-1]
+        key = next(name for name in last if name not in NOT_SCORES)  # the logbook puts it first
+        best = max(self.rows, key=lambda row: row[key])
         wanted = self.scores if self.data_set is None else self.data_set.released or self.data_set.scores
-        found = self.scores or last
+        found = self.scores or best
         scores = ", ".join(f"{name} {found[name]:.4f}" for name in wanted or found if name in found)
         return [
             self.title,
@@ -83,6 +85,7 @@ class Training:
             f"`{training['recipe']}`: {training['optimizer']}, {training['learning_rate']:g}",
             f"{last['step']:.0f}",
             f"{last['hours']:.1f}",
+            f"{best['step']:.0f}",
             scores,
         ]
 
@@ -112,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--block", default="paper_recipe", help="name of the block in both (paper_recipe)")
     given = parser.parse_args(arguments)
     trainings = [Training(folder) for folder in given.runs]
-    head = ["data set", "network", "recipe", "steps", "hours", "scores on images held out"]
+    head = ["data set", "network", "recipe", "steps", "hours", "best after", "its scores on images held out"]
     table = "\n".join(markdown_table(head, [training.line() for training in trainings])) + "\n"
     print(table)
     if given.readme is not None:

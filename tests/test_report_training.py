@@ -15,8 +15,8 @@ from unet_paper.running import checkpoint
 MARKED = "before\n<!-- paper_recipe:begin -->\nstale\n<!-- paper_recipe:end -->\nafter\n"
 METRICS = """epoch,step,seconds,learning_rate,train_loss,V_rand,pixel_error
 1,50,900,0.001,0.8,,
-2,100,1800,0.001,0.6,0.75,0.125
-3,150,2700,0.001,0.5,0.875,0.0625
+2,100,1800,0.001,0.6,0.875,0.125
+3,150,2700,0.001,0.5,0.75,0.0625
 """
 
 
@@ -41,13 +41,13 @@ def test_documents_say_steps_hours_and_scores(report: ModuleType, run: Path, tmp
         file.write_text(MARKED)
     (tmp_path / "figures").mkdir()
     report.main([str(run), "--doc", str(doc), "--readme", str(readme)])
-    assert "| 100 | 0.5 | 0.7000 | 0.7500 | 0.1250 |\n| 150 | 0.8 | 0.5000 | 0.8750 | 0.0625 |\n" in doc.read_text()
+    assert "| 100 | 0.5 | 0.7000 | 0.8750 | 0.1250 |\n| 150 | 0.8 | 0.5000 | 0.7500 | 0.0625 |\n" in doc.read_text()
     assert "features [16, 32, 64, 128, 256]; Adam" in doc.read_text()
     assert (tmp_path / "figures" / "paper_recipe_isbi2012.png").is_file()
     assert "![curves](figures/paper_recipe_isbi2012.png)" in doc.read_text()
     (row,) = [line for line in readme.read_text().splitlines() if "ISBI 2012" in line]
     assert "| 16 to 256 features | `best`: Adam, " in row
-    assert row.endswith("| 150 | 0.8 | V_rand 0.8750, pixel_error 0.0625 |")
+    assert row.endswith("| 150 | 0.8 | 100 | V_rand 0.8750, pixel_error 0.1250 |")
     for file in (doc, readme):
         assert file.read_text().startswith("before\n")
         assert file.read_text().endswith("after\n")
