@@ -71,6 +71,7 @@ class Logbook:
         self._writer: Any = None
         self._before = 0.0
         self._start_time = 0.0
+        self._within_epoch = False
 
     def attach(self, engine: Engine) -> None:
         """Follow the trainer ``engine``."""
@@ -80,19 +81,23 @@ class Logbook:
         engine.add_event_handler(Events.COMPLETED, self._close)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows, but for their seconds, and the time until now, of steps in an unfinished epoch too."""
+        """The rows, but for the seconds: a resumed run's checkpoint is that of one never stopped.
+
+        Within an epoch, which has no row yet, also the time until now.
+        """
         rows = [{name: value for name, value in row.items() if name != "seconds"} for row in self.rows]
-        return {"rows": rows, "seconds": round(self._seconds(), 1)}
+        return {"rows": rows, "seconds": self._seconds()} if self._within_epoch else {"rows": rows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the rows of ``state_dict``."""
         self.rows = [dict(row) for row in state["rows"]]
-        self._before = float(state.get("seconds", 0.0))  # an older checkpoint does not tell
+        self._before = float(state.get("seconds", 0.0))
 
     def _seconds(self) -> float:
         return self._before + (time.monotonic() - self._start_time if self._start_time else 0.0)
 
     def _start(self, engine: Engine) -> None:
+        self._within_epoch = True
         if self._start_time:
             return
         table = self.folder / METRICS
@@ -146,6 +151,7 @@ class Logbook:
         if validated:
             row.update({name: float(value) for name, value in self.evaluator.state.metrics.items()})
         self.rows.append(row)
+        self._within_epoch = False
         self._write_rows()
         if validated:
             whole = {*self.rows[-1], "seconds"}
