@@ -28,9 +28,9 @@ test: lint
 	# a process that dies ends the run
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0
 
-# PACKAGE="--release unet_em_segmentation --base_url URL", see bundle/docs/releases.md
+# PACKAGE="--release unet_em_segmentation --base_url URL", see bundle/docs/releases.md; WEIGHTS=FILE, of a run
 package: .venv/ready
-	$(BIN)/python scripts/package_bundle.py $(PACKAGE)
+	$(BIN)/python scripts/package_bundle.py $(PACKAGE) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 # Wheel and sdist, from the files of a checkout alone.
 dist: .venv/ready

@@ -1,13 +1,14 @@
 """Build the archives of the releases: dist/NAME_vX.Y.Z.zip, and dist/model_info.json with their checksums.
 
 python scripts/package_bundle.py                                    # every release that has weights
-python scripts/package_bundle.py --release unet_em_segmentation --weights runs/isbi2012/model.pt
+python scripts/package_bundle.py --weights runs/isbi2012/model.pt   # of the release whose data they were trained on
 python scripts/package_bundle.py --github OWNER/REPOSITORY          # for its release vX.Y.Z, and models/model_info.json
 python scripts/package_bundle.py --bioimage_io                      # packages for BioImage.IO instead, dist/bioimage_io
 python scripts/package_bundle.py --cards                            # write the cards in bundle/docs/README.md
 """
 
 import argparse
+import logging
 from pathlib import Path
 
 import monai.bundle
@@ -24,11 +25,12 @@ REGISTRY = ROOT / "models" / registry.INFO
 
 def main() -> None:
     """Build them, and say what was built or left out."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     table = archive.releases(BUNDLE)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--release", nargs="+", choices=table, help="default: all that have weights")
     parser.add_argument("--output_dir", default="dist", type=Path)
-    parser.add_argument("--weights", nargs="+", default=[], type=Path, help="a file per --release, instead of its own")
+    parser.add_argument("--weights", nargs="+", default=[], type=Path, help="a file per --release, or by their data")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--base_url", help="URL of the folder that the archives will be served from")
     place.add_argument(
@@ -48,9 +50,16 @@ def main() -> None:
         ]
         tables.replace_block(BUNDLE / "docs" / "README.md", "\n".join(cards), "cards")
         return
-    names = arguments.release or [name for name in table if (BUNDLE / table[name].weights).is_file()]
-    if arguments.weights and len(arguments.weights) != len(arguments.release or ()):
+    if arguments.weights and arguments.release and len(arguments.weights) != len(arguments.release):
         parser.error(f"--weights: {len(arguments.weights)} files; give one for each --release")
+    if arguments.weights and not arguments.release:
+        try:
+            arguments.release = [archive.release_of(BUNDLE, file).name for file in arguments.weights]
+        except (OSError, ValueError) as error:
+            parser.exit(1, f"{type(error).__name__}: {error}\n")
+        if len(set(arguments.release)) < len(arguments.release):
+            parser.error(f"--weights: {len(arguments.weights)} files of the same data; give one for each release")
+    names = arguments.release or [name for name in table if (BUNDLE / table[name].weights).is_file()]
     weights = dict(zip(names, arguments.weights, strict=False))
     built = []
     try:

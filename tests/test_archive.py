@@ -27,7 +27,7 @@ from monai.bundle import ConfigParser
 
 from unet_paper.network import UNet
 from unet_paper.release import archive, archived_docs, carried_code, contents, model_card, registry, scripted_network
-from unet_paper.running import checkpoint
+from unet_paper.running import checkpoint, facts
 
 NAME = "unet_em_segmentation"
 BUNDLE = ROOT / "bundle"
@@ -369,10 +369,15 @@ def test_a_version_needs_a_changelog_entry_and_code(
         archive.build(bundle, archive.releases(bundle)[NAME], tmp_path / "dist", weights=weights)
 
 
-def test_large_weights_are_listed(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_weights_are_listed(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(archive, "LARGE", 5000)
-    with pytest.raises(ValueError, match="base_url"):
-        build(tmp_path, weights)
+    alone = build(tmp_path, weights)  # nowhere to say that they will be served from: whole, and named
+    assert f"{NAME}/models/model.pt" in members(alone)
+    assert f"{NAME}/large_files.yml" not in members(alone)
+    assert f"{NAME}_v{VERSION}: models/model.pt" in caplog.text
+    assert "--base_url" in caplog.text
     path = build(tmp_path, weights, base_url="https://example.org/releases/")
     listed = ConfigParser.load_config_file(_written(tmp_path, members(path)[f"{NAME}/large_files.yml"]))["large_files"]
     mine = next(entry for entry in listed if entry["path"] == "models/model.pt")
@@ -406,6 +411,33 @@ def test_the_command_builds_what_has_weights(
     assert {
         line.split(": ")[1].split(",")[0] for line in capsys.readouterr().out.splitlines() if "left out" in line
     } == (left_out)
+
+
+@pytest.mark.parametrize(("own", "data"), [("models/u373.pt", "PhC-C2DH-U373"), ("models/hela.pt", "DIC-C2DH-HeLa")])
+def test_weights_of_a_run_take_the_place_of_the_release_of_their_data(own: str, data: str, tmp_path: Path) -> None:
+    told = facts.Facts.of(checkpoint.read_weights_and_facts(BUNDLE / own)[1])
+    assert told is not None
+    assert told.training["data"] == data
+    told = replace(told, features=FEATURES)
+    torch.manual_seed(3)
+    path = tmp_path / "of_a_run.pt"
+    checkpoint.save({**UNet(features=FEATURES).state_dict(), "facts": told.to_tensor()}, path)
+    assert archive.release_of(BUNDLE, path).weights == own
+    other = replace(told, training={**told.training, "data": "wells"})
+    checkpoint.save({**UNet(features=FEATURES).state_dict(), "facts": other.to_tensor()}, path)
+    with pytest.raises(ValueError, match=rf"of_a_run.pt: trained on wells, .*--release {NAME}"):
+        archive.release_of(BUNDLE, path)
+
+
+def test_weights_that_do_not_tell_of_their_data_need_a_release(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["package_bundle.py", "--weights", str(weights), "--output_dir", str(tmp_path)])
+    with pytest.raises(SystemExit) as info:
+        runpy.run_path(str(ROOT / "scripts" / "package_bundle.py"), run_name="__main__")
+    assert info.value.code == 1
+    assert f"--release {NAME}" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.zip"))
 
 
 def test_the_command_refuses_a_release_without_weights(

@@ -5,6 +5,7 @@ The same files give the same bytes on every machine: members are sorted, dated 1
 
 import dataclasses
 import json
+import logging
 import os
 import tempfile
 import zipfile
@@ -29,7 +30,9 @@ from unet_paper.release import (
 )
 from unet_paper.running import checkpoint, facts
 
-# The model zoo keeps larger files out of its repository.
+logger = logging.getLogger(__name__)
+
+# The model zoo keeps larger files out of its repository, and a list of where they are in it.
 LARGE = 25 * 2**20
 _DATE = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644
@@ -68,6 +71,31 @@ def releases(bundle: str | Path) -> dict[str, Release]:
     return {name: Release(name=name, **entry) for name, entry in table.items()}
 
 
+def release_of(bundle: str | Path, weights: str | Path) -> Release:
+    """The release that weights of a run could take the place in: that whose own were trained on the same data.
+
+    Args:
+        bundle: folder of the bundle.
+        weights: checkpoint of a run.
+
+    Raises:
+        FileNotFoundError: no weights.
+        ValueError: they do not tell of their data, or no release or more than one was trained on it.
+    """
+    data = facts.read(weights, setting="weights").trained_with("data")
+    table = releases(bundle)
+    own = {name: Path(bundle) / release.weights for name, release in table.items()}
+    trained_on = {name: facts.read(file).trained_with("data") for name, file in own.items() if file.is_file()}
+    same = [name for name, name_data in trained_on.items() if data is not None and name_data == data]
+    if len(same) != 1:
+        known = ", ".join(f"{name} {of}" for name, of in trained_on.items())
+        raise ValueError(
+            f"weights={weights}: trained on {data or 'data that they do not tell of'}, the releases on others "
+            f"({known}); say whose place they take, with --release {next(iter(table))} or another"
+        )
+    return table[same[0]]
+
+
 def build(
     bundle: str | Path,
     release: Release,
@@ -85,7 +113,8 @@ def build(
         output_dir: folder for the archive.
         weights: checkpoint of a run to put in, instead of the release's own; brought to half precision.
         settings: settings of inference and training to change, such as ``features`` for other weights.
-        base_url: where the content of ``output_dir`` will be served from; without it the entry names the file alone.
+        base_url: where the content of ``output_dir`` will be served from; without it the entry names the file alone,
+            and files too large for the zoo are in the archive, said so, and in no list.
 
     Returns:
         The archive.
@@ -93,7 +122,7 @@ def build(
     Raises:
         FileNotFoundError: no weights, or an overlay is missing; says how to make them.
         ValueError: the version has no changelog entry or is not the code's; the weights are not those that the config
-            names, or do not fit its network; a file is too large for the zoo and there is no ``base_url``.
+            names, or do not fit its network.
     """
     bundle, output_dir = Path(bundle), Path(output_dir)
     metadata = _metadata(bundle, release)
@@ -277,12 +306,20 @@ def _files(bundle: Path) -> dict[str, bytes]:
 
 def _large_files(content: Mapping[str, bytes], prefix: str, base_url: str | None) -> list[dict[str, str]]:
     names = sorted(name for name, data in content.items() if len(data) > LARGE)
-    if names and base_url is None:
-        raise ValueError(f"base_url=None: {names[0]} exceeds {LARGE} bytes; say where {prefix}.zip will be served from")
+    if base_url is None:
+        for name in names:
+            logger.warning(
+                "%s: %d MiB in the archive; the model zoo wants files over %d MiB listed in large_files.yml with their "
+                "address (--base_url)",
+                f"{prefix}: {name}",
+                len(content[name]) >> 20,
+                LARGE >> 20,
+            )
+        return []
     return [
         {
             "path": name,
-            "url": f"{str(base_url).rstrip('/')}/{prefix}_{Path(name).name}",
+            "url": f"{base_url.rstrip('/')}/{prefix}_{Path(name).name}",
             "hash_val": registry.digest(content[name], "sha256"),
             "hash_type": "sha256",
         }
