@@ -344,3 +344,14 @@ def test_grey_values_of_own_images_are_measured_and_recorded(
     half = [tifffile.imread(file) / 255 for file in sorted((tmp_path / "own" / "images").glob("*.tif"))][2:]
     assert told["grey_mean"] == pytest.approx(np.mean(half), abs=1e-6)
     assert told["grey_std"] == pytest.approx(np.std(half), abs=1e-6)
+
+
+def test_the_best_network_tells_after_how_many_steps_it_was_kept(
+    run_bundle: Run, cells_folder: str, tmp_path: Path
+) -> None:
+    first = {"validate#evaluator#metric_cmp_fn": "$lambda score, best: best < 0"}  # the first validation stays the best
+    settings = {**TINY, "max_epochs": 2, "steps_per_epoch": 2, **first}
+    run_bundle("training", "train", **settings, dataset_dir=cells_folder, output_dir=str(tmp_path / "run"))
+    told = facts.read(tmp_path / "run" / "model.pt")
+    assert told.trained_with("trained_steps") == 2
+    assert (told.trained_with("max_epochs"), told.trained_with("steps_per_epoch")) == (2, 2)

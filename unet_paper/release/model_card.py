@@ -121,6 +121,17 @@ def _scores(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found or [("not recorded for these weights", "")]
 
 
+def _steps(epochs: int, steps_per_epoch: int, trained: int | None) -> str:
+    """Steps that weights have been trained for, and the plan of their training.
+
+    >>> _steps(200, 50, 400), _steps(2, 50, None)
+    ('400 of a training of 10000, 200 epochs of 50', '100, 2 epochs of 50')
+    """
+    planned = epochs * steps_per_epoch
+    done = "" if trained in (None, planned) else f"{trained} of a training of "
+    return f"{done}{planned}, {epochs} epochs of {steps_per_epoch}"
+
+
 def _training(card: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """What the weights say of their training; what they do not say is left out."""
     record = facts.get("training", {})
@@ -129,7 +140,7 @@ def _training(card: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         ("network", f"features {_listed(facts['features'])}, dropout {facts['dropout']:g}, preset {facts['preset']}"),
         ("recipe", record.get("recipe")),
         ("start", card["start"]),
-        ("steps", None if None in steps else f"{steps[0] * steps[1]}, {steps[0]} epochs of {steps[1]}"),
+        ("steps", None if None in steps else _steps(*steps, record.get("trained_steps"))),
         ("learning rate", record.get("learning_rate")),
         ("tile", None if "tile_size" not in record else f"{record['tile_size']} px"),
         ("precision", record.get("precision")),

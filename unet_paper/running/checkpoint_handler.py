@@ -1,5 +1,6 @@
 """What a run keeps while it trains: its best network, and all that is needed to go on; and going on from there."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping
@@ -187,7 +188,11 @@ class Checkpoints:
             self._keep_folder(engine)
             if state is None or state.best_metric_epoch == engine.state.epoch:
                 checkpoint.save(
-                    {**checkpoint.bare_network(self.kept).state_dict(), **self._told()},
+                    {
+                        **checkpoint.bare_network(self.kept).state_dict(),
+                        # a run may end before its plan, and its best network come long before its end
+                        **self._told(trained_steps=engine.state.iteration),
+                    },
                     self.folder / run_folder.BEST,
                 )
         self._write_last(engine, engine.state.epoch)
@@ -236,10 +241,11 @@ class Checkpoints:
             self.folder / run_folder.LAST,
         )
 
-    def _told(self) -> dict[str, Tensor]:
+    def _told(self, **record: Any) -> dict[str, Tensor]:
         if self.facts is None:
             return {}
-        return {FACTS: (self.facts if self.choice is None else self.choice.applied(self.facts)).to_tensor()}
+        facts = self.facts if self.choice is None else self.choice.applied(self.facts)
+        return {FACTS: dataclasses.replace(facts, training={**facts.training, **record}).to_tensor()}
 
     def _keep_folder(self, engine: Any) -> None:
         if run_folder.keep_run_folder(self.folder):
