@@ -215,6 +215,8 @@ def test_a_table_of_pairs(content: bytes, tmp_path: Path) -> None:
         (["images/a.png", "masks/b.png"], "no annotation for image a"),
         (["images/a.png", "masks/a.png", "masks/b.png"], "no image for b"),
         (["a.png"], "no images with masks found"),
+        (["a.png", "a_mask.png", "b.png", "c.png"], "no annotation for image b.png .2 such., .* named NAME_mask"),
+        (["a.png", "mask_a.png", "mask_b.png"], "no image for mask_b.png .1 such.; remove"),
         (["images/a.png", "masks/a.png", "masks/a.bmp"], "a.bmp and .*a.png: two files of one name"),
         (["images/a.png", "images/a.bmp", "labels/a.png"], "a.bmp and .*a.png: two files of one name"),
         (["a.png", "a_mask.png", "a_mask.bmp"], "a_mask.bmp and .*a_mask.png: two files of one name"),
@@ -334,6 +336,18 @@ def test_an_oval_is_an_ellipse(tmp_path: Path) -> None:
             "lies outside of its image, which has 30 x 20 px",
         ),
         (lambda content: content["images"].append({"id": 7, "file_name": "a1.png"}), "names 2 images a1.png"),
+        (lambda content: content["images"][0].pop("file_name"), "annotations.json: not as COCO has it .'file_name' is"),
+        (lambda content: content["images"][0].update(file_name=None), "annotations.json: not as COCO has it"),
+        (lambda content: content["annotations"][0].pop("image_id"), "annotations.json: not as COCO has it .'image_id'"),
+        (lambda content: content["annotations"][0].update(segmentation={"counts": [600]}), "COCO has it .'size' is"),
+        (
+            lambda content: content["annotations"][0].update(segmentation=[1, 1, 9, 1, 9, 9]),
+            "annotation 0: a polygon is",
+        ),
+        (
+            lambda content: content["annotations"][0].update(segmentation=[[1, 1, 9]]),
+            "annotation 0: a polygon is a list",
+        ),
     ],
 )
 def test_coco_that_is_not_of_this_image_is_refused(
@@ -346,6 +360,23 @@ def test_coco_that_is_not_of_this_image_is_refused(
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=said):
         drawn(tmp_path)
+
+
+def test_categories_and_ids_of_coco_are_taken_for_what_they_mean(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is to be ignored is unknown, as of other programs; ids may be text in one place and numbers in another."""
+    coco(tmp_path)
+    file = tmp_path / "annotations.json"
+    content = json.loads(file.read_text())
+    content["categories"] = [{"id": 1, "name": "nucleus"}, {"id": 2, "name": "Ignore"}]
+    for number, annotation in enumerate(content["annotations"], start=1):
+        annotation |= {"category_id": number, "image_id": str(annotation["image_id"])}
+    line = {"id": 9, "image_id": content["images"][0]["id"], "segmentation": [[1, 1, 9, 1]]}
+    content["annotations"].append(line)
+    file.write_text(json.dumps(content))
+    np.testing.assert_array_equal(drawn(tmp_path), np.where(ids() == 2, -1, ids().astype(int)))
+    assert f"{file}: left out, since only areas and points are cells: 1 outline around no pixel" in caplog.text
 
 
 def test_several_coco_files_share_the_images(tmp_path: Path) -> None:

@@ -207,6 +207,10 @@ def test_outlines_and_points_of_one_file_are_cells_and_the_rest_is_open(tmp_path
         ("y,x,class\n3,4,cell\n3,4,background\n", "a cell at x, y = 4, 3 and a background at 4, 3"),
         ("y,x\n3,4\n5,here\n", r"line 3 \('5,here'\) is no point; numbers are needed"),
         ("axis-0,axis-1,axis-2\n2,3,4\n", r"x, y = 4, 3, page 2, lies outside"),
+        (
+            "index,shape-type,vertex-index,axis-0,axis-1\n0,polygon,0,1,1\n0,polygon,1,1,6\n",
+            "a table of napari's shapes",
+        ),
         (" ,Area,Mean,X,Y\n1,0,17,3.2,4.1\n", "X and Y of a table of results are in the image's unit"),
     ],
 )

@@ -1,7 +1,7 @@
 """Drawings of cells as files hold them: ROIs of ImageJ, QuPath's GeoJSON, COCO's JSON, tables of points, masks.
 
 What is drawn counts from the corner of the first pixel; a pixel belongs to a cell if its centre is within the outline,
-and holes are outside. Drawings of the name or class ``Background`` are background, those of ``Ignore`` unknown.
+and holes are outside. Drawings named ``Background``, or of that class, are background, those of ``Ignore`` unknown.
 """
 
 import functools
@@ -9,6 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -281,11 +282,25 @@ def _ids_of(image: Path, content: Any, file: Path) -> list[Any]:
     """Ids that a COCO file has for an image: by its name, and its folders where several have that name."""
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise ValueError(f"{file}: neither GeoJSON nor COCO, which has images and annotations; export it again")
-    named = [(entry["id"], Path(entry["file_name"].replace("\\", "/"))) for entry in content["images"]]
+    with _coco_as_it_should_be(file):
+        named = [(entry["id"], Path(entry["file_name"].replace("\\", "/"))) for entry in content["images"]]
     same = [(number, path) for number, path in named if path.name == image.name]
     parts = image.resolve().parts
     closest = [number for number, path in same if parts[-len(path.parts) :] == path.parts]
     return closest if len(same) > 1 and closest else [number for number, _ in same]
+
+
+@contextmanager
+def _coco_as_it_should_be(file: Path) -> Iterator[None]:
+    """What is missing, or of another type, in a COCO file as an error that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"{file}: not as COCO has it ({what}): images have id and file_name, annotations image_id, category_id and "
+            "segmentation; export it again"
+        ) from error
 
 
 def _coco(content: Any, file: Path, image: Path, shape: tuple[int, ...]) -> Iterator[Drawing]:
@@ -293,23 +308,38 @@ def _coco(content: Any, file: Path, image: Path, shape: tuple[int, ...]) -> Iter
     if len(ids) != 1:
         what = f"names {len(ids)} images {image.name}" if ids else f"names no image {image.name}"
         raise ValueError(f"{file}: {what}; COCO's images have a file_name each")
-    (entry,) = (entry for entry in content["images"] if entry["id"] == ids[0])
-    stated = (entry.get("height", shape[0]), entry.get("width", shape[1]))
-    if stated != tuple(shape):
+    with _coco_as_it_should_be(file):
+        (entry,) = (entry for entry in content["images"] if entry["id"] == ids[0])
+        stated = (int(entry.get("height", shape[0])), int(entry.get("width", shape[1])))
+        if stated != tuple(shape):
+            raise ValueError(
+                f"{file}: {image.name} was of {stated} px when its cells were drawn, and has {shape} px: was it "
+                "scaled? Use the image that was drawn on"
+            )
+        classes = {entry.get("id"): entry.get("name") for entry in content.get("categories") or []}
+        left_out = []
+        for entry in content["annotations"]:
+            # some programs write one of the two as text
+            if str(entry["image_id"]) != str(ids[0]):
+                continue
+            drawn = list(_of_annotation(entry, f"{file}: annotation {entry.get('id')}", shape, file))
+            meaning = meaning_of(classes.get(entry.get("category_id")))
+            yield from (one._replace(meaning=meaning) for one in drawn)
+            left_out += [] if drawn else ["outline around no pixel"]
+    _say_left_out(left_out, file)
+
+
+def _of_annotation(entry: Mapping[str, Any], source: str, shape: tuple[int, ...], file: Path) -> Iterator[Drawing]:
+    drawn = entry.get("segmentation")
+    if not drawn:
+        raise ValueError(f"{source} has no segmentation: a box is no outline; export polygons or masks")
+    if not isinstance(drawn, list):
+        return _drawing(_run_lengths(drawn, source, shape), 0)
+    if not all(isinstance(ring, list) and len(ring) > 0 and len(ring) % 2 == 0 for ring in drawn):
         raise ValueError(
-            f"{file}: {image.name} was of {stated} px when its cells were drawn, and has {shape} px: was it scaled? "
-            "Use the image that was drawn on"
+            f"{source}: a polygon is a list of x and y in turn, and a segmentation a list of polygons; export it again"
         )
-    for entry in content["annotations"]:
-        if entry["image_id"] != ids[0]:
-            continue
-        drawn, source = entry.get("segmentation"), f"{file}: annotation {entry.get('id')}"
-        if not drawn:
-            raise ValueError(f"{source} has no segmentation: a box is no outline; export polygons or masks")
-        if isinstance(drawn, list):
-            yield from _filled([[np.array(ring, float).reshape(-1, 2)] for ring in drawn], 0, shape, file)
-        else:
-            yield from _drawing(_run_lengths(drawn, source, shape), 0)
+    return _filled([[np.array(ring, float).reshape(-1, 2)] for ring in drawn], 0, shape, file)
 
 
 def _run_lengths(drawn: Mapping[str, Any], source: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:

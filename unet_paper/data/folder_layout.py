@@ -94,6 +94,7 @@ def find(folder: str | Path, mask_suffix: str | None = None) -> FolderLayout:
     inside = [path for path in inside if extension(path) not in ZARR]
     found = _found(root, inside, (mask_suffix,) if mask_suffix else None)
     if found is None:
+        _refuse_lonely(root, (mask_suffix,) if mask_suffix else None)
         raise ValueError(
             f"{root}: no images with masks found. Put images in images and masks of the same names in masks, or both "
             f"in one folder as NAME.tif and NAME_mask.tif ({len(_files(root))} image files are there{_kinds_of(root)})"
@@ -271,6 +272,25 @@ def _side_by_side(root: Path, endings: Sequence[str] | None) -> FolderLayout | N
         return None
     by_image = {cores[core]: _by_name(marked)[of_masks[core]] for core in cores}
     return FolderLayout([AnnotatedImage(f, [by_image[_stem(f)]]) for f in pictures], False, "", _others(root, DRAWN))
+
+
+def _refuse_lonely(root: Path, endings: Sequence[str] | None) -> None:
+    """Raise where images and masks lie side by side, and some of them alone."""
+    files = _files(root, DRAWN)
+    names = {_stem(file): file for file in files}
+    for before, after in _affixes(endings):
+        masks = {name for name in names if name != before + after and name.startswith(before) and name.endswith(after)}
+        of = {name: name.removeprefix(before).removesuffix(after) for name in masks}
+        without = [file for name, file in names.items() if name not in masks and before + name + after not in masks]
+        alone = [names[name] for name in sorted(masks) if of[name] not in names]
+        if len(masks) == len(alone):
+            continue
+        if alone:
+            raise ValueError(f"{root}: no image for {alone[0].name} ({len(alone)} such); remove what has no partner")
+        raise ValueError(
+            f"{root}: no annotation for image {without[0].name} ({len(without)} such), where others have one named "
+            f"{before}NAME{after}; draw it, or move images that have none elsewhere"
+        )
 
 
 def _further_in(folders: Sequence[Path]) -> str:

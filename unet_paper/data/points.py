@@ -34,6 +34,7 @@ RADII = (2.0, 5.0)
 # px; two points nearer than this are one cell that was clicked twice
 TWINS = 2.0
 _CALIBRATED = {"X", "Y"}  # of ImageJ's table of results
+_SHAPES = {"shape-type", "vertex-index"}  # of napari, one line a corner
 _KINDS = ("class", "classification", "label")
 _BAND = 2**20  # pixels that are looked at together
 
@@ -81,10 +82,15 @@ def read_table(file: Path, pages: int = 1) -> list[Point]:
         pages: of its image; of several each point must say its own.
 
     Raises:
-        ValueError: no such columns, what is no number, or not one point.
+        ValueError: no such columns, corners of outlines, what is no number, or not one point.
     """
     lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     names = _split(lines[0]) if lines else []
+    if _SHAPES.issubset(names):
+        raise ValueError(
+            f"{file}: a table of napari's shapes, whose lines are corners of outlines and no points; in napari make "
+            "labels of that layer (right click on it, Convert to Labels), and save those as a TIFF"
+        )
     axes = _axes(set(names))
     if axes is None:
         remedy = (
