@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -344,6 +346,30 @@ def test_masks_may_have_a_suffix_and_share_the_folder(tmp_path: Path, masks: str
     assert cases == [{"image": str(i), "label": str(m)} for i, m in zip(images, labels, strict=True)]
 
 
+def test_a_suffix_that_a_command_line_makes_a_number_of_is_text(tmp_path: Path) -> None:
+    """python-fire reads ``--mask_suffix 1`` so."""
+    image, label = png(tmp_path / "well.png"), png(tmp_path / "well1.png")
+    number: Any = 1
+    assert datasets.folder(tmp_path, "all", mask_suffix=number) == [{"image": str(image), "label": str(label)}]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_volumes_whose_axes_run_otherwise_are_no_pair(axis: int, tmp_path: Path) -> None:
+    """A mask that a program has mirrored, with a header that says so, lies over its image in that program alone."""
+    affine = np.diag([-0.5, -0.5, 2.0, 1.0])
+    mirrored = affine.copy()
+    mirrored[axis, axis] *= -1
+    pixels = np.arange(12, dtype=np.uint8).reshape(4, 3, 1)
+    for name, of in (("image", affine), ("same", affine * [[1], [1.0001], [1], [1]]), ("other", mirrored)):
+        nibabel.save(nibabel.Nifti1Image(pixels, of), tmp_path / f"{name}.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), tmp_path / "untold.nii.gz")
+    image = tmp_path / "image.nii.gz"
+    for name in ("same", "untold"):
+        assert len(datasets.pairs(image, tmp_path / f"{name}.nii.gz")) == 1
+    with pytest.raises(ValueError, match=r"other.nii.gz: its axes run in other directions than those of .*image.nii"):
+        datasets.pairs(image, tmp_path / "other.nii.gz")
+
+
 def test_stacks_are_paired_page_by_page(tmp_path: Path) -> None:
     image, mask = tiff(tmp_path / "images/a.tif", 3), tiff(tmp_path / "masks/a.tif", 3)
     expected = [{"image": f"{image}#{p}", "label": f"{mask}#{p}"} for p in range(3)]
@@ -422,6 +448,13 @@ def test_images_come_in_natural_order_and_page_by_page(tmp_path: Path) -> None:
     assert [c["image"] for c in datasets.images(tmp_path)] == expected
     assert datasets.images(early) == [{"image": str(early)}]
     assert datasets.images(f"{stack}#1") == [{"image": f"{stack}#1"}]
+
+
+def test_digits_that_are_no_number_are_letters(tmp_path: Path) -> None:
+    files = [png(tmp_path / name) for name in ("1\u00b22.png", "1\u00b210.png", "\u2460.png", "\u24602.png")]
+    assert {c["image"] for c in datasets.images(tmp_path)} == {str(file) for file in files}
+    ordered = [c["image"] for c in datasets.images(tmp_path)]
+    assert ordered.index(str(files[0])) < ordered.index(str(files[1]))
 
 
 def test_images_that_cannot_be_listed(tmp_path: Path) -> None:

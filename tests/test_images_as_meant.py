@@ -475,6 +475,17 @@ def test_several_channels_come_in_the_order_asked_for(tmp_path: Path) -> None:
         PageReader([0, "DAPI"]).get_data(tmp_path / "a.ome.tif")
 
 
+@pytest.mark.parametrize("kind", ["png", "bmp"])
+def test_colours_of_a_palette_are_in_their_order(kind: str, tmp_path: Path) -> None:
+    """BMP keeps blue first."""
+    picture = Image.fromarray((GREY > 100).astype(np.uint8), mode="P")
+    picture.putpalette([10, 20, 30, 200, 150, 50])
+    picture.save(tmp_path / f"a.{kind}")
+    expected = np.where((GREY > 100)[..., None], [200, 150, 50], [10, 20, 30])
+    np.testing.assert_array_equal(PageReader().get_data(tmp_path / f"a.{kind}")[0], expected)
+    np.testing.assert_array_equal(PageReader("blue").get_data(tmp_path / f"a.{kind}")[0], expected[..., 2])
+
+
 def test_a_channel_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     path = two_channels(tmp_path / "a", GREY)
     for channel in ("RFP", 2):

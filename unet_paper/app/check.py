@@ -272,7 +272,7 @@ def channel_value(typed: str) -> Channel:
     (2, 'DAPI', [0, 'GFP'], [0, 2])
     """
     names = [name.strip(" '\"") for name in typed.strip("[]() ").split(",")]
-    values = [int(name) if name.isdigit() else name for name in names]
+    values = [int(name) if name.isdecimal() else name for name in names]
     return values if len(values) > 1 or typed.startswith("[") else values[0]
 
 

@@ -19,6 +19,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unet_paper.data.pairs_table import read_pairs
 from unet_paper.data.reader import (
     EXTENSIONS,
@@ -205,6 +208,7 @@ def folder(
             image, two files of one name, shapes that differ, files that cannot be read.
     """
     root = _folder(dataset_dir)
+    mask_suffix = str(mask_suffix)  # a command line makes a number of --mask_suffix 1
     if mask_suffix and not any((root / name).exists() for name in (images, masks)):
         images = masks = "."
     image_dir, mask_dir = _folder(root / images), _folder(root / masks)
@@ -394,8 +398,8 @@ def pairs(image: Path, label: Path) -> list[Case]:
 
     Raises:
         FileNotFoundError: one of them is missing.
-        ValueError: they differ in pages or size, the label is a JPEG, a file cannot be read, or the image's name is no
-            text.
+        ValueError: they differ in pages, size or the directions of their axes, the label is a JPEG, a file cannot be
+            read, or the image's name is no text.
     """
     if (shown := image.name.encode(errors="backslashreplace").decode()) != image.name:
         raise ValueError(f"{image.parent}: the name {shown} is no text in UTF-8, and tables are; rename the file")
@@ -404,7 +408,8 @@ def pairs(image: Path, label: Path) -> list[Case]:
             f"{label}: a mask in JPEG, which changes values: every grey at a rim would be a cell of its own; save "
             "masks as PNG or TIFF from where they were drawn"
         )
-    shapes, label_shapes = page_shapes(image), page_shapes(label)
+    of_image, of_label = layout(image), layout(label)
+    shapes, label_shapes = of_image.shapes, of_label.shapes
     if len(shapes) != len(label_shapes):
         raise ValueError(f"{image} has {len(shapes)} pages, {label} has {len(label_shapes)}: expected one label a page")
     for page, (shape, label_shape) in enumerate(zip(shapes, label_shapes, strict=True)):
@@ -414,8 +419,23 @@ def pairs(image: Path, label: Path) -> list[Case]:
                 f"{where}{image} is {shape[0]}x{shape[1]} px, "
                 f"of {label} {label_shape[0]}x{label_shape[1]} px (HxW); image and label must have one size"
             )
+    if _run_otherwise(of_image.affine, of_label.affine, 3 if len(shapes) > 1 else 2):
+        raise ValueError(
+            f"{label}: its axes run in other directions than those of {image}, as their headers say, so that one is "
+            "turned or mirrored before the other; save the mask on the grid of its image (in 3D Slicer with the image "
+            "as reference), or both as TIFF from a program that shows them one over the other"
+        )
     addresses = zip(_addresses(image, len(shapes)), _addresses(label, len(shapes)), strict=True)
     return [{"image": i, "label": lab} for i, lab in addresses]
+
+
+def _run_otherwise(first: NDArray[np.float64] | None, second: NDArray[np.float64] | None, axes: int) -> bool:
+    """Whether the first axes of two volumes run in other directions; one of unit steps from 0 says nothing of them."""
+    told = [affine for affine in (first, second) if affine is not None and not np.array_equal(affine, np.eye(4))]
+    if len(told) < 2:
+        return False
+    one, other = (affine[:3, :axes] / np.maximum(np.linalg.norm(affine[:3, :axes], axis=0), 1e-12) for affine in told)
+    return bool(((one * other).sum(axis=0) < 0.5).any())
 
 
 def _stem(file: Path) -> str:
@@ -424,7 +444,7 @@ def _stem(file: Path) -> str:
 
 def natural_order(file: Path) -> list[str | int]:
     """Sort key by which slice 9 comes before slice 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
 
 
 def _pages(file: Path) -> int:

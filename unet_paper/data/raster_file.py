@@ -101,6 +101,8 @@ def _palette(image: Any) -> Any:
     mode, values = image.palette.getdata()
     components = len(mode.split(";")[0])
     colours = np.frombuffer(values, np.uint8).reshape(-1, components)[:, :3]
+    if mode.startswith("BGR"):  # of BMP
+        colours = colours[:, ::-1]
     if "transparency" in image.info:
         opacity = image.info["transparency"]
         full = np.full(256, 255, np.uint8)

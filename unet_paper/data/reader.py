@@ -325,7 +325,7 @@ def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: 
     for one in asked:
         wanted = str(one).casefold()
         by_name = [k for k, name in enumerate(names[:count]) if name.casefold() == wanted]
-        number = by_name[0] if by_name else int(wanted) if wanted.isdigit() else -1
+        number = by_name[0] if by_name else int(wanted) if wanted.isdecimal() else -1
         if not 0 <= number < count:
             raise ValueError(f"{source}: no channel {one!r}; it has {count}{known}: --channel 0 to {count - 1}")
         numbers.append(number)
