@@ -86,6 +86,26 @@ def test_white_is_the_camera_s_and_never_what_the_images_hold(dtype: str, larges
     assert chosen.get("grey_maximum") == expected
 
 
+@pytest.mark.parametrize(
+    ("dtype", "smallest", "largest", "expected"),
+    [
+        ("float32", 0, 0.9, {}),
+        ("float32", -1e-7, 0.9, {}),
+        ("float32", -0.02, 0.9, {"grey_minimum": -0.04}),
+        ("float32", -5, 0.9, {"grey_minimum": -10, "grey_maximum": 1.8}),
+        ("float32", -0.3, 212.0, {"grey_minimum": -0.6, "grey_maximum": 500}),
+        ("int16", -3024, 1900, {"grey_minimum": -7000, "grey_maximum": 4000}),
+        ("float32", -60, -2.5, {"grey_minimum": -120, "grey_maximum": 0}),
+    ],
+)
+def test_the_range_holds_every_pixel_however_few_lie_below(
+    dtype: str, smallest: float, largest: float, expected: dict[str, float]
+) -> None:
+    """A dead pixel, or what a filter leaves beside a bright one; training takes none that lies outside."""
+    chosen = {choice.setting: choice.value for choice in of(dtype=dtype, smallest=smallest, largest=largest).choices}
+    assert {name: chosen[name] for name in ("grey_minimum", "grey_maximum") if name in chosen} == expected
+
+
 def test_few_images_hold_out_a_block_and_many_whole_ones() -> None:
     assert of(3)["fold"] == "block"
     assert (of(4)["fold"], of(60)["fold"]) == (0, 0)

@@ -185,6 +185,14 @@ def half_not_looked_at(root: Path) -> None:
         write(root, number, ids=ids)
 
 
+def a_corner_not_looked_at(root: Path) -> None:
+    """Too small to be told by its size from a large cell."""
+    for number in range(6):
+        ids = read(root, number)
+        ids[84:, 70:] = 255
+        write(root, number, ids=ids)
+
+
 def twelve_bits(root: Path) -> None:
     for number in (1, 4):
         image, _ = picture(number)
@@ -246,6 +254,7 @@ def damaged(root: Path) -> None:
         (transposed, ["mask is turned"]),
         (twice_turned, ["image is there twice"]),
         (half_not_looked_at, ["cell as large as a part of the image"]),
+        (a_corner_not_looked_at, ["id far above the others"]),
         (twelve_bits, ["types differ"]),
         (one_in_colour, ["numbers of channels differ"]),
         (other_order, ["channels in another order"]),
@@ -257,6 +266,29 @@ def damaged(root: Path) -> None:
 def test_each_fault_is_found_and_nothing_else(clean: Path, harm: Callable[[Path], None], kinds: list[str]) -> None:
     harm(clean)
     assert found(clean) == kinds
+
+
+def test_what_is_said_of_black_and_white_masks_among_ids_can_be_done(clean: Path) -> None:
+    for number in (1, 4):
+        write(clean, number, ids=(read(clean, number) > 0).astype(np.uint8) * 255)
+    cases = cases_of(folder_layout.find(clean), clean).cases
+    (finding,) = findings(survey(cases, annotation=annotation_of(cases)))
+    assert finding.kind == "ids in several pieces"
+    assert "say --annotation either" in finding.remedy
+    mended = survey(cases, annotation="either")
+    assert findings(mended) == []
+    assert mended.cells == 6 * 7
+
+
+def test_pixels_below_zero_are_counted_however_few(clean: Path) -> None:
+    """What becomes the range of grey values is that of all pixels, not of 999 in 1000."""
+    grey = np.array(Image.open(clean / "images" / "well0.png")).astype(np.float32) / 255
+    grey[3, 4] = -0.02
+    (clean / "images" / "well0.png").unlink()
+    tifffile.imwrite(clean / "images" / "well0.tif", grey)
+    (image,) = survey(cases_of(folder_layout.find(clean), clean).cases[:1]).images
+    assert image.low > 0
+    assert image.smallest == pytest.approx(-0.02)
 
 
 @pytest.mark.parametrize(("data", "kind"), [("DIC-C2DH-HeLa", "ST"), ("PhC-C2DH-U373", "ST")])

@@ -711,6 +711,31 @@ def test_a_border_with_an_id_is_said(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "rim" not in caplog.text.replace("3 is nowhere", "")
 
 
+def test_the_largest_number_of_its_bits_among_low_ids_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Many programs write it for what nobody has looked at."""
+    unknown = CELLS.astype(np.uint16)
+    unknown[16:, 20:] = 65535
+    path = tiff(tmp_path / "a", unknown)
+    mask(path)
+    assert (
+        f"{path}: 65535 is far above its other ids, 1 to 3, taken as one cell: say --ignore_value 65535" in caplog.text
+    )
+    caplog.clear()
+    np.testing.assert_array_equal(mask(path, ignore_value=65535) == -1, unknown == 65535)
+    mask(tiff(tmp_path / "b", CELLS * 80))  # ids with gaps
+    mask(tiff(tmp_path / "c", np.where(CELLS > 0, 255, 0).astype(np.uint8)))
+    assert "far above" not in caplog.text
+
+
+def test_a_value_is_unknown_or_background_and_not_both() -> None:
+    for annotation in ("instances", "classes"):
+        with pytest.raises(ValueError, match=r"ignore_value=0: is background_value, too, .*--background_value 1"):
+            InstancesFromAnnotationd(annotation=annotation, ignore_value=0)
+    sparse = InstancesFromAnnotationd(annotation="instances", ignore_value=0, background_value=1)
+    found = sparse({"label": np.array([[[0, 1, 2, 3]]])})["label"]
+    np.testing.assert_array_equal(found, [[[-1, 0, 2, 3]]])
+
+
 def test_classes_are_no_ids(tmp_path: Path) -> None:
     classes = np.zeros((60, 60), np.uint8)
     for row, column in ((5, 5), (5, 30), (30, 5), (30, 30)):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from unet_paper import geometry
 from unet_paper.data.survey import Survey
+from unet_paper.data.unit_range import ROUNDING
 
 __all__ = ["Choice", "Configuration", "configure"]
 
@@ -183,8 +184,8 @@ def _grey_values(found: Survey) -> list[Choice]:
     """White is what the camera can say, never what a set happens to hold: later images may be brighter."""
     kinds = {image.dtype for image in found.images}
     largest = max(image.largest for image in found.images)
-    lowest = min(image.low for image in found.images)
-    if kinds == {"uint8"} or (all(kind.startswith("float") for kind in kinds) and lowest >= 0 and largest <= 1):
+    lowest = min(image.smallest for image in found.images)
+    if kinds == {"uint8"}:
         return []
     if kinds <= {"uint8", "uint16"}:
         maximum = next(full for full in (4095, 16383, 65535) if largest <= full)
@@ -193,15 +194,21 @@ def _grey_values(found: Survey) -> list[Choice]:
         return [
             Choice("grey_maximum", maximum, f"grey values reach {largest:g}: a camera of {maximum.bit_length()} bits")
         ]
-    digits = 10.0 ** math.floor(math.log10(max(largest, 1e-9)))
-    maximum_of_float = math.ceil(2 * largest / digits) * digits
-    choices = [
-        Choice("grey_maximum", maximum_of_float, f"grey values reach {largest:g}; twice that, for images to come")
-    ]
-    if lowest < 0:
-        below = -math.ceil(2 * max(-min(image.low for image in found.images), 1e-9) / digits) * digits
-        choices.insert(0, Choice("grey_minimum", below, f"and go down to {lowest:g}"))
+    choices = []
+    # what lies below 0 is little: a filter's, or noise about black
+    of_unit_range = all(kind.startswith("float") for kind in kinds) and -lowest <= largest <= 1
+    if not of_unit_range:
+        reach = f"grey values reach {largest:g}; twice that, for images to come"
+        choices.append(Choice("grey_maximum", _twice(max(largest, 0.0)), reach))
+    if lowest < (-ROUNDING if of_unit_range else 0):
+        choices.insert(0, Choice("grey_minimum", -_twice(-lowest), f"grey values go down to {lowest:g}; twice that"))
     return choices
+
+
+def _twice(value: float) -> float:
+    """Twice a value, or a little more, in one digit."""
+    digits = 10.0 ** math.floor(math.log10(max(value, 1e-9)))
+    return float(f"{math.ceil(2 * value / digits) * digits:.6g}")
 
 
 def _brightness(found: Survey, grey_values: Sequence[Choice]) -> list[Choice]:

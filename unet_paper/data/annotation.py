@@ -28,6 +28,8 @@ OPEN = -2  # unknown too, but of an image in which every cell has its point: no 
 LARGEST_ID = int(np.iinfo(np.int32).max)
 # of a mask, below which its ids tell nothing about how they were drawn
 _PIXELS_TO_JUDGE = 256
+# largest numbers of 8, 16 and 32 bits, with and without a sign
+_FULL = (2**8 - 1, 2**15 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class InstancesFromAnnotationd(MapTransform):
 
     What would be learnt wrongly is refused: ids most of which lie in pieces or are thin and lie along others (values
     between two others at the rims of an interpolated mask; classes), several values and no background. A mask that is
-    one cell all over, one without a cell, and an id that is a rim of the others, are said.
+    one cell all over, one without a cell, an id that is a rim of the others, and one far above them (255), are said.
 
     Unknown are the pixels of ``ignore_value``, and the cells that an expert marked but did not draw: in the Cell
     Tracking Challenge gold masks (SEG) draw some of the cells, markers (TRA) point at every one. A marker that no drawn
@@ -132,6 +134,11 @@ class InstancesFromAnnotationd(MapTransform):
             raise ValueError(f"unknown_radius={unknown_radius}: a distance >= 0 px is needed, 0 for the marker alone")
         if not known_gap >= 0:
             raise ValueError(f"known_gap={known_gap}: a width >= 0 px is needed, 0 for none")
+        if ignore_value is not None and ignore_value == background_value >= 0:
+            raise ValueError(
+                f"ignore_value={ignore_value}: is background_value, too, so that there is no background to learn; "
+                "say which value of the masks is background, such as --background_value 1, or leave out --ignore_value"
+            )
         if field_of_interest < 0:
             raise ValueError(f"field_of_interest={field_of_interest}: a width >= 0 px is needed, 0 for no frame")
         self.annotation = annotation
@@ -199,15 +206,16 @@ class InstancesFromAnnotationd(MapTransform):
             if np.count_nonzero(values) > 1:
                 raise ValueError(
                     f"{source} holds the values {_some(values)}: annotation='binary' takes 0 and one other; say "
-                    "--annotation instances for ids, --ignore_value ... for unknown pixels, --background_value ... if "
-                    "that is not 0, or threshold the mask"
+                    "--annotation instances for ids (either, if other masks are black and white), --ignore_value ... "
+                    "for unknown pixels, --background_value ... if that is not 0, or threshold the mask"
                 )
             instances, _ = ndimage.label(drawn, self._structure, output=np.int32)
         else:
             instances = _within_range(drawn)
             instances[ignored] = 0
             self._check_pieces(instances, source)
-            self._check_rims(instances, source)
+            if not self._check_rims(instances, source):
+                self._check_id_apart(values[values > 0], instances.size, source)
         instances[ignored] = UNKNOWN
         return instances
 
@@ -315,14 +323,18 @@ class InstancesFromAnnotationd(MapTransform):
                 "one id in pieces",
                 source,
                 f"{source} holds one id, {ids[-1]}, in {total} pieces, taken as one cell: say --annotation binary if "
-                "they are cells",
+                "they are cells, either if other masks hold ids",
             )
 
-    def _check_rims(self, instances: NDArray[np.int32], source: str) -> None:
-        """What is nowhere thick and lies along thick cells is the grey of a softened rim, or a border of its own."""
+    def _check_rims(self, instances: NDArray[np.int32], source: str) -> bool:
+        """What is nowhere thick and lies along thick cells is the grey of a softened rim, or a border of its own.
+
+        Returns:
+            Whether a border was found.
+        """
         thick, rims = rims_of_cells(instances)
         if not len(rims) or instances.size < _PIXELS_TO_JUDGE:
-            return
+            return False
         if len(rims) > max(len(thick), 2):
             raise ValueError(
                 f"{source}: {len(rims)} of its {len(thick) + len(rims)} ids are nowhere 3 px wide and lie along the "
@@ -337,6 +349,18 @@ class InstancesFromAnnotationd(MapTransform):
                 source,
                 f"{source}: {long[0]} is nowhere 3 px wide and lies along the other ids, taken as one cell: say "
                 f"--ignore_value {long[0]} if it is their rim",
+            )
+        return bool(long)
+
+    def _check_id_apart(self, ids: NDArray[np.int64], pixels: int, source: str) -> None:
+        """The largest number of 8 or 16 bits is what many programs write for what nobody has looked at."""
+        apart = id_apart(ids)
+        if apart and pixels >= _PIXELS_TO_JUDGE:
+            self._notices.warn(
+                "an id far above the others",
+                source,
+                f"{source}: {apart} is far above its other ids, {ids[0]} to {ids[-2]}, taken as one cell: say "
+                f"--ignore_value {apart} if it means unknown",
             )
 
     def _near_undrawn_cells(self, instances: NDArray[np.int32], markers: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -391,6 +415,20 @@ def _is_rim_of_most(instances: NDArray[np.integer], rim: int, thick: NDArray[np.
     members = instances == rim
     beside = np.unique(instances[ndimage.binary_dilation(members, np.ones((3, 3), bool)) & ~members])
     return bool(members.sum() >= 16 and 2 * len(np.intersect1d(beside, thick)) >= len(thick))
+
+
+def id_apart(ids: NDArray[np.integer]) -> int:
+    """The largest id, where it is the largest number of its bits and all others are at most half of it; else 0.
+
+    Args:
+        ids: of one mask, rising, without 0.
+
+    >>> id_apart(np.array([1, 2, 3, 255])), id_apart(np.array([1, 2, 3])), id_apart(np.arange(1, 256))
+    (255, 0, 0)
+    """
+    if len(ids) < 2 or int(ids[-1]) not in _FULL or 2 * int(ids[-2]) > int(ids[-1]):
+        return 0
+    return int(ids[-1])
 
 
 def is_inverted(cells: NDArray[np.integer]) -> bool:

@@ -56,6 +56,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _empty(found),
         _duplicates(found),
         _giants(found),
+        _apart(found),
         _pieces(found),
         _specks(found),
         _types(found),
@@ -252,14 +253,7 @@ def _duplicates(found: Survey) -> Iterator[Finding]:
 
 def _giants(found: Survey) -> Iterator[Finding]:
     """What is no cell but a part of the image: not looked at, or background of a second kind."""
-    usual = float(np.median([area for image in found.images for area in image.areas] or [0]))
-    giants: dict[int, list[ImageFacts]] = defaultdict(list)
-    for image in found.images:
-        largest = max(image.areas, default=0)
-        at_border = largest > max(image.whole_areas, default=0)
-        # cells that are whole differ by ten times within one set
-        if at_border and largest > max(10 * usual, 0.2 * image.shape[0] * image.shape[1]) and not image.inverted:
-            giants[image.widest_id].append(image)
+    usual, giants = _usual(found), _of_giants(found)
     for value, images in giants.items():
         yield Finding(
             "cell as large as a part of the image",
@@ -269,17 +263,50 @@ def _giants(found: Survey) -> Iterator[Finding]:
         )
 
 
+def _apart(found: Survey) -> Iterator[Finding]:
+    """Smaller parts that nobody has looked at, by the value that most programs have for them."""
+    said = _of_giants(found)
+    for value in sorted({image.apart for image in found.images} - {0, *said}):
+        yield Finding(
+            "id far above the others",
+            [image.label for image in found.images if image.apart == value],
+            f"{value}, the largest number of its bits, stands among low ids, and counts as one cell",
+            f"say --ignore_value {value} in check and train, if it means unknown, or a border",
+        )
+
+
+def _usual(found: Survey) -> float:
+    """Area of the middle one of all cells, px."""
+    return float(np.median([area for image in found.images for area in image.areas] or [0]))
+
+
+def _of_giants(found: Survey) -> dict[int, list[ImageFacts]]:
+    """Images with a cell as large as a part of them, by its value."""
+    usual = _usual(found)
+    giants: dict[int, list[ImageFacts]] = defaultdict(list)
+    for image in found.images:
+        largest = max(image.areas, default=0)
+        at_border = largest > max(image.whole_areas, default=0)
+        # cells that are whole differ by ten times within one set
+        if at_border and largest > max(10 * usual, 0.2 * image.shape[0] * image.shape[1]) and not image.inverted:
+            giants[image.widest_id].append(image)
+    return giants
+
+
 def _pieces(found: Survey) -> Iterator[Finding]:
     broken = [image for image in found.images if image.in_pieces]
     largest = max(image.largest_id for image in found.images)
     classes = f"; or --annotation classes --out_channels {largest + 1} where values are kinds of cells"
+    # of black and white masks among masks of ids, which the former's annotation refuses
+    mixed = any(len(image.areas) > 1 for image in found.images) and any(len(image.areas) == 1 for image in broken)
+    binary = "either, by which a mask of one value is black and white, others hold ids" if mixed else "binary"
     if broken:
         yield Finding(
             "ids in several pieces",
             [image.label for image in broken],
             f"{sum(image.in_pieces for image in broken)} ids lie in several pieces, which count as one cell",
             "right for a cell that is hidden in part; else give each piece an id, or, of black and white masks, say "
-            f"--annotation binary{classes if 2 <= largest <= _CLASSES else ''}",
+            f"--annotation {binary}{classes if 2 <= largest <= _CLASSES else ''}",
         )
 
 

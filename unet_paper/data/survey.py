@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skimage import measure
 from skimage.transform import resize_local_mean
 
-from unet_paper.data.annotation import OPEN, Annotation, InstancesFromAnnotationd, is_inverted
+from unet_paper.data.annotation import OPEN, Annotation, InstancesFromAnnotationd, id_apart, is_inverted
 from unet_paper.data.datasets import Case
 from unet_paper.data.notices import Progress
 from unet_paper.data.outline_fit import BY_CHANCE, best_turn, outline_fit
@@ -71,6 +71,8 @@ class ImageFacts:
         corner_value: of the mask, that most of its corners have.
         largest_id: of the mask's cells, as in the file.
         widest_id: of its cell with most pixels, as in the file.
+        apart: the largest number of 8, 16 or 32 bits as an id, where all others are far below; else 0.
+        smallest: grey value.
         turn: orientation (of ``photometric.upright``) in which the mask would lie on the edges; 1 where it does, or
             where it does in none.
         pointed: whether its cells are points, which have no size.
@@ -107,6 +109,8 @@ class ImageFacts:
     corner_value: int = 0
     largest_id: int = 0
     widest_id: int = 0
+    apart: int = 0
+    smallest: float = 0.0
     turn: int = 1
     pointed: bool = False
     thumbnail: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
@@ -339,6 +343,8 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         corner_value=_of_corners(drawn),
         largest_id=int(drawn[cells > 0].max(initial=0)),
         widest_id=int(drawn[cells == columns["id"][areas.argmax()]][0]) if len(areas) else 0,
+        apart=id_apart(np.unique(drawn[cells > 0])),
+        smallest=float(pixels.min()),
         turn=best_turn(grey, cells) if own < BY_CHANCE else 1,
         pointed=pointed,
         thumbnail=_thumbnail(grey),

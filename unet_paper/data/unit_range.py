@@ -16,7 +16,7 @@ from unet_paper.data.reader import source_of
 logger = logging.getLogger(__name__)
 
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
-_ROUNDING = 1e-5
+ROUNDING = 1e-5
 
 
 class ScaleToUnitRanged(MapTransform):
@@ -84,7 +84,7 @@ class ScaleToUnitRanged(MapTransform):
         maximum = stated if self.maximum is None else self.maximum
         low, high = (float(v) for v in torch.aminmax(tensor))
         # what a program stores as a float may be beside its limits by rounding
-        slack = _ROUNDING * (maximum - self.minimum) if maximum is not None and dtype.startswith("float") else 0.0
+        slack = ROUNDING * (maximum - self.minimum) if maximum is not None and dtype.startswith("float") else 0.0
         # what is brighter than any image in training keeps its scale: the range of a camera is guessed from images
         reach = 2.0 if self.maximum is not None and dtype.startswith("uint") else 1.0
         remedy = (
