@@ -170,6 +170,30 @@ def test_other_settings_are_noticed(predict: Predict, tmp_path: Path) -> None:
     assert sorted(settings["grey_mean"] for settings in record["settings"].values()) == [0.4, 0.5]
 
 
+def test_images_of_one_name_from_two_folders_do_not_take_each_other_s_place(
+    predict: Predict, images: Path, tmp_path: Path
+) -> None:
+    predict()
+    before = outputs(tmp_path / "out")
+    Image.fromarray(grey(40, 45)).save(plate := tmp_path / "a.png")
+    (tmp_path / "day2").mkdir()
+    plate.rename(tmp_path / "day2" / "a.png")
+    with pytest.raises(RuntimeError) as info:
+        predict(tmp_path / "day2")
+    assert isinstance(cause(info.value), FileExistsError)
+    assert f"a_cells.tif: the prediction of an image of that name in another folder than {tmp_path / 'day2'}" in str(
+        cause(info.value)
+    )
+    assert outputs(tmp_path / "out") == before
+    # the same images, moved
+    images.rename(tmp_path / "day1")
+    predict(tmp_path / "day1")
+    assert outputs(tmp_path / "out") == before
+    predict(tmp_path / "day2", overwrite=True)
+    after = outputs(tmp_path / "out")
+    assert {name for name in after if after[name] != before[name]} == whole("a")
+
+
 def test_another_machine_goes_on_and_is_recorded_too(predict: Predict, images: Path, tmp_path: Path) -> None:
     predict(strategy="rows", engine="torch")
     (images / "d.png").write_bytes((images / "a.png").read_bytes())

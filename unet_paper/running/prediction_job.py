@@ -174,8 +174,8 @@ class PredictionJob:
         return self.output_dir / f"{stem}{_ENDINGS[kind] or f'_{kind}' + image}"
 
     def mark(self, source: str) -> str:
-        """What the files made of ``source`` carry: program, version, and hashes of the settings and of the image."""
-        return f"{SOFTWARE} {unet_paper.__version__} {self._record} {self._image_hash(source)}"
+        """What the files made of ``source`` carry: program, version, and hashes of settings, image and its folder."""
+        return f"{SOFTWARE} {unet_paper.__version__} {self._record} {self._image_hash(source)}.{_folder_hash(source)}"
 
     def fail(self, address: str, error: BaseException) -> None:
         """Note that an image cannot be predicted; the other pages of its file are not tried."""
@@ -277,7 +277,13 @@ class PredictionJob:
                 f"{path}: predicted before with other weights or settings{self._differences(settings)}; choose another "
                 "folder with --output_dir, or predict anew with --overwrite True"
             )
+        image, _, folder = image.partition(".")  # earlier versions did not write the folder
         if image != self._image_hash(source):
+            if folder not in ("", _folder_hash(source)):
+                raise FileExistsError(
+                    f"{path}: the prediction of an image of that name in another folder than {Path(source).parent}; "
+                    "choose another folder with --output_dir, or have this one in its place with --overwrite True"
+                )
             logger.warning("%s: has changed since it was predicted, and is predicted anew", source)
             return False
         return True
@@ -358,6 +364,10 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
+
+
+def _folder_hash(source: str) -> str:
+    return _short(str(Path(source).parent.resolve()))
 
 
 def _short(text: str) -> str:
