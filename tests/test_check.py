@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unet_paper.app import check
+from unet_paper.app import check, train
 from unet_paper.app.command_line import main
 
 
@@ -152,6 +153,26 @@ def test_an_ending_of_one_s_own_pairs_masks(nuclei: Path, capsys: pytest.Capture
     report = json.loads(Path("runs/checks/nuclei/check.json").read_text())
     assert report["configuration"]["mask_suffix"] == "-zellen"
     assert report["summary"]["cells"] == 4
+
+
+def test_the_check_of_another_folder_of_that_name_is_not_taken_for_one_s_own(
+    nuclei: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its settings list the images that are scored: those of the other folder."""
+    shutil.copytree(nuclei, "day2/nuclei")
+    assert main(["check", "nuclei"]) == 0
+    assert main(["check", "day2/nuclei"]) == 0
+    assert main(["evaluate", "nuclei"]) == 1
+    said = capsys.readouterr().err
+    assert "runs/checks/nuclei: of day2/nuclei, another folder of that name than nuclei" in said
+    assert "check nuclei again" in said
+    # as is said
+    assert main(["check", "nuclei"]) == 0
+    train.evaluation(nuclei, {"output_dir": "runs/nuclei.1"})
+    assert main(["check", "day2/nuclei"]) == 0
+    # a folder that is gone may have been moved here
+    shutil.rmtree("day2")
+    train.evaluation(nuclei, {})
 
 
 def test_channels_are_named_where_all_are_taken(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:

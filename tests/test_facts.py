@@ -244,12 +244,30 @@ def test_its_weights_alone_predict_as_its_validation(
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert summary["postprocessing"]["threshold"] == 0.45
     assert summary["conventions"]["recipe"] == "best"
+    assert "scored on other images" not in caplog.text
     from unet_paper.metrics import ctc_seg
 
     predicted = [tifffile.imread(tmp_path / "out" / f"{Path(case['image']).stem}_cells.tif") for case in validation]
     references = [tifffile.imread(case["label"]) for case in validation]
     assert summary["scores"]["SEG"] == pytest.approx(ctc_seg(predicted, references), abs=1e-12)
     assert any(image.any() for image in predicted)
+
+
+def test_images_that_training_has_not_held_out_are_said_where_they_are_scored(
+    run: Path, cells_folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As resuming refuses; another folder's images are other images, of which nothing need be said."""
+    told = facts.read(run / "model.pt")
+    held_out, other = (
+        [ctc(cells_folder, part, folds=2, fold=fold) for part in ("training", "validation")] for fold in (0, 1)
+    )
+    facts.say_other_images(told, cells_folder, *held_out)
+    facts.say_other_images(told, "elsewhere/unseen", *other)
+    assert caplog.text == ""
+    facts.say_other_images(told, cells_folder, *other)
+    assert f"model.pt: scored on other images of {cells_folder} than were held out in its training" in caplog.text
+    counts = " + ".join(str(len(part)) for part in held_out)
+    assert f"({counts} trained and validated, {counts} now)" in caplog.text
 
 
 def test_a_setting_that_contradicts_the_weights_is_used_and_said_in_one_line(

@@ -23,7 +23,7 @@ from unet_paper.app import check_page
 from unet_paper.app.configuration import Choice, Configuration, configure
 from unet_paper.app.folder_cases import PAIRS, FolderCases, annotation_of, cases_of
 from unet_paper.app.pace import seconds_per_step
-from unet_paper.app.train import CHOSEN, SCORING, check_folder
+from unet_paper.app.train import CHOSEN, REPORT, SCORING, check_folder
 from unet_paper.data import folder_layout
 from unet_paper.data.annotation import Annotation
 from unet_paper.data.finding import UNUSABLE, Finding, grouped, shown
@@ -34,7 +34,6 @@ from unet_paper.data.reader import Channel
 from unet_paper.data.survey import ImageFacts, Survey, load_case, survey
 from unet_paper.running.placement import placed
 
-REPORT = "check.json"
 PAGE = "check.html"
 MINUTES = 30.0  # that training takes where nobody says
 # settings of training that decide what is seen in the files

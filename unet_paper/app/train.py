@@ -1,5 +1,6 @@
 """``unet-paper train`` and ``evaluate``: which configs a folder of images and masks is trained and scored with."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from unet_paper.app.bundle_command import BundleCommand, path_value
 CONFIGS = ("train", "data_folder", "best_folder")
 POINTS = "data_points"  # over these, where the check has found points
 CHOSEN = "config.yaml"
+REPORT = "check.json"
 SCORING = "scoring.yaml"
 
 
@@ -34,13 +36,34 @@ def training(
 
 
 def evaluation(folder: Path, settings: Mapping[str, str], overlays: Sequence[Path] = ()) -> BundleCommand:
-    """The command that scores what ``training`` of the same folder made, on the images held out there."""
+    """The command that scores what ``training`` of the same folder made, on the images held out there.
+
+    Raises:
+        ValueError: another folder of that name was checked since.
+    """
+    _refuse_check_of_another(folder)
     command = training(folder, settings, overlays)
     configs = list(command.configs)
     chosen, scoring = check_folder(folder) / CHOSEN, check_folder(folder) / SCORING
     if chosen in configs and scoring.is_file():
         configs.insert(configs.index(chosen) + 1, scoring)
     return BundleCommand("evaluating", [*configs, "evaluate"], command.settings)
+
+
+def _refuse_check_of_another(folder: Path) -> None:
+    """Raise where the check's settings, and the images that it lists, are of another folder."""
+    place = check_folder(folder)
+    try:
+        checked = Path(json.loads((place / REPORT).read_text(encoding="utf-8"))["folder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    # of one that is gone nobody can say that it was not moved
+    if checked.exists() and checked.resolve() != folder.resolve():
+        raise ValueError(
+            f"{place}: of {checked}, another folder of that name than {folder}, and so may be the weights in "
+            f"{run_folder(folder)}; check {folder} again, as for its training, and name the folder of its run with "
+            f"--output_dir (a run that another one took the place of is {run_folder(folder)}.1, .2, ...)"
+        )
 
 
 def run_folder(folder: Path) -> Path:

@@ -346,6 +346,36 @@ def images(training: Sequence[Mapping[str, str]], validation: Sequence[Mapping[s
     }
 
 
+def say_other_images(
+    facts: KnownFacts,
+    dataset_dir: str | Path,
+    training: Sequence[Mapping[str, str]],
+    validation: Sequence[Mapping[str, str]],
+) -> None:
+    """Say where weights are scored on other images of their data than those that were held out in their training.
+
+    Args:
+        facts: of the weights.
+        dataset_dir: folder of the images; nothing is said of another than that of the training.
+        training: cases that are not scored.
+        validation: those that are.
+    """
+    before, now = facts.trained_with("images") or {}, images(training, validation)
+    if facts.trained_with("data") == folder_name(dataset_dir) and before.get("held_out", "") not in (
+        "",
+        now["held_out"],
+    ):
+        logger.warning(
+            "%s: scored on other images of %s than were held out in its training, which may have learnt from some of "
+            "them: images were added, taken away or renamed since (%s trained and validated, %s now), or fold and "
+            "folds are others; such scores may be too good",
+            facts.source,
+            dataset_dir,
+            " + ".join(str(before.get(part)) for part in ("training", "validation")),
+            " + ".join(str(now[part]) for part in ("training", "validation")),
+        )
+
+
 def pixel_size(cases: Sequence[Mapping[str, str]] | None, given: float | None = None) -> float | None:
     """Side of the training images' pixels in micrometres: as given, or as all of their files say alike.
 
