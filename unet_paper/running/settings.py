@@ -36,6 +36,7 @@ from monai.utils import ensure_tuple
 
 from unet_paper.running import given_paths
 from unet_paper.running.bundle_folder import bundle_folder
+from unet_paper.running.setting_kinds import refuse_other_kinds
 
 # How the errors begin in which MONAI wraps what really happened.
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")
@@ -75,8 +76,8 @@ def refuse_unknown_settings() -> None:
     for what they are; so are paths, see ``given_paths``.
 
     Raises:
-        ValueError: naming the unused setting, its value and the names that come close to it; or a setting given as
-            None, which MONAI drops.
+        ValueError: naming the unused setting, its value and the names that come close to it; a setting given as None,
+            which MONAI drops; or one of another kind than it takes, see ``setting_kinds``.
         RuntimeError: if called from outside a MONAI config.
     """
     parser = next((owner for owner in _callers() if isinstance(owner, ConfigParser)), None)
@@ -100,6 +101,7 @@ def refuse_unknown_settings() -> None:
                 f"'{name}: null' into a YAML file of your own and add it to --config_file"
             )
     _take_what_is_meant(parser)
+    refuse_other_kinds(parser.get(), _first_declared())
     for name, path in given_paths.as_given(parser.get(), sys.argv[1:]).items():
         # anything that MONAI resolves gets "::" for "#" again
         parser.ref_resolver.resolved_content[name] = path
@@ -150,9 +152,18 @@ def _meant(value: Any, words: Mapping[str, bool]) -> Any:
 
 def _with_truth_values() -> set[str]:
     """Settings that have a truth value in one of the config files."""
+    return {name for content in _files() for name, value in content.items() if isinstance(value, bool)}
+
+
+def _first_declared() -> dict[str, Any]:
+    """Settings as the first of the config files has them that has them."""
+    return {name: value for content in reversed(_files()) for name, value in content.items()}
+
+
+def _files() -> list[dict[str, Any]]:
+    """Content of the config files that are run, in their order."""
     given = next((frame.f_locals["config_file"] for frame in _frames() if frame.f_locals.get("config_file")), ())
-    files = [ConfigParser.load_config_file(file) for file in ensure_tuple(given)]
-    return {name for content in files for name, value in content.items() if isinstance(value, bool)}
+    return [ConfigParser.load_config_file(file) for file in ensure_tuple(given)]
 
 
 def refuse_idle_runs() -> None:
