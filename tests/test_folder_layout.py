@@ -1,6 +1,8 @@
 """Images and annotations as people keep them: each way leads to the same cells."""
 
 import json
+import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,6 +248,25 @@ def test_a_table_that_cannot_be_is_named(content: str, said: str, tmp_path: Path
         folder_layout.find(tmp_path)
 
 
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_an_accent_is_one_letter_or_two(forms: tuple[str, str], tmp_path: Path) -> None:
+    """As a Mac writes it and as others do: names that look the same, and are the same."""
+    of_image, of_mask = (unicodedata.normalize(form, "z\u00fcchtung") for form in forms)
+    image(tmp_path / "images" / f"{of_image}.png")
+    image(tmp_path / "masks" / f"{of_mask}.png")
+    found = folder_layout.find(tmp_path)
+    assert [one.annotation[0].stem for one in found.images] == [of_mask]
+    assert found.plain
+    assert len(datasets.folder(tmp_path, "all")) == 1
+    (tmp_path / "pairs.csv").write_text(f"image,mask\nimages\\{of_mask}.png,masks/{of_image}.png\n", encoding="utf-8")
+    assert len(datasets.listed(tmp_path / "pairs.csv", "all")) == 1
+    coco(tmp_path / "coco")
+    (tmp_path / "coco" / "images" / "a1.png").rename(tmp_path / "coco" / "images" / f"{of_image}.png")
+    file = tmp_path / "coco" / "annotations.json"
+    file.write_text(file.read_text().replace("a1.png", f"{of_mask}.png"))
+    np.testing.assert_array_equal(drawn(tmp_path / "coco"), ids())
+
+
 def test_images_of_one_name_have_masks_of_their_own(tmp_path: Path) -> None:
     """A folder for each image with ``img.png`` in all of them, and names with a dot."""
     for number in (1, 2):
@@ -300,6 +321,25 @@ def test_drawings_of_a_stack_go_to_their_pages(kind: str, axes: str, tmp_path: P
         np.testing.assert_array_equal(label > 0, page > 0)
     (case, *_) = cases_of(folder_layout.find(tmp_path), tmp_path / "place").cases
     assert case["label"].endswith("s.tif#0")
+
+
+@pytest.mark.parametrize("write", [imagej, qupath, coco])
+def test_drawings_on_an_image_that_a_tag_turns_are_refused(write: Callable[[Path], None], tmp_path: Path) -> None:
+    """ImageJ shows it as it is stored, others turn it. A mask file a cell says itself which side is up."""
+    write(tmp_path)
+    file = tmp_path / "images" / "a1.png"
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.open(file).save(file, exif=exif)
+    with pytest.raises(ValueError, match=r"its image a1.png is turned by a tag .orientation 3."):
+        drawn(tmp_path)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros(SHAPE, np.uint8), extratags=[(274, 3, 1, 6, True)])
+    assert (layout(file).orientation, layout(tmp_path / "a.tif").orientation) == (3, 6)
+    shutil.rmtree(tmp_path / "images")
+    mask_folders(tmp_path / "masks_of")
+    file = tmp_path / "masks_of" / "images" / "a1.png"
+    Image.open(file).save(file, exif=exif)
+    np.testing.assert_array_equal(drawn(tmp_path / "masks_of"), ids())
 
 
 def test_lines_and_regions_are_no_cells(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ Neighbouring slices and frames resemble one another, so validation always takes 
 import logging
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -439,7 +440,8 @@ def _run_otherwise(first: NDArray[np.float64] | None, second: NDArray[np.float64
 
 
 def _stem(file: Path) -> str:
-    return file.name[: -len(extension(file))]
+    """Name without extension; accents as one letter, which some systems (macOS) write as two."""
+    return unicodedata.normalize("NFC", file.name[: -len(extension(file))])
 
 
 def natural_order(file: Path) -> list[str | int]:

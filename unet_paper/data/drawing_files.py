@@ -7,6 +7,7 @@ and holes are outside. Drawings named ``Background``, or of that class, are back
 import functools
 import json
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,6 +81,8 @@ def drawings(annotation: Sequence[Path], image: Path, known: Layout) -> tuple[li
     kind = file.suffix.lower()
     if extension(file):
         return list(_masks(annotation, shape)), []
+    if known.orientation != 1:
+        _refuse_turned(file, image, known)
     if kind in TABLES:
         points = read_table(file, len(known.shapes))
         _check_points(points, file, image, known)
@@ -128,6 +131,15 @@ def _masks(files: Sequence[Path], shape: tuple[int, ...]) -> Iterator[Drawing]:
         if pixels.shape != shape:
             raise ValueError(f"{file}: {pixels.shape} px, but its image has {shape}: both must have one size")
         yield from _drawing(pixels > 0, 0)
+
+
+def _refuse_turned(file: Path, image: Path, known: Layout) -> None:
+    """Raise where it is not known which side was up when cells were drawn: of two programs one obeys the tag."""
+    raise ValueError(
+        f"{file}: its image {image.name} is turned by a tag (orientation {known.orientation}), which some programs "
+        "obey and others do not, so that where its cells lie is not known; save the image from the program in which "
+        "they were drawn, as TIFF or PNG, and take that in its place"
+    )
 
 
 def _check_points(points: Sequence[Point], file: Path, image: Path, known: Layout) -> None:
@@ -283,11 +295,16 @@ def _ids_of(image: Path, content: Any, file: Path) -> list[Any]:
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise ValueError(f"{file}: neither GeoJSON nor COCO, which has images and annotations; export it again")
     with _coco_as_it_should_be(file):
-        named = [(entry["id"], Path(entry["file_name"].replace("\\", "/"))) for entry in content["images"]]
-    same = [(number, path) for number, path in named if path.name == image.name]
-    parts = image.resolve().parts
+        named = [(entry["id"], Path(_composed(entry["file_name"].replace("\\", "/")))) for entry in content["images"]]
+    same = [(number, path) for number, path in named if path.name == _composed(image.name)]
+    parts = Path(_composed(str(image.resolve()))).parts
     closest = [number for number, path in same if parts[-len(path.parts) :] == path.parts]
     return closest if len(same) > 1 and closest else [number for number, _ in same]
+
+
+def _composed(name: str) -> str:
+    """A name with accents as one letter, which some systems (macOS) write as two."""
+    return unicodedata.normalize("NFC", name)
 
 
 @contextmanager

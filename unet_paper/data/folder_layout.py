@@ -16,6 +16,7 @@ as napari writes them (``.csv``), in such a folder or beside the images, of imag
 
 import logging
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -350,4 +351,5 @@ def _by_name(files: Iterable[Path]) -> dict[str, Path]:
 
 
 def _stem(file: Path) -> str:
-    return file.name[: -len(extension(file) or file.suffix)]
+    """Name without extension; accents as one letter, which some systems (macOS) write as two."""
+    return unicodedata.normalize("NFC", file.name[: -len(extension(file) or file.suffix)])

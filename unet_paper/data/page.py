@@ -61,6 +61,7 @@ class Layout:
         unit: of both, ``"micron"``, ``"nm"``, ``"inch"``, ...
         affine: of a NIfTI file, as stored: of (x, y, z, 1), shape (4, 4).
         left_out: what the file holds besides, in words.
+        orientation: tag 274 of TIFF and EXIF, by which the pages are upright; 1 where there is none.
     """
 
     shapes: list[tuple[int, ...]]
@@ -72,6 +73,7 @@ class Layout:
     unit: str = ""
     affine: NDArray[np.float64] | None = None
     left_out: str = ""
+    orientation: int = 1
 
 
 @contextmanager

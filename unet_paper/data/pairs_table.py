@@ -1,6 +1,7 @@
 """A table that pairs images and masks, as spreadsheet programs write one."""
 
 import csv
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,6 +58,9 @@ def _text(table: Path) -> str:
 
 
 def _beside(table: Path, named: str) -> Path:
-    """A file that a table names, from the table's folder; with the other slashes where there is none such."""
-    path = table.parent / named
-    return path if path.exists() else table.parent / named.replace("\\", "/")
+    """A file that a table names, from the table's folder; where there is none such, with the other slashes, and with
+    accents as one letter or as two, as another system writes them.
+    """
+    turned = named.replace("\\", "/")
+    spelt = [named, *(unicodedata.normalize(form, turned) for form in ("NFC", "NFD")), turned]
+    return next((table.parent / name for name in spelt if (table.parent / name).exists()), table.parent / turned)

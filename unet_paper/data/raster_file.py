@@ -35,7 +35,7 @@ def layout(file: Path) -> Layout:
     if dpi and all(float(d) > 0 for d in dpi):
         across, down = (1 / float(d) for d in dpi)
         size = (across, down) if orientation > 4 else (down, across)
-    return Layout([shape], pixel_size=size, unit="inch" if size else "")
+    return Layout([shape], pixel_size=size, unit="inch" if size else "", orientation=orientation)
 
 
 def read(file: Path) -> Page:

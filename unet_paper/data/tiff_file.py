@@ -55,6 +55,7 @@ def layout(file: Path) -> Layout:
     with _opened(file) as (tiff, directories):
         planes = _planes(tiff, directories)
         names = _channel_names(tiff, planes.pages[0])
+        turns = [_orientation(page[0].page) for page in planes.pages]
         shapes = []
         for page in planes.pages:
             shape = _shape(page[0].page)
@@ -75,6 +76,7 @@ def layout(file: Path) -> Layout:
         spacing=spacing,
         unit=unit,
         left_out=planes.left_out,
+        orientation=next((turn for turn in turns if turn != 1), 1),
     )
 
 
