@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+import yaml
 from PIL import Image
 
 from unet_paper.app import check, train
@@ -173,6 +175,21 @@ def test_the_check_of_another_folder_of_that_name_is_not_taken_for_one_s_own(
     # a folder that is gone may have been moved here
     shutil.rmtree("day2")
     train.evaluation(nuclei, {})
+
+
+def test_channels_with_names_are_taken_by_them(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that weights take them from images that have them in another order; what is asked for comes first."""
+    for file in sorted((nuclei / "images").iterdir()):
+        grey = np.array(Image.open(file))
+        names = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+        tifffile.imwrite(file.with_suffix(".ome.tif"), np.stack([grey, grey // 2]), metadata=names)
+        file.unlink()
+    assert main(["check", "nuclei"]) == 0
+    assert "all channels are taken: images have 2 channels (DAPI, GFP)" in capsys.readouterr().out
+    config = Path("runs/checks/nuclei/config.yaml")
+    assert yaml.safe_load(config.read_text())["channel"] == ["DAPI", "GFP"]
+    assert main(["check", "nuclei", "--channel", "[1, 0]"]) == 0
+    assert [line for line in config.read_text().splitlines() if line.startswith("channel:")] == ["channel: [1, 0]"]
 
 
 def test_channels_are_named_where_all_are_taken(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,6 +106,29 @@ def test_the_range_holds_every_pixel_however_few_lie_below(
     assert {name: chosen[name] for name in ("grey_minimum", "grey_maximum") if name in chosen} == expected
 
 
+@pytest.mark.parametrize(
+    ("names", "by_name"),
+    [
+        (("DAPI", "GFP"), True),
+        (("red", "green", "blue"), False),
+        (("grey", "alpha"), False),
+        (("0", "1"), False),
+        (("C1", "c1"), False),
+        ((), False),
+    ],
+)
+def test_channels_that_all_images_name_alike_are_taken_by_name(names: tuple[str, ...], by_name: bool) -> None:
+    """By their place they would be swapped, without a word, in an image that has them in another order."""
+    chosen = of(channels=len(names) or 2, channel_names=names)
+    settings = {choice.setting: choice.value for choice in chosen.choices}
+    assert settings["in_channels"] == (len(names) or 2)
+    assert settings.get("channel") == (list(names) if by_name else None)
+    (alone,) = [
+        c for c in of(1, channels=2, channel_names=("a", "b")).choices if c.setting in ("in_channels", "channel")
+    ]
+    assert alone.setting == "in_channels"
+
+
 def test_few_images_hold_out_a_block_and_many_whole_ones() -> None:
     assert of(3)["fold"] == "block"
     assert (of(4)["fold"], of(60)["fold"]) == (0, 0)

@@ -494,6 +494,16 @@ def test_a_channel_that_is_not_there_lists_those_that_are(tmp_path: Path) -> Non
         assert "it has 2 (DAPI, GFP): --channel 0 to 1" in str(caught.value.__cause__)
 
 
+def test_channels_that_have_no_names_are_asked_for_by_number(tmp_path: Path) -> None:
+    """Of weights whose channels have names, which they take by them."""
+    pair = np.stack([GREY, ELSE])
+    tifffile.imwrite(tmp_path / "a.tif", pair, imagej=True, metadata={"axes": "CYX"})
+    with pytest.raises(ValueError, match=r"no channel 'DAPI'; it has 2 .*: --channel \"\[0, 1\]\" by number"):
+        PageReader(["DAPI", "GFP"]).get_data(tmp_path / "a.tif")
+    pixels, _ = PageReader([0, 1]).get_data(tmp_path / "a.tif")
+    np.testing.assert_array_equal(pixels, np.moveaxis(pair, 0, -1))
+
+
 # --- axes ---
 
 

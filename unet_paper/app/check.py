@@ -116,7 +116,8 @@ def check(
         chosen = configure(found, minutes=minutes, seconds_per_step=seconds_per_step, asked_magnification=magnification)
         as_asked = [Choice(name, value, "as asked for") for name, value in asked.items() if value is not None]
         of_masks = _of_masks(read, point_radius, ignore_value)
-        chosen = Configuration([*_data(layout, place), *as_asked, *of_masks, *chosen.choices])
+        of_survey = [choice for choice in chosen.choices if choice.setting != "channel" or asked["channel"] is None]
+        chosen = Configuration([*_data(layout, place), *as_asked, *of_masks, *of_survey])
         result = Check(folder, found, suspicions, chosen, place)
         _write(result, layout, minutes, asked["channel"])
     return result
@@ -289,7 +290,7 @@ def say(found: Check) -> None:
     for finding in found.findings:
         print(f"{_line(finding)}.")
     settings = {choice.setting: choice.why for choice in found.configuration.choices}
-    if "in_channels" in settings and "channel" not in settings:
+    if "in_channels" in settings and settings.get("channel") != "as asked for":
         print(f"  all channels are taken: {settings['in_channels']} alone")
     print(f"report: {found.place / PAGE}; settings: {found.place / CHOSEN}", flush=True)
 

@@ -72,7 +72,7 @@ _PAGED = {
     **dict.fromkeys(ZARR, zarr_image),
     **dict.fromkeys(microscope_file.EXTENSIONS, microscope_file),
 }
-_COLOURS = ("red", "green", "blue", "alpha")
+COLOURS = ("red", "green", "blue", "alpha")
 
 # number or name of a channel, or several
 Channel = int | str | Sequence[int | str]
@@ -224,7 +224,7 @@ class PageReader(_Reader):
             pixels = pixels.astype(np.uint8) * 255
         pixels = photometric.without_constant_alpha(pixels, alpha)
         if pixels.ndim == 3 and not names:
-            names = _COLOURS[: pixels.shape[2]] if pixels.shape[2] > 2 else ("grey", "alpha")
+            names = COLOURS[: pixels.shape[2]] if pixels.shape[2] > 2 else ("grey", "alpha")
         if self.channel is None:
             return pixels, names if pixels.ndim == 3 else ()
         count = pixels.shape[2] if pixels.ndim == 3 else 1
@@ -327,7 +327,8 @@ def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: 
         by_name = [k for k, name in enumerate(names[:count]) if name.casefold() == wanted]
         number = by_name[0] if by_name else int(wanted) if wanted.isdecimal() else -1
         if not 0 <= number < count:
-            raise ValueError(f"{source}: no channel {one!r}; it has {count}{known}: --channel 0 to {count - 1}")
+            numbered = f"0 to {count - 1}" if len(asked) == 1 else f'"{list(range(min(len(asked), count)))}" by number'
+            raise ValueError(f"{source}: no channel {one!r}; it has {count}{known}: --channel {numbered}")
         numbers.append(number)
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"{source}: channel={channel!r}: each channel once, at least one; it has {count}{known}")
