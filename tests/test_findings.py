@@ -193,6 +193,13 @@ def a_corner_not_looked_at(root: Path) -> None:
         write(root, number, ids=ids)
 
 
+def outlines(root: Path) -> None:
+    for number in range(6):
+        ids = read(root, number)
+        inside = ndimage.binary_erosion(ids > 0)
+        write(root, number, ids=np.where(inside, 0, ids).astype(np.uint8))
+
+
 def twelve_bits(root: Path) -> None:
     for number in (1, 4):
         image, _ = picture(number)
@@ -254,6 +261,7 @@ def damaged(root: Path) -> None:
         (transposed, ["mask is turned"]),
         (twice_turned, ["image is there twice"]),
         (half_not_looked_at, ["cell as large as a part of the image"]),
+        (outlines, ["outlines that are not filled"]),
         (a_corner_not_looked_at, ["id far above the others"]),
         (twelve_bits, ["types differ"]),
         (one_in_colour, ["numbers of channels differ"]),
@@ -278,6 +286,21 @@ def test_what_is_said_of_black_and_white_masks_among_ids_can_be_done(clean: Path
     mended = survey(cases, annotation="either")
     assert findings(mended) == []
     assert mended.cells == 6 * 7
+
+
+def test_membranes_that_are_drawn_in_place_of_cells_are_said(tmp_path: Path) -> None:
+    """Black and white, with the cells black: what is said of them can be done."""
+    rows, columns = np.indices((96, 96))
+    grid = (rows % 16 < 3) | (columns % 16 < 3)
+    for kind, pixels in (("images", 200 - 150 * grid), ("masks", 255 * grid)):
+        (tmp_path / "em" / kind).mkdir(parents=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "em" / kind / "a.png")
+    (case,) = cases_of(folder_layout.find(tmp_path / "em"), tmp_path).cases
+    said = {finding.kind: finding.remedy for finding in findings(survey([case], annotation="binary"))}
+    assert "--background_value" in said["outlines that are not filled"]
+    mended = survey([case], annotation="binary", background_value=255)
+    assert mended.cells == 36
+    assert "outlines that are not filled" not in {finding.kind for finding in findings(mended)}
 
 
 def test_pixels_below_zero_are_counted_however_few(clean: Path) -> None:

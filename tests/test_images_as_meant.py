@@ -525,6 +525,17 @@ def test_other_orders_of_axes_give_the_same_pages(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, stack.swapaxes(0, 1).reshape(6, 20, 31) / 255, atol=1e-6)
 
 
+def test_rows_with_channels_are_no_stack(tmp_path: Path) -> None:
+    """What tifffile makes of floating point with the channels last, where nobody says so."""
+    colours = np.dstack([GREY] * 3).astype(np.float32) / 255
+    tifffile.imwrite(tmp_path / "a.tif", colours, photometric="minisblack")
+    with pytest.raises(ValueError, match=r"a.tif: 20 pages of 31 x 3 px: an image \(20, 31, 3\) whose last axis is"):
+        page_shapes(tmp_path / "a.tif")
+    first = np.moveaxis(colours, -1, 0)
+    tifffile.imwrite(tmp_path / "a.tif", first, photometric="minisblack", metadata={"axes": "CYX"})
+    np.testing.assert_array_equal(PageReader().get_data(tmp_path / "a.tif")[0], colours)
+
+
 def test_planes_that_a_description_promises_must_be_there(tmp_path: Path) -> None:
     path = one_directory(tmp_path / "a", GREY)
     path.write_bytes(path.read_bytes()[:-1])

@@ -57,6 +57,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _duplicates(found),
         _giants(found),
         _apart(found),
+        _hollow(found),
         _pieces(found),
         _specks(found),
         _types(found),
@@ -272,6 +273,19 @@ def _apart(found: Survey) -> Iterator[Finding]:
             [image.label for image in found.images if image.apart == value],
             f"{value}, the largest number of its bits, stands among low ids, and counts as one cell",
             f"say --ignore_value {value} in check and train, if it means unknown, or a border",
+        )
+
+
+def _hollow(found: Survey) -> Iterator[Finding]:
+    """What lies around the cells, mostly: of one cell with a large hole nothing is said."""
+    files = [image.label for image in found.images if 2 * image.hollow > len(image.areas)]
+    if files:
+        yield Finding(
+            "outlines that are not filled",
+            files,
+            f"{sum(image.hollow for image in found.images)} cells are more hole than cell",
+            "fill them, in ImageJ by Process > Binary > Fill Holes; if the holes are the cells, and what lies between "
+            "is drawn, say its value, --background_value, in check and train",
         )
 
 

@@ -15,6 +15,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import EnsureChannelFirst, LoadImage
 from numpy.typing import NDArray
+from scipy import ndimage
 from skimage import measure
 from skimage.transform import resize_local_mean
 
@@ -71,6 +72,7 @@ class ImageFacts:
         corner_value: of the mask, that most of its corners have.
         largest_id: of the mask's cells, as in the file.
         widest_id: of its cell with most pixels, as in the file.
+        hollow: cells that are more hole than cell, as outlines are that nobody has filled.
         apart: the largest number of 8, 16 or 32 bits as an id, where all others are far below; else 0.
         smallest: grey value.
         turn: orientation (of ``photometric.upright``) in which the mask would lie on the edges; 1 where it does, or
@@ -109,6 +111,7 @@ class ImageFacts:
     corner_value: int = 0
     largest_id: int = 0
     widest_id: int = 0
+    hollow: int = 0
     apart: int = 0
     smallest: float = 0.0
     turn: int = 1
@@ -343,6 +346,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         corner_value=_of_corners(drawn),
         largest_id=int(drawn[cells > 0].max(initial=0)),
         widest_id=int(drawn[cells == columns["id"][areas.argmax()]][0]) if len(areas) else 0,
+        hollow=_hollow(cells),
         apart=id_apart(np.unique(drawn[cells > 0])),
         smallest=float(pixels.min()),
         turn=best_turn(grey, cells) if own < BY_CHANCE else 1,
@@ -406,6 +410,19 @@ def _pieces(cells: Labels, areas: NDArray[np.int64]) -> tuple[int, int]:
     specks = int(np.count_nonzero(small & ~at_border[1:]))
     large = np.bincount(owner[1:][~small], minlength=2)
     return int(np.count_nonzero(large[1:] > 1)), specks
+
+
+def _hollow(cells: Labels) -> int:
+    """Cells whose holes are larger than themselves."""
+    labels = np.maximum(cells, 0)
+    ids, numbered = np.unique(labels, return_inverse=True)
+    numbered = numbered.reshape(labels.shape) + int(ids[0] > 0)
+    found = 0
+    for number, box in enumerate(ndimage.find_objects(numbered), start=1):
+        one = numbered[box] == number
+        if 2 * one.sum() < one.size:  # else there is no room for such holes
+            found += int(ndimage.binary_fill_holes(one).sum() > 2 * one.sum())
+    return found
 
 
 def _contrast(grey: Image, cells: Labels) -> float:

@@ -22,6 +22,8 @@ from unet_paper.data.page import Layout, NotTaken, Page, naming, refuse_impossib
 
 _ORIENTATION, _COLOUR_MAP, _MAX_SAMPLE, _SMAX_SAMPLE = 274, 320, 281, 341
 _SIGNED_OFFSET = 32768
+# pages so narrow, and so many of them, are rows of an image with its channels
+_FEW, _MANY = 4, 16
 # Codecs that change pixel values: old and new JPEG.
 _JPEG = (6, 7, 33007, 34892)
 _SPACES = {"MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "YCBCR"}
@@ -172,6 +174,12 @@ def _planes(tiff: Any, directories: list[Any]) -> _Planes:
         if not tiff.is_ome:
             pages.sort(key=lambda page: page[0].page.index)
         axes, sizes = "I", (len(pages),)
+    height, width = _shape(pages[0][0].page)[:2]
+    if width <= _FEW and min(height, len(pages)) >= _MANY:
+        raise NotTaken(
+            f"{len(pages)} pages of {height} x {width} px: an image ({len(pages)}, {height}, {width}) whose last axis "
+            "is channels, saved as a stack? Save it with the channels first and axes CYX, or one file a channel"
+        )
     if len({len(page) for page in pages}) > 1:
         raise NotTaken("pages with different numbers of channels")
     return _Planes(pages, axes if len(pages) > 1 else "", sizes if len(pages) > 1 else (), ", ".join(left_out))
