@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import CONFIGS, TINY
 
@@ -41,6 +42,29 @@ def test_a_value_of_another_kind_is_named(name: str, value: Any, said: str) -> N
         refuse_other_kinds({name: value}, TRAIN)
     assert str(info.value) == f"--{name} {value}: {said}" or said in str(info.value)
     assert str(info.value).startswith(f"--{name} {value}: ")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "said"),
+    [
+        (0, "gpu", "no device of PyTorch; say cpu, cuda, or cuda:1"),
+        (0, "cuda", "finds no GPU here; leave it out, or say cpu"),
+        (2, "cuda:2", "there are 2 GPUs here, cuda:0 to cuda:1"),
+        (2, "cuda:1", ""),
+        (0, "cpu", ""),
+        (0, "$engines.select_device()", ""),
+    ],
+)
+def test_a_device_that_is_not_there_is_named(
+    gpus: int, device: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if not said:
+        refuse_other_kinds({"device": device}, TRAIN)
+        return
+    with pytest.raises(ValueError, match=said) as info:
+        refuse_other_kinds({"device": device}, TRAIN)
+    assert str(info.value).startswith(f"--device {device}: ")
 
 
 def test_what_a_setting_takes_it_takes() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+import torch
+
 # those that are null, or an expression, in the configs that declare them
 _NUMBERS = {
     *("in_channels", "out_channels", "dropout", "grey_mean", "grey_std", "grey_minimum", "grey_maximum", "grey_log"),
@@ -31,12 +33,13 @@ def refuse_other_kinds(settings: Mapping[str, Any], declared: Mapping[str, Any])
         declared: what the first of its files that has a setting has for it.
 
     Raises:
-        ValueError: names the setting, its value and the kind.
+        ValueError: names the setting, its value and the kind; or a ``device`` that there is not.
 
     >>> refuse_other_kinds({"learning_rate": "fast"}, {"learning_rate": 0.002})
     Traceback (most recent call last):
     ValueError: --learning_rate fast: a number is needed, such as 0.002
     """
+    _refuse_missing_device(settings.get("device"))
     for name, value in settings.items():
         if value is None or isinstance(value, Mapping) or _is_expression(value):
             continue
@@ -56,6 +59,21 @@ def refuse_other_kinds(settings: Mapping[str, Any], declared: Mapping[str, Any])
             continue
         if not fits:
             raise ValueError(f"--{name} {value}: {needed}")
+
+
+def _refuse_missing_device(asked: Any) -> None:
+    """Raise for a device that PyTorch does not know, or that this machine lacks."""
+    if not isinstance(asked, str) or _is_expression(asked):
+        return
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise ValueError(f"--device {asked}: no device of PyTorch; say cpu, cuda, or cuda:1 of several GPUs") from None
+    found = torch.cuda.device_count() if device.type == "cuda" else None
+    if found == 0:
+        raise ValueError(f"--device {asked}: PyTorch {torch.__version__} finds no GPU here; leave it out, or say cpu")
+    if found is not None and (device.index or 0) >= found:
+        raise ValueError(f"--device {asked}: there are {found} GPUs here, cuda:0 to cuda:{found - 1}")
 
 
 def _is_expression(value: Any) -> bool:
