@@ -218,6 +218,7 @@ def test_a_table_of_pairs(content: bytes, tmp_path: Path) -> None:
         (["images/a.png", "masks/a.png", "masks/b.png"], "no image for b"),
         (["a.png"], "no images with masks found"),
         (["a.png", "a_mask.png", "b.png", "c.png"], "no annotation for image b.png .2 such., .* named NAME_mask"),
+        (["a.png", "a_mask.png", "a_mask_mask.png"], "no images with masks found"),
         (["a.png", "mask_a.png", "mask_b.png"], "no image for mask_b.png .1 such.; remove"),
         (["images/a.png", "masks/a.png", "masks/a.bmp"], "a.bmp and .*a.png: two files of one name"),
         (["images/a.png", "images/a.bmp", "labels/a.png"], "a.bmp and .*a.png: two files of one name"),

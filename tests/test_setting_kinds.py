@@ -108,3 +108,12 @@ def test_a_run_with_one_is_refused_before_it_begins(
             run_bundle(run_id, config, **given, **settings)
         assert said in str(cause(info.value))
     assert not (tmp_path / "run").exists()
+
+
+def test_symmetries_that_there_are_not_are_listed_in_prediction_too(
+    run_bundle: Callable[..., None], cells_folder: str, tmp_path: Path
+) -> None:
+    given = {"dataset_dir": f"{cells_folder}/01", "output_dir": str(tmp_path / "out")}
+    with pytest.raises(RuntimeError) as info:
+        run_bundle("run", "inference", **given, symmetries="flip")
+    assert "symmetries='flip': must be one of none, flips, rotations, all" in str(cause(info.value))

@@ -288,6 +288,8 @@ def _refuse_lonely(root: Path, endings: Sequence[str] | None) -> None:
             continue
         if alone:
             raise ValueError(f"{root}: no image for {alone[0].name} ({len(alone)} such); remove what has no partner")
+        if not without:
+            continue
         raise ValueError(
             f"{root}: no annotation for image {without[0].name} ({len(without)} such), where others have one named "
             f"{before}NAME{after}; draw it, or move images that have none elsewhere"

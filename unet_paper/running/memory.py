@@ -13,7 +13,7 @@ from torch import nn
 from unet_paper import geometry
 from unet_paper.activation_memory import activation_bytes
 from unet_paper.data.reader import NIFTI, extension, layout
-from unet_paper.inferer import SYMMETRIES, USUAL_OUTPUT, Strategy, Symmetries
+from unet_paper.inferer import USUAL_OUTPUT, Strategy, Symmetries
 from unet_paper.instances import Settings, splits
 from unet_paper.network import UNet
 from unet_paper.running.machine import cgroups
@@ -95,7 +95,7 @@ class PredictionMemory:
         self.features = tuple(getattr(network, "features", tuple(64 << level for level in range(5))))
         self.classes = _classes(network)
         self.strategy = strategy
-        self.averaged = len(SYMMETRIES[symmetries]) > 1
+        self.averaged = symmetries != "none"  # the inferer refuses what there is not
         self.magnification = magnification
         self.splits = splits(cast(Settings, cells))
         self.on_cpu = "cpu" in str(device)
