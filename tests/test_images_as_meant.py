@@ -494,14 +494,27 @@ def test_a_channel_that_is_not_there_lists_those_that_are(tmp_path: Path) -> Non
         assert "it has 2 (DAPI, GFP): --channel 0 to 1" in str(caught.value.__cause__)
 
 
-def test_channels_that_have_no_names_are_asked_for_by_number(tmp_path: Path) -> None:
-    """Of weights whose channels have names, which they take by them."""
+def test_channels_without_names_have_those_they_are_all_asked_for_by(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of weights whose channels have names, which are taken by them from an image that has them in another order."""
     pair = np.stack([GREY, ELSE])
     tifffile.imwrite(tmp_path / "a.tif", pair, imagej=True, metadata={"axes": "CYX"})
-    with pytest.raises(ValueError, match=r"no channel 'DAPI'; it has 2 .*: --channel \"\[0, 1\]\" by number"):
-        PageReader(["DAPI", "GFP"]).get_data(tmp_path / "a.tif")
-    pixels, _ = PageReader([0, 1]).get_data(tmp_path / "a.tif")
+    pixels, _ = PageReader(["actin", "nuclei"]).get_data(tmp_path / "a.tif")
     np.testing.assert_array_equal(pixels, np.moveaxis(pair, 0, -1))
+    assert "channels without names are taken for actin, nuclei, in this order" in caplog.text
+    with pytest.raises(ValueError, match="no channel 'actin'"):
+        PageReader("actin").get_data(tmp_path / "a.tif")
+    for order in (["actin", "nuclei"], ["nuclei", "actin"]):
+        tifffile.imwrite(tmp_path / "b.ome.tif", pair, metadata={"axes": "CYX", "Channel": {"Name": order}})
+        pixels, _ = PageReader(["nuclei", "actin"]).get_data(tmp_path / "b.ome.tif")
+        expected = pair if order[0] == "nuclei" else pair[::-1]
+        np.testing.assert_array_equal(pixels, np.moveaxis(expected, 0, -1))
+    tifffile.imwrite(tmp_path / "b.ome.tif", pair, metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}})
+    with pytest.raises(
+        ValueError, match=r"no channel 'nuclei'; it has 2 \(DAPI, GFP\): --channel \"\[0, 1\]\" by number"
+    ):
+        PageReader(["nuclei", "actin"]).get_data(tmp_path / "b.ome.tif")
 
 
 # --- axes ---

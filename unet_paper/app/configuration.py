@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_paper import geometry
-from unet_paper.data.reader import COLOURS
+from unet_paper.data.reader import are_usual
 from unet_paper.data.survey import Survey
 from unet_paper.data.unit_range import ROUNDING
 
@@ -181,16 +181,11 @@ def _channels(found: Survey, channels: int) -> list[Choice]:
     choices = [Choice("in_channels", channels, f"images have {channels} channels{named}; --channel 0 takes the first")]
     # names of a single file may be those of its slices, and those that all files have tell nothing
     alike = len(found.images) > 1 and {image.channel_names for image in found.images} == {names}
-    if alike and len(set(map(str.casefold, names))) == channels and not _are_usual(names):
+    if alike and len(set(map(str.casefold, names))) == channels and not are_usual(names):
         choices.append(
             Choice("channel", list(names), "all of them, by name: in images to come their order may be another")
         )
     return choices
-
-
-def _are_usual(names: Sequence[str]) -> bool:
-    """Whether channels have the names that those have whose file has none for them: colours, numbers."""
-    return set(names) <= {*COLOURS, "grey"} or all(name.isdecimal() for name in names)
 
 
 def _grey_values(found: Survey) -> list[Choice]:

@@ -13,6 +13,7 @@ For images ``LoadImaged`` may keep its default ``dtype`` (float32): MONAI turns 
 :mod:`unet_paper.data.unit_range` finds it. Ids need int64: float32 has none above 16,777,216.
 """
 
+import functools
 import logging
 import math
 import re
@@ -313,6 +314,9 @@ def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: 
         count: of the channels.
         source: the file, for the error.
 
+    Names by which all channels of an image are asked for are theirs, in this order, where it has none of its own: said
+    once.
+
     Raises:
         ValueError: one that is not there, or is named twice; names those that are.
 
@@ -320,6 +324,9 @@ def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: 
     [1, 0]
     """
     asked = [channel] if isinstance(channel, int | str) else list(channel)
+    if len(asked) == count > 1 and are_usual(names) and not are_usual(list(map(str, asked))):
+        _say_by_place(tuple(map(str, asked)))
+        return list(range(count))
     known = f" ({', '.join(names)})" if names else ""
     numbers = []
     for one in asked:
@@ -333,6 +340,16 @@ def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: 
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"{source}: channel={channel!r}: each channel once, at least one; it has {count}{known}")
     return numbers
+
+
+def are_usual(names: Sequence[str]) -> bool:
+    """Whether channels have the names of those whose file has none for them: colours, numbers; or none at all."""
+    return set(names) <= {*COLOURS, "grey"} or all(name.isdecimal() for name in names)
+
+
+@functools.cache
+def _say_by_place(names: tuple[str, ...]) -> None:
+    logger.warning("channels without names are taken for %s, in this order; --channel says otherwise", ", ".join(names))
 
 
 def source_of(image: Any, key: Hashable) -> str:
