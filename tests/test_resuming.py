@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
+from torch.optim import SGD, Adam, AdamW, RMSprop, lr_scheduler
 from torch.optim.lr_scheduler import ConstantLR, PolynomialLR
 
 from unet_paper.instances import PRESETS
@@ -59,6 +60,16 @@ def test_more_epochs_of_a_decaying_schedule_go_on_as_if_they_had_always_been_the
     run_bundle("training", "train", **{**begun, "max_epochs": 4, "val_interval": 4}, resume=True)
     # of 8 steps the 4th, 6th and 8th are done: base rate times (1 - done / 8) ** 0.9
     expected = [0.002 * (1 - done / 8) ** 0.9 for done in (4, 6, 8)]
+    assert rates(tmp_path / "run")[1:] == pytest.approx(expected, rel=1e-6)
+
+
+def test_other_steps_per_epoch_go_on_where_a_run_of_such_epochs_would_be(
+    begun: dict[str, Any], run_bundle: Run, tmp_path: Path
+) -> None:
+    """The rate falls to zero with the last step, not before it and not later."""
+    shorter = {"max_epochs": 4, "steps_per_epoch": 1, "val_interval": 4}
+    run_bundle("training", "train", **{**begun, **shorter}, resume=True)
+    expected = [0.002 * (1 - done / 4) ** 0.9 for done in (2, 3, 4)]
     assert rates(tmp_path / "run")[1:] == pytest.approx(expected, rel=1e-6)
 
 
@@ -155,3 +166,159 @@ def test_checkpoints_from_before_identities_were_written_are_understood() -> Non
     adam = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
     with pytest.raises(ValueError, match="optimiser SGD, the config has Adam"):
         resuming.restore(content, adam, None, "last.pt")
+
+
+Made = tuple[Any, Any]
+
+
+def _stepped(optimizer: Any, schedule: Any, steps: int) -> None:
+    (parameter,) = optimizer.param_groups[0]["params"]
+    for _ in range(steps):
+        parameter.grad = parameter.detach().clone()
+        optimizer.step()
+        schedule.step(*((1.0,) if isinstance(schedule, lr_scheduler.ReduceLROnPlateau) else ()))
+
+
+def _saved(made: Made, steps: int, tmp_path: Path) -> dict[str, Any]:
+    """Of a run, what a checkpoint on disk gives back."""
+    optimizer, schedule = made
+    _stepped(optimizer, schedule, steps)
+    states = {"optimizer": optimizer.state_dict(), "lr_scheduler": schedule.state_dict()}
+    torch.save({**states, "identity": resuming.identity(*made)}, tmp_path / "last.pt")
+    content: dict[str, Any] = torch.load(tmp_path / "last.pt", weights_only=True)
+    return content
+
+
+def _made(schedule: Callable[[Any], Any], optimizer: Callable[..., Any] = SGD, **numbers: Any) -> Made:
+    numbers = {"lr": 0.1, **({"momentum": 0.9} if optimizer is SGD else {}), **numbers}
+    made = optimizer([torch.nn.Parameter(torch.ones(2))], **numbers)
+    return made, schedule(made)
+
+
+def _warmed_up(steps: int) -> Callable[[Any], Any]:
+    return lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, 0.1, total_iters=2), PolynomialLR(o, total_iters=steps)], milestones=[2]
+    )
+
+
+def _both(steps: int) -> Callable[[Any], Any]:
+    return lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.LinearLR(o, 0.1, total_iters=2), PolynomialLR(o, total_iters=steps)]
+    )
+
+
+def _plateau(patience: int) -> Callable[[Any], Any]:
+    return lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=patience)
+
+
+def _one_cycle(steps: int) -> Callable[[Any], Any]:
+    return lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=steps)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        _warmed_up(6),
+        _both(6),
+        _plateau(1),
+        _one_cycle(9),
+        lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, step_size_up=3),
+        lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 2, 2),
+        lambda o: lr_scheduler.MultiStepLR(o, [3, 6]),
+    ],
+)
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_of_any_schedule_unchanged_nothing_is_said_and_the_state_is_restored(
+    schedule: Callable[[Any], Any], optimizer: Any, tmp_path: Path
+) -> None:
+    content = _saved(_made(schedule, optimizer), 5, tmp_path)
+    made = _made(schedule, optimizer)
+    assert resuming.restore(content, *made, "last.pt") == {}
+    assert made[0].state_dict()["param_groups"] == content["optimizer"]["param_groups"]
+    assert made[1].state_dict() == content["lr_scheduler"]
+
+
+@pytest.mark.parametrize("schedule", [_warmed_up, _both])
+def test_more_steps_of_a_schedule_within_another_hold_and_are_said(
+    schedule: Callable[[int], Callable[[Any], Any]], tmp_path: Path
+) -> None:
+    """The old one is at its end after these steps: the rate would be zero to the end."""
+    content = _saved(_made(schedule(4)), 6, tmp_path)
+    made, whole = _made(schedule(20)), _made(schedule(20))
+    assert resuming.restore(content, *made, "last.pt") == {"total_iters": (4, 20)}
+    _stepped(*whole, 6)
+    assert made[0].param_groups[0]["lr"] == pytest.approx(whole[0].param_groups[0]["lr"])
+    assert made[0].param_groups[0]["lr"] > 0.05
+
+
+def test_a_schedule_within_another_may_be_of_another_kind(tmp_path: Path) -> None:
+    content = _saved(_made(_warmed_up(4)), 3, tmp_path)
+    made = _made(
+        lambda o: lr_scheduler.SequentialLR(
+            o, [lr_scheduler.LinearLR(o, 0.1, total_iters=2), lr_scheduler.ExponentialLR(o, 0.5)], milestones=[2]
+        )
+    )
+    assert resuming.restore(content, *made, "last.pt")["gamma"] == (None, 0.5)
+    assert made[0].param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def test_numbers_of_a_schedule_that_follows_the_scores_hold_and_what_it_has_seen_is_kept(tmp_path: Path) -> None:
+    content = _saved(_made(_plateau(1)), 3, tmp_path)  # two without a better score: the rate has fallen once
+    made = _made(_plateau(5))
+    assert resuming.restore(content, *made, "last.pt") == {"patience": (1, 5)}
+    assert made[0].param_groups[0]["lr"] == pytest.approx(0.01)
+    assert (made[1].patience, made[1].best) == (5, 1.0)
+    _stepped(*made, 5)
+    assert made[0].param_groups[0]["lr"] == pytest.approx(0.01)
+    _stepped(*made, 1)
+    assert made[0].param_groups[0]["lr"] == pytest.approx(0.001)
+    lower = _made(_plateau(1), lr=0.05)
+    assert resuming.restore(content, *lower, "last.pt") == {"lr": (0.1, 0.05)}
+    assert lower[0].param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def test_a_schedule_that_follows_the_scores_in_place_of_another_begins_at_the_rate_that_is_given(
+    tmp_path: Path,
+) -> None:
+    content = _saved(_made(lambda o: PolynomialLR(o, total_iters=10)), 9, tmp_path)
+    made = _made(_plateau(3))
+    assert set(resuming.restore(content, *made, "last.pt")) == {"lr_scheduler"}
+    assert made[0].param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_a_schedule_that_ends_before_the_steps_that_are_done_is_refused_by_name(tmp_path: Path) -> None:
+    content = _saved(_made(_one_cycle(9)), 5, tmp_path)
+    with pytest.raises(ValueError, match=r"resume=last.pt: 5 steps are done, and the lr_scheduler OneCycleLR.*epochs"):
+        resuming.restore(content, *_made(_one_cycle(3)), "last.pt")
+    changed = resuming.restore(content, *_made(_one_cycle(12)), "last.pt")
+    assert changed == {"total_steps": (9, 12)}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "numbers"),
+    [
+        (Adam, {"amsgrad": True}),
+        (AdamW, {"amsgrad": True}),
+        (RMSprop, {"momentum": 0.9}),
+        (RMSprop, {"centered": True}),
+        (SGD, {"momentum": 0.5}),
+    ],
+)
+def test_what_an_optimiser_did_not_keep_before_begins_now(
+    optimizer: Any, numbers: dict[str, Any], tmp_path: Path
+) -> None:
+    """Adam's first maximum is that of the next step; what others begin with is zero, as in their first step."""
+
+    def schedule(made: Any) -> Any:
+        return PolynomialLR(made, total_iters=10)
+
+    content = _saved(_made(schedule, optimizer, **({"momentum": 0.0} if optimizer is SGD else {})), 4, tmp_path)
+    made = _made(schedule, optimizer, **numbers)
+    (name,) = numbers
+    changed = resuming.restore(content, *made, "last.pt")
+    assert {name: now for name, (_, now) in changed.items()} == numbers
+    _stepped(*made, 2)
+    assert bool(torch.isfinite(made[0].param_groups[0]["params"][0]).all())
+    if name == "amsgrad":
+        (state,) = made[0].state.values()
+        assert torch.all(state["max_exp_avg_sq"] >= state["exp_avg_sq"])

@@ -106,7 +106,7 @@ class Checkpoints:
         self.facts = resuming.begun_as(before, self.facts)
         changed = resuming.compare(before, self.facts, str(last))
         checkpoint.load_weights(self.network, last, setting="resume")
-        changed |= resuming.restore(content, self.optimizer, self.lr_scheduler, str(last))
+        changed |= resuming.restore(content, self.optimizer, self.lr_scheduler, str(last), engine.state.epoch_length)
         if not self.read_only:
             resuming.say(changed, str(last))
         if self.evaluator is not None:

@@ -20,8 +20,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# of a schedule's state: what changes while it runs
-_RUNNING = ("last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial", "_schedulers")
+# of a schedule's state: what changes while it runs, of the schedules in it too
+_RUNNING = (
+    *("last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial", "_schedulers", "base_lrs"),
+    *("T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"),
+)
+# what optimisers keep for a parameter where one of their numbers is not 0 or false, and cannot begin without
+_KEPT_FOR = {
+    "Adam": {"amsgrad": "max_exp_avg_sq"},
+    "AdamW": {"amsgrad": "max_exp_avg_sq"},
+    "RMSprop": {"centered": "grad_avg", "momentum": "momentum_buffer"},
+}
 _NOT_COMPARED = ("versions", "start", "cells", "threshold", "min_size")
 _ANOTHER_RUN = "start a run of its own from these weights: take the config fine_tune and --pretrained"
 
@@ -36,7 +45,11 @@ def identity(optimizer: torch.optim.Optimizer, lr_scheduler: Any) -> dict[str, A
 
 
 def restore(
-    content: Mapping[str, Any], optimizer: torch.optim.Optimizer, lr_scheduler: Any, source: str
+    content: Mapping[str, Any],
+    optimizer: torch.optim.Optimizer,
+    lr_scheduler: Any,
+    source: str,
+    epoch_length: int | None = None,
 ) -> dict[str, tuple[Any, Any]]:
     """Put the state of a checkpoint into optimiser and schedule, and keep what their config has changed since.
 
@@ -45,12 +58,13 @@ def restore(
         optimizer: as the config makes it.
         lr_scheduler: as the config makes it, or None.
         source: the checkpoint, for errors.
+        epoch_length: steps of an epoch from here on; None: as many as before.
 
     Returns:
         What has changed: before and now, by name.
 
     Raises:
-        ValueError: another optimiser.
+        ValueError: another optimiser, or a schedule that ends before the steps that are done.
     """
     before = content.get("identity") or _guess(content)
     now = identity(optimizer, lr_scheduler)
@@ -59,36 +73,43 @@ def restore(
             f"resume={source}: was trained with the optimiser {before['optimizer']}, the config has "
             f"{now['optimizer']}; go on with {before['optimizer']}, or {_ANOTHER_RUN} {source}"
         )
-    wanted, configured = now["hyperparameters"], [dict(group) for group in optimizer.param_groups]
+    configured = [dict(group) for group in optimizer.param_groups]
     fresh = {} if lr_scheduler is None else lr_scheduler.state_dict()
     changed = {
         name: (before["hyperparameters"][name], value)
-        for name, value in wanted.items()
+        for name, value in now["hyperparameters"].items()
         if name in before["hyperparameters"] and before["hyperparameters"][name] != value
     }
     optimizer.load_state_dict(content["optimizer"])
     for group, given in zip(optimizer.param_groups, configured, strict=True):
         group.update({name: given[name] for name in changed if name != "lr"})
         if "lr" in changed:
-            group["lr"] = given.get("initial_lr", given["lr"])
-            group["initial_lr"] = group["lr"]
-    if lr_scheduler is not None:
-        saved = dict(content["lr_scheduler"])
-        other = {
-            name: (saved[name], value)
-            for name, value in fresh.items()
-            if name not in (*_RUNNING, "base_lrs") and name in saved and saved[name] != value
-        }
-        if before["lr_scheduler"] != now["lr_scheduler"]:
-            other["lr_scheduler"] = (before["lr_scheduler"], now["lr_scheduler"])
-        changed |= other
-        if (other or "lr" in changed) and not isinstance(lr_scheduler, ReduceLROnPlateau):
+            _take_rate(group, {**given, "lr": given.get("initial_lr", given["lr"])})
+    _begin_what_is_missing(optimizer, changed)
+    if lr_scheduler is None:
+        return changed
+    saved = dict(content["lr_scheduler"])
+    other = _other_numbers(saved, fresh)
+    is_another = before["lr_scheduler"] != now["lr_scheduler"]
+    if is_another:
+        other["lr_scheduler"] = (before["lr_scheduler"], now["lr_scheduler"])
+    steps = _steps(content, saved, epoch_length)
+    if isinstance(lr_scheduler, ReduceLROnPlateau):
+        # what it has seen of the scores decides the rate, not the number of steps
+        if is_another:
             for group, given in zip(optimizer.param_groups, configured, strict=True):
-                group.update(lr=given["lr"], initial_lr=given.get("initial_lr", given["lr"]))
-            _fast_forward(lr_scheduler, int(saved.get("last_epoch", 0)))
+                _take_rate(group, given)
         else:
-            lr_scheduler.load_state_dict(saved)
-    return changed
+            lr_scheduler.load_state_dict({**saved, **{name: fresh[name] for name in other}})
+    elif other or "lr" in changed or steps != _position(saved):
+        for group, given in zip(optimizer.param_groups, configured, strict=True):
+            _take_rate(group, given)
+        _fast_forward(lr_scheduler, steps, source)
+    else:
+        lr_scheduler.load_state_dict(saved)
+    # what a schedule works out for itself says nothing beside what it was given
+    given_anew = {name: values for name, values in other.items() if not name.startswith("_")}
+    return changed | (given_anew or other)
 
 
 def compare(before: "Facts | None", now: "Facts | None", source: str) -> dict[str, tuple[Any, Any]]:
@@ -134,14 +155,17 @@ def begun_as(before: "Facts | None", now: "Facts | None") -> "Facts | None":
 def say(changed: Mapping[str, tuple[Any, Any]], source: str) -> None:
     """One line of what is applied."""
     if changed:
-        listed = ", ".join(f"{name} {before} -> {now}" for name, (before, now) in changed.items())
+        listed = ", ".join(f"{name.lstrip('_')} {before} -> {now}" for name, (before, now) in changed.items())
         logger.warning("resume: changed since %s, and applied from here on: %s", source, listed)
 
 
 def _hyperparameters(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     group = optimizer.param_groups[0]
-    numbers = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
-    numbers["lr"] = group.get("initial_lr", group["lr"])
+    # schedules that go up and down move the momentum too
+    moved = ("momentum", "betas") if "base_momentum" in group else ()
+    numbers = {name: value for name, value in group.items() if name not in ("params", "initial_lr", *moved)}
+    # a schedule that notes no first rate may have lowered that of the group
+    numbers["lr"] = group.get("initial_lr", optimizer.defaults.get("lr", group["lr"]))
     return {name: list(value) if isinstance(value, tuple) else value for name, value in numbers.items()}
 
 
@@ -154,13 +178,65 @@ def _guess(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"optimizer": optimizer, "hyperparameters": numbers, "lr_scheduler": None}
 
 
-def _fast_forward(lr_scheduler: LRScheduler, steps: int) -> None:
+def _take_rate(group: dict[str, Any], given: Mapping[str, Any]) -> None:
+    group.update(lr=given["lr"], initial_lr=given.get("initial_lr", given["lr"]))
+
+
+def _begin_what_is_missing(optimizer: torch.optim.Optimizer, changed: Mapping[str, Any]) -> None:
+    """Begin at zero what the optimiser keeps from now on and did not keep before."""
+    kept = _KEPT_FOR.get(type(optimizer).__name__, {})
+    for name in (kept[number] for number in changed if number in kept):
+        for parameter, state in optimizer.state.items():
+            state.setdefault(name, torch.zeros_like(parameter, memory_format=torch.preserve_format))
+
+
+def _other_numbers(saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Numbers of a schedule, and of the schedules in it, that are others than those of a checkpoint."""
+    other = {
+        name: (saved[name], value)
+        for name, value in fresh.items()
+        if name not in _RUNNING and name in saved and saved[name] != value
+    }
+    before, now = (state.get("_schedulers", ()) for state in (saved, fresh))
+    if len(before) != len(now):
+        other["schedules"] = (len(before), len(now))
+    for one, another in zip(before, now, strict=False):
+        # of another kind where it has other numbers
+        names = [name for name in {**one, **another} if name not in _RUNNING]
+        alone = {name: (one.get(name), another.get(name)) for name in names if (name in one) != (name in another)}
+        other |= alone | _other_numbers(one, another)
+    return other
+
+
+def _position(schedule: Mapping[str, Any]) -> int:
+    """Steps that a schedule has done, by its state."""
+    if "last_epoch" in schedule:
+        return int(schedule["last_epoch"])
+    return max((_position(part) for part in schedule.get("_schedulers", ())), default=0)
+
+
+def _steps(content: Mapping[str, Any], schedule: Mapping[str, Any], epoch_length: int | None) -> int:
+    """Steps that a schedule would have done in the epochs of a checkpoint, had they always had so many steps."""
+    done, length = _position(schedule), content.get("epoch_length", epoch_length)
+    by_steps = done == content.get("iteration")
+    if epoch_length is None or epoch_length == length or not by_steps:
+        return done
+    return int(content["epoch"]) * epoch_length
+
+
+def _fast_forward(lr_scheduler: LRScheduler, steps: int, source: str) -> None:
     """The schedule as it is configured now, after so many steps."""
     with warnings.catch_warnings():
         # the steps of the optimiser lie in an earlier process
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-        for _ in range(steps):
-            lr_scheduler.step()
+        try:
+            for _ in range(steps):
+                lr_scheduler.step()
+        except ValueError as error:
+            raise ValueError(
+                f"resume={source}: {steps} steps are done, and the lr_scheduler {type(lr_scheduler).__name__} has "
+                f"fewer ({error}); give more with --max_epochs"
+            ) from error
 
 
 def _settings(facts: "Facts") -> dict[str, Any]:
