@@ -86,6 +86,13 @@ def test_cells_that_no_threshold_parts_are_split_at_their_neck() -> None:
     assert choice.record["value"] > 0.9
 
 
+def _facts() -> facts.Facts:
+    return facts.Facts(
+        in_channels=1, out_channels=2, features=[2, 4], preset="paper", dropout=0.0, grey_mean=0.4, grey_std=0.1,
+        magnification=1.0, cells_preset="folder", cells=PRESETS["folder"],
+    )  # fmt: skip
+
+
 def test_an_undefined_score_chooses_nothing() -> None:
     probability, reference = two_cells(0.1)
     choice = validated(CTCSeg(), probability, np.zeros_like(reference))
@@ -104,6 +111,39 @@ def test_a_run_records_what_it_chose_and_prediction_takes_it(
     assert record["value"] >= record["value_as_given"]
     assert told["cells"]["min_size"] >= PRESETS["phantom"]["min_size"]
     assert facts.cells(told["cells_preset"], told) == told["cells"]
+
+
+def test_a_resumed_run_goes_on_with_what_was_chosen_for_its_best_network(
+    run_bundle: Run, cells_folder: str, tmp_path: Path
+) -> None:
+    settings = {**TINY, "dataset_dir": cells_folder, "output_dir": str(tmp_path / "run"), "choose_cells": True}
+    run_bundle("training", "train", **{**settings, "max_epochs": 1})
+    last = tmp_path / "run" / "last.pt"
+    before = facts.read(last)
+    content = torch.load(last, weights_only=True)
+    # no later network is the better one, so that nothing is chosen anew
+    torch.save({**content, "best_metric": 0.999}, last)
+    run_bundle("training", "train", **{**settings, "max_epochs": 2}, resume=True)
+    now = facts.read(last)
+    assert torch.load(last, weights_only=True)["epoch"] == 2
+    assert before.trained_with("cells_choice") is not None
+    assert now.trained_with("cells_choice") == before.trained_with("cells_choice")
+    assert now["cells"] == before["cells"]
+
+
+def test_of_another_post_processing_no_choice_is_taken_up() -> None:
+    probability, reference = two_cells(0.1)
+    chosen = validated(CTCSeg(), probability, reference)
+    before = chosen.applied(_facts())
+    for active, preset, expected in (
+        (True, "folder", chosen.chosen),
+        (True, "phantom", None),
+        (False, "folder", None),
+    ):
+        resumed = CellsChoice({"SEG": CTCSeg()}, PRESETS["folder"], active=active)
+        resumed.take_up(before, preset)
+        assert (resumed.chosen is None) == (expected is None)
+        assert resumed.applied(_facts()) == (before if expected else _facts())
 
 
 def test_it_records_how_well_doubt_tells_the_error() -> None:

@@ -106,3 +106,19 @@ def test_what_is_validated_is_kept_and_evaluated(run_bundle: Run, cells_folder: 
     run_bundle("evaluating", "train", "evaluate", **settings)
     found = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())["scores"]
     assert found["val_loss"] == pytest.approx(of_training["val_loss"], rel=1e-4)
+
+
+def test_an_average_that_begins_with_a_resumed_run_begins_with_its_weights(
+    run_bundle: Run, cells_folder: str, tmp_path: Path
+) -> None:
+    """A run was stopped when its steps were done, before their validation: that is of these weights, not of chance."""
+    settings = {**TINY, "max_epochs": 1, "dataset_dir": cells_folder, "output_dir": str(tmp_path / "run")}
+    run_bundle("training", "train", **settings)
+    last, best = tmp_path / "run" / "last.pt", tmp_path / "run" / "model.pt"
+    content = torch.load(last, weights_only=True)
+    torch.save({**content, "epoch": 0, "best_metric": -1.0, "best_metric_epoch": -1}, last)
+    best.unlink()
+    run_bundle("training", "train", **settings, average_decay=0.9, seed=1, resume=True)
+    kept = torch.load(best, weights_only=True)
+    for name, value in content["network"].items():
+        assert torch.equal(kept[name], value), name

@@ -78,6 +78,17 @@ class CellsChoice:
             return facts
         return dataclasses.replace(facts, cells=self.chosen, training={**facts.training, "cells_choice": self.record})
 
+    def take_up(self, before: Facts, cells_preset: str) -> None:
+        """Go on with what was chosen for the best network so far, as the facts of a resumed run's checkpoint have it.
+
+        Args:
+            before: facts of the checkpoint.
+            cells_preset: that of the run now; of another one nothing is taken.
+        """
+        record = before.training.get("cells_choice")
+        if self.active and record is not None and before.cells_preset == cells_preset:
+            self.chosen, self.record = before.cells, dict(record)
+
     def _keep(self, engine: Any) -> None:
         for output in engine.state.output:
             probability = output["pred"][1:].detach().cpu().numpy().astype(np.float16)

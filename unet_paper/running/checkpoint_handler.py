@@ -106,6 +106,11 @@ class Checkpoints:
         self.facts = resuming.begun_as(before, self.facts)
         changed = resuming.compare(before, self.facts, str(last))
         checkpoint.load_weights(self.network, last, setting="resume")
+        if self.kept is not self.network:
+            # an average that was not there before begins with these weights, not with those the run was made with
+            checkpoint.bare_network(self.kept).load_state_dict(checkpoint.bare_network(self.network).state_dict())
+        if self.choice is not None and before is not None and self.facts is not None:
+            self.choice.take_up(before, self.facts.cells_preset)
         changed |= resuming.restore(content, self.optimizer, self.lr_scheduler, str(last), engine.state.epoch_length)
         if not self.read_only:
             resuming.say(changed, str(last))
