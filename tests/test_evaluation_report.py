@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -11,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import ROOT, TINY
 from ignite.engine import Engine, Events
 from PIL import Image
 
-from unet_paper.data import datasets
+from unet_paper.data import datasets, phantom
 from unet_paper.data.reader import PageReader
 from unet_paper.inferer import OverlapTileInferer
 from unet_paper.instances import PRESETS, label_instances
@@ -317,6 +319,25 @@ def test_scoring_what_was_trained_on_is_recorded(tmp_path: Path) -> None:
     assert not summary["split"]["held_out"]
     assert summary["split"]["training"] == ["01/t000.tif", "01/t001.tif"]
     assert summary["postprocessing"]["field_of_interest"] == 50
+
+
+def test_images_without_a_cell_are_evaluated_and_their_scores_are_undefined(
+    run_bundle: Callable[..., None], tmp_path: Path
+) -> None:
+    """SEG is not defined without a cell, DET is here, and their mean is not: an answer, no error at the end."""
+    folder = Path(phantom.write(tmp_path / "data", kind="cells", frames=4, size=128, seed=1))
+    for case in datasets.ctc(folder, "validation", fold=0, folds=2):
+        tifffile.imwrite(case["label"], np.zeros((128, 128), np.uint16))
+    torch.manual_seed(50)
+    weights = tmp_path / "weights.pt"
+    checkpoint.save(UNet(features=TINY["features"]).state_dict(), weights)
+    given = {**SETTINGS, "dataset_dir": str(folder), "output_dir": str(tmp_path / "run"), "ckpt_path": str(weights)}
+    run_bundle("evaluating", "train", "data_phc_u373", "evaluate", **given)
+    scores = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())["scores"]
+    assert {name: scores[name] for name in ("SEG", "OP_CSB", "SEG_touching")} == dict.fromkeys(
+        ("SEG", "OP_CSB", "SEG_touching")
+    )
+    assert 0 <= scores["DET"] <= 1
 
 
 def test_topological_errors_are_painted_where_they_are() -> None:

@@ -42,6 +42,7 @@ from unet_paper.metrics.ctc import (
     check_label_image,
     ctc_det_errors,
     ctc_seg_objects,
+    op_csb,
     touching_objects,
 )
 from unet_paper.metrics.em_inputs import THRESHOLDS, V_THRESHOLDS, Statistics, sweep
@@ -75,6 +76,7 @@ __all__ = [
     "VRand",
     "WarpingError",
     "by_class",
+    "op_csb_if_defined",
     "pairs_by_class",
 ]
 
@@ -509,6 +511,19 @@ class PointF1(ImageRowsMetric):
         """F1 of the summed counts; not defined without an annotated cell, as F1 is not."""
         matched, found, annotated = rows.sum(axis=0)
         return float(2 * matched / (found + annotated)) if annotated else float("nan")
+
+
+def op_csb_if_defined(seg: float, det: float) -> float:
+    """OP_CSB (:func:`unet_paper.metrics.ctc.op_csb`) of two scores of this module, NaN where either is not defined.
+
+    Args:
+        seg: SEG of :class:`CTCSeg`.
+        det: DET of :class:`CTCDet`.
+
+    >>> op_csb_if_defined(0.75, 1.0), op_csb_if_defined(float("nan"), 1.0)
+    (0.875, nan)
+    """
+    return float("nan") if math.isnan(seg) or math.isnan(det) else op_csb(float(seg), float(det))
 
 
 def by_class(names: Sequence[str], **metrics: Callable[..., ImageRowsMetric]) -> dict[str, IgniteMetricHandler]:
