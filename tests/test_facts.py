@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from unet_paper.data.datasets import ctc
-from unet_paper.instances import PRESETS
+from unet_paper.instances import PRESETS, label_instances
 from unet_paper.network import UNet
 from unet_paper.running import checkpoint, facts
 from unet_paper.running.settings import cause
@@ -152,6 +152,30 @@ def test_post_processing_is_the_preset_then_the_weights_then_what_is_given() -> 
     }
     with pytest.raises(ValueError, match=r"cells_preset='x'.*folder"):
         facts.cells("x")
+
+
+def test_a_threshold_above_those_that_part_cells_leaves_the_higher_ones() -> None:
+    told = {"cells_preset": "phc_u373_split", "cells": {**PRESETS["phc_u373_split"], "split_thresholds": [0.5, 0.7]}}
+    higher = facts.cells("phc_u373_split", told, threshold=0.6)
+    assert (higher["threshold"], list(higher["split_thresholds"])) == (0.6, [0.7])
+    label_instances(np.zeros((200, 200)), **higher)  # takes them
+    assert list(facts.cells("phc_u373_split", told, threshold=0.8)["split_thresholds"]) == []
+    assert facts.cells("phc_u373_split", told, threshold=0.3)["split_thresholds"] == [0.5, 0.7]
+    (said,) = facts.say_contradictions({"split_thresholds": [0.5, 0.7]}, {"split_thresholds": [0.7]})
+    assert said == "split_thresholds [0.7] (trained with [0.5, 0.7])"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("threshold", value) for value in (128, 1, -0.1, float("nan"), (0, 5), "half", True)),
+        *(("min_size", value) for value in (-1, float("nan"), float("inf"), (1, 0), "few")),
+    ],
+)
+def test_what_no_probability_reaches_is_refused_by_name(name: str, value: Any) -> None:
+    given: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=rf"{name}=.*leave --{name} out"):
+        facts.cells("folder", **given)
 
 
 def test_facts_that_cannot_be_are_refused() -> None:

@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -239,15 +240,16 @@ def cells(
     Args:
         preset: name in ``instances.PRESETS``.
         facts: of the weights; their post-processing counts if it is of the same preset.
-        threshold: instead of the preset's or the weights'.
+        threshold: instead of the preset's or the weights'; of thresholds at which cells part, those above it stay.
         min_size: instead of the preset's or the weights'.
 
     Raises:
-        ValueError: for an unknown preset.
+        ValueError: for an unknown preset, a threshold that is none of a probability, or a size that is no number.
 
     >>> cells("folder", threshold=0.7)["threshold"]
     0.7
     """
+    _check_given(threshold, min_size)
     if facts is not None and facts.get("cells_preset") == preset and "cells" in facts:
         # an earlier version knew fewer settings
         settings = {**PRESETS.get(str(preset), {}), **facts["cells"]}
@@ -256,6 +258,9 @@ def cells(
     else:
         raise ValueError(f"cells_preset={preset!r}: choose one of {', '.join(sorted(PRESETS))}")
     settings |= {name: value for name, value in (("threshold", threshold), ("min_size", min_size)) if value is not None}
+    above = [split for split in settings["split_thresholds"] if split > settings["threshold"]]
+    if threshold is not None and len(above) < len(settings["split_thresholds"]):
+        settings["split_thresholds"] = above
     return cast(Settings, settings)
 
 
@@ -415,6 +420,17 @@ def folder_name(path: str | Path) -> str:
     'PhC-C2DH-U373'
     """
     return Path(path).name
+
+
+def _check_given(threshold: Any, min_size: Any) -> None:
+    """Refuse what no map of probabilities reaches: it would find no cell, or one cell all over, in any image."""
+    for name, value, least, limit, what in (
+        ("threshold", threshold, 0, 1, "of a probability, 0 <= threshold < 1"),
+        ("min_size", min_size, 0, math.inf, "a number of pixels >= 0"),
+    ):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and least <= value < limit):
+            raise ValueError(f"{name}={value!r}: {what} is needed; leave --{name} out for the preset's or the weights'")
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:
