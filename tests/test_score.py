@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from unet_paper.app.score import main
 from unet_paper.app.score_files import read_membranes
@@ -289,6 +290,48 @@ def test_masks_in_place_of_ids_are_named(run: Run, sequence: tuple[Path, Path]) 
     for path in results.iterdir():
         write(path, 255 * (tifffile.imread(path) > 0).astype(np.uint8))
     assert "no prediction has more than one id, some more than one piece: masks?" in run(truth, results)[1]
+
+
+def test_ids_without_a_background_are_named_and_the_remedy_works(run: Run, sequence: tuple[Path, Path]) -> None:
+    """Masks of ilastik, 1 the background: on both sides, so that the background alone scores as a cell well found."""
+    truth, results = sequence
+    for path in (*(truth / "SEG").iterdir(), *(truth / "TRA").iterdir(), *results.iterdir()):
+        ids = tifffile.imread(path)
+        write(path, np.where(ids > 2, 0, ids) + 1)
+    status, printed, _ = run(truth, results)
+    assert status == 0
+    assert "no pixel of 5 references is 0, the background; 1, the commonest id" in printed
+    assert "no pixel of 3 predictions is 0" in printed
+    for path in (*(truth / "SEG").iterdir(), *(truth / "TRA").iterdir(), *results.iterdir()):
+        write(path, tifffile.imread(path) - 1)
+    assert "note" not in run(truth, results)[1]
+
+
+def test_rims_of_interpolated_masks_are_named(run: Run, sequence: tuple[Path, Path]) -> None:
+    truth, results = sequence
+    for path in (truth / "SEG").iterdir():
+        mask = np.zeros((24, 24))
+        mask[6:18, 6:18] = 255
+        write(path, ndimage.gaussian_filter(mask, 1.0).round().astype(np.uint8))
+    assert "most ids of 2 references lie in pieces or are thin" in run(truth, results)[1]
+
+
+@pytest.mark.parametrize("frame", [0, 12])
+def test_scores_of_references_without_a_cell_are_said_to_be_undefined(
+    run: Run, sequence: tuple[Path, Path], frame: int
+) -> None:
+    truth, results = sequence
+    if not frame:
+        for path in (truth / "SEG").iterdir():
+            write(path, np.zeros_like(tifffile.imread(path)))
+        assert "note: SEG: no reference holds a cell, so that" in run(truth, results)[1]
+        return
+    for path in (*(truth / "SEG").iterdir(), *(truth / "TRA").iterdir()):
+        reference = tifffile.imread(path)
+        reference[5:19, 5:19] = 0
+        write(path, reference)
+    printed = run(truth, results, "--field_of_interest", 5)[1]
+    assert "note: SEG and DET: no reference holds a cell with a pixel inside the field of interest of 5 px" in printed
 
 
 def test_folders_that_cannot_be_paired_are_named(run: Run, sequence: tuple[Path, Path], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ import numpy as np
 from unet_paper.app import score_files
 from unet_paper.app.score_files import Frames, Membranes
 from unet_paper.data.written_by_us import read_mark
-from unet_paper.metrics.ctc import ctc_det, ctc_seg, op_csb
+from unet_paper.metrics.ctc import ctc_det, ctc_det_errors, ctc_seg, ctc_seg_objects, op_csb
 from unet_paper.metrics.em_inputs import THRESHOLDS, V_THRESHOLDS, Statistics, sweep
 from unet_paper.metrics.iou import iou
 from unet_paper.metrics.pixel_error import pixel_error_from_statistics, pixel_error_statistics
@@ -118,6 +119,28 @@ def ctc_scores(frames: Frames, *, field_of_interest: int = 0) -> list[Score]:
     if frames.references:
         scores.append(Score("IoU", iou(*frames.segmented()), "higher"))
     return scores
+
+
+def undefined_scores(scores: Sequence[Score], frames: Frames, *, field_of_interest: int = 0) -> list[str]:
+    """Which scores stand at 0 although there is nothing to be found.
+
+    Args:
+        scores: of :func:`ctc_scores`.
+        frames: what was scored.
+        field_of_interest: as there.
+    """
+    objects: dict[str, Callable[[], int]] = {
+        "SEG": lambda: len(ctc_seg_objects(*frames.segmented(), field_of_interest=field_of_interest)),
+        "DET": lambda: ctc_det_errors(*frames.marked(), field_of_interest=field_of_interest).objects,
+    }
+    names = [score.name for score in scores if score.name in objects and not score.value and not objects[score.name]()]
+    if not names:
+        return []
+    where = f" with a pixel inside the field of interest of {field_of_interest} px" if field_of_interest else ""
+    return [
+        f"{' and '.join(names)}: no reference holds a cell{where}, so that there is nothing to be found: not defined, "
+        "and written as 0"
+    ]
 
 
 def table(scores: Sequence[Score]) -> str:
@@ -257,6 +280,8 @@ def _run(given: argparse.Namespace) -> None:
         files = score_files.read_frames(given.label, given.prediction)
         scores = ctc_scores(files, field_of_interest=given.field_of_interest)
         conventions = {"field_of_interest": given.field_of_interest, "objects": "label ids"}
+        undefined = undefined_scores(scores, files, field_of_interest=given.field_of_interest)
+        files = replace(files, notes=(*files.notes, *undefined))
     else:
         files = score_files.read_membranes(
             given.label,

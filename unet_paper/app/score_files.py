@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unet_paper.data import photometric
+from unet_paper.data.annotation import ids_in_pieces, rims_of_cells
 from unet_paper.data.reader import EXTENSIONS, LabelReader, PageReader, extension, page_shapes
 from unet_paper.metrics.ctc import LabelImage
 
@@ -163,8 +164,9 @@ def read_frames(label_path: Path, prediction_path: Path) -> Frames:
         notes.append(f"{len(left)} predictions have no reference and are not scored: {names}")
     for side, ids in (
         ("reference", [*read["SEG"].values(), *read["TRA"].values()]),
-        ("prediction", list(by_key.values())),
+        ("prediction", [images[path] for path in sorted(used)]),
     ):
+        notes += _doubts(side, ids)
         if _looks_like_masks(ids):
             notes.append(
                 f"no {side} has more than one id, some more than one piece: masks? Every cell needs its own id, else "
@@ -329,6 +331,29 @@ def _ids(path: Path) -> LabelImage:
         raise ValueError(f"{path}: a stack of {pages} pages; SEG and DET are scored here in single frames, one a file")
     ids, _ = LabelReader().get_data((str(path),))
     return ids
+
+
+def _doubts(side: str, images: Sequence[LabelImage]) -> list[str]:
+    """What makes ids of a side no cells, although they can be scored."""
+    notes = []
+    filled = [image for image in images if image.min() > 0 and image.min() != image.max()]
+    if filled:
+        values, counts = np.unique(filled[0], return_counts=True)
+        notes.append(
+            f"no pixel of {len(filled)} {side}s is 0, the background; {values[counts.argmax()]}, the commonest id, is "
+            "taken for a cell: is it the background, as 1 in masks of ilastik? Then save it as 0"
+        )
+    rims = 0
+    for image in images:
+        ids, in_pieces, _ = ids_in_pieces(image)
+        odd = max(int(in_pieces.sum()), len(rims_of_cells(image)[1]))
+        rims += 2 * odd > max(len(ids), 3)
+    if rims:
+        notes.append(
+            f"most ids of {rims} {side}s lie in pieces or are thin and lie along others: rims of masks that were "
+            "interpolated, or classes? Every cell needs one id"
+        )
+    return notes
 
 
 def _looks_like_masks(images: Sequence[LabelImage]) -> bool:
