@@ -33,6 +33,7 @@ from unet_paper.metrics.iou import iou
 from unet_paper.metrics.monai_metrics import CTCDet, CTCSeg, IoU, PixelError
 from unet_paper.network import UNet
 from unet_paper.paste_cells import RandPasteCells
+from unet_paper.probability import class_probabilities
 from unet_paper.running import checkpoint, facts
 from unet_paper.running.evaluation_report import MATCHED, MISSED, paint_objects
 from unet_paper.running.figures import case_figure
@@ -245,6 +246,19 @@ class TestScores:
         probabilities = torch.tensor([0.2, 0.4, 0.4]).reshape(1, 3, 1, 1)
         metric = PixelError(threshold=0.5)
         metric(probabilities, torch.tensor([[[[2]]]]))
+        assert metric.aggregate() == 0
+
+    @pytest.mark.parametrize("num_classes", [3, 4, 6])
+    def test_a_network_that_is_sure_of_cells_is_scored_although_probabilities_are_rounded(
+        self, num_classes: int
+    ) -> None:
+        scores = 3 * torch.randn(num_classes, 64, 64, generator=torch.Generator().manual_seed(0))
+        scores[0] = -30
+        probabilities = class_probabilities(scores)
+        assert float(probabilities[1:].sum(dim=0).max()) > 1
+        assert float(cell_probability(probabilities.numpy()).max()) == 1
+        metric = PixelError()
+        metric(probabilities[None], torch.ones((1, 1, 64, 64), dtype=torch.int64))
         assert metric.aggregate() == 0
 
     def test_pictures_match_within_the_class(self) -> None:

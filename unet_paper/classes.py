@@ -79,7 +79,10 @@ def cell_probability(probabilities: NDArray[np.floating]) -> NDArray[np.floating
     Args:
         probabilities: of the K classes, shape (K, H, W); or of the cell alone, shape (1, H, W).
     """
-    return probabilities[-1] if len(probabilities) <= 2 else probabilities[1:].sum(axis=0)
+    if len(probabilities) <= 2:
+        return probabilities[-1]
+    # of a network that is sure of a cell, the rounded sum may be a little more than 1
+    return np.minimum(probabilities[1:].sum(axis=0), 1)
 
 
 def label_each_class(
