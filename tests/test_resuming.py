@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import monai.bundle
 import pytest
 import torch
-from conftest import TINY
+from conftest import CONFIGS, TINY
 from torch.optim import SGD, Adam, AdamW, RMSprop, lr_scheduler
 from torch.optim.lr_scheduler import ConstantLR, PolynomialLR
 
@@ -71,6 +72,14 @@ def test_other_steps_per_epoch_go_on_where_a_run_of_such_epochs_would_be(
     run_bundle("training", "train", **{**begun, **shorter}, resume=True)
     expected = [0.002 * (1 - done / 4) ** 0.9 for done in (2, 3, 4)]
     assert rates(tmp_path / "run")[1:] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_run_goes_on_at_one_rate_without_a_schedule(begun: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("lr_scheduler: null\n")
+    files = [str(CONFIGS / "train.yaml"), str(tmp_path / "own.yaml")]
+    given = {**begun, "max_epochs": 2, "resume": True}
+    monai.bundle.run(run_id="training", config_file=files, logging_file=False, **given)
+    assert rates(tmp_path / "run") == [0.0, 0.002]
 
 
 def test_nothing_is_said_where_nothing_has_changed(
@@ -284,6 +293,24 @@ def test_a_schedule_that_follows_the_scores_in_place_of_another_begins_at_the_ra
     made = _made(_plateau(3))
     assert set(resuming.restore(content, *made, "last.pt")) == {"lr_scheduler"}
     assert made[0].param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_a_run_may_go_on_without_its_schedule_or_with_its_first_one(tmp_path: Path) -> None:
+    """Without one at the rate that is given, not at what was left of it; with one as if it had always been there."""
+
+    def polynomial(made: Any) -> Any:
+        return PolynomialLR(made, total_iters=10)
+
+    content = _saved(_made(polynomial), 10, tmp_path)
+    made = _made(lambda _: None)
+    assert resuming.restore(content, *made, "last.pt") == {"lr_scheduler": ("PolynomialLR", None)}
+    assert made[0].param_groups[0]["lr"] == pytest.approx(0.1)
+    without = {"lr_scheduler": {}, "identity": resuming.identity(*made), "iteration": 4, "epoch": 2, "epoch_length": 2}
+    begun = _made(polynomial)
+    changed = resuming.restore({**content, **without}, *begun, "last.pt", 2)
+    assert changed == {"lr_scheduler": (None, "PolynomialLR")}
+    assert begun[0].param_groups[0]["lr"] == pytest.approx(0.06)
+    assert resuming.restore({**content, **without}, *_made(lambda _: None), "last.pt", 2) == {}
 
 
 def test_a_schedule_that_ends_before_the_steps_that_are_done_is_refused_by_name(tmp_path: Path) -> None:

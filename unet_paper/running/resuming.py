@@ -74,39 +74,35 @@ def restore(
             f"{now['optimizer']}; go on with {before['optimizer']}, or {_ANOTHER_RUN} {source}"
         )
     configured = [dict(group) for group in optimizer.param_groups]
-    fresh = {} if lr_scheduler is None else lr_scheduler.state_dict()
     changed = {
         name: (before["hyperparameters"][name], value)
         for name, value in now["hyperparameters"].items()
         if name in before["hyperparameters"] and before["hyperparameters"][name] != value
     }
+    fresh = {} if lr_scheduler is None else lr_scheduler.state_dict()
     optimizer.load_state_dict(content["optimizer"])
     for group, given in zip(optimizer.param_groups, configured, strict=True):
         group.update({name: given[name] for name in changed if name != "lr"})
         if "lr" in changed:
             _take_rate(group, {**given, "lr": given.get("initial_lr", given["lr"])})
     _begin_what_is_missing(optimizer, changed)
-    if lr_scheduler is None:
-        return changed
+
     saved = dict(content["lr_scheduler"])
     other = _other_numbers(saved, fresh)
     is_another = before["lr_scheduler"] != now["lr_scheduler"]
     if is_another:
         other["lr_scheduler"] = (before["lr_scheduler"], now["lr_scheduler"])
     steps = _steps(content, saved, epoch_length)
-    if isinstance(lr_scheduler, ReduceLROnPlateau):
-        # what it has seen of the scores decides the rate, not the number of steps
-        if is_another:
-            for group, given in zip(optimizer.param_groups, configured, strict=True):
-                _take_rate(group, given)
-        else:
-            lr_scheduler.load_state_dict({**saved, **{name: fresh[name] for name in other}})
-    elif other or "lr" in changed or steps != _position(saved):
+    by_steps = not (lr_scheduler is None or isinstance(lr_scheduler, ReduceLROnPlateau))
+    anew = bool(other or "lr" in changed or steps != _position(saved)) if by_steps else is_another
+    if anew:
         for group, given in zip(optimizer.param_groups, configured, strict=True):
             _take_rate(group, given)
-        _fast_forward(lr_scheduler, steps, source)
-    else:
-        lr_scheduler.load_state_dict(saved)
+        if by_steps:
+            _fast_forward(lr_scheduler, steps, source)
+    elif lr_scheduler is not None:
+        # other numbers of one that follows the scores hold beside what it has seen
+        lr_scheduler.load_state_dict({**saved, **{name: fresh[name] for name in other}})
     # what a schedule works out for itself says nothing beside what it was given
     given_anew = {name: values for name, values in other.items() if not name.startswith("_")}
     return changed | (given_anew or other)
@@ -217,7 +213,8 @@ def _position(schedule: Mapping[str, Any]) -> int:
 
 def _steps(content: Mapping[str, Any], schedule: Mapping[str, Any], epoch_length: int | None) -> int:
     """Steps that a schedule would have done in the epochs of a checkpoint, had they always had so many steps."""
-    done, length = _position(schedule), content.get("epoch_length", epoch_length)
+    done = _position(schedule) if schedule else int(content.get("iteration", 0))
+    length = content.get("epoch_length", epoch_length)
     by_steps = done == content.get("iteration")
     if epoch_length is None or epoch_length == length or not by_steps:
         return done
