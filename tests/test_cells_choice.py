@@ -1,21 +1,24 @@
 """Post-processing chosen on validation images: by hand-made maps, and recorded with the weights of a run."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import monai.bundle
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import CONFIGS, TINY
 from numpy.typing import NDArray
 
 from unet_paper.instances import PRESETS
-from unet_paper.metrics.monai_metrics import F1, PQ, CTCSeg, VRand
+from unet_paper.metrics.monai_metrics import F1, PQ, CTCSeg, RandError, VRand
 from unet_paper.running import facts
 from unet_paper.running.cells_choice import CellsChoice
 from unet_paper.running.doubt import trust, trust_in_words
+from unet_paper.running.settings import cause
 
 Run = Callable[..., None]
 
@@ -84,6 +87,37 @@ def test_cells_that_no_threshold_parts_are_split_at_their_neck() -> None:
     assert choice.chosen["neck"] > 0
     assert choice.record["value_as_given"] <= 0.5
     assert choice.record["value"] > 0.9
+
+
+@pytest.mark.parametrize("between", [0.2, 0.55, 0.75])
+def test_of_an_error_the_lowest_is_chosen(between: float) -> None:
+    """The same thresholds as for V_rand, of which higher is better."""
+    right, error = (validated(metric, *two_cells(between), "isbi2012") for metric in (VRand(), RandError()))
+    assert right.chosen is not None
+    assert error.chosen is not None
+    assert error.chosen["threshold"] == right.chosen["threshold"]
+    assert error.record["value"] == min(tried["value"] for tried in error.record["curve"])
+
+
+def test_an_evaluator_that_would_keep_the_worst_network_is_refused_and_the_remedy_works(
+    cells_folder: str, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.yaml"
+    handler = "{_target_: IgniteMetricHandler, metric_fn: {_target_: unet_paper.metrics.monai_metrics.PixelError},"
+    handler += " output_transform: \"$monai.handlers.from_engine(['pred', 'instances'])\"}"
+    own.write_text(f"validate#key_metric: {{pixels: {handler}}}\n")
+    files = [str(CONFIGS / "train.yaml"), str(own)]
+    settings = {**TINY, "max_epochs": 2, "dataset_dir": cells_folder, "output_dir": str(tmp_path / "run")}
+    with pytest.raises((RuntimeError, ValueError)) as info:
+        monai.bundle.run(run_id="training", config_file=files, logging_file=False, **settings)
+    message = str(cause(info.value))
+    assert "of pixels (PixelError) lower is better" in message
+    with own.open("a") as file:
+        file.write(message.split("'")[1] + "\n")
+    monai.bundle.run(run_id="training", config_file=files, logging_file=False, **settings)
+    with (tmp_path / "run" / "metrics.csv").open() as table:
+        values = [float(row["pixels"]) for row in csv.DictReader(table)]
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["best_metric"] == min(values)
 
 
 def _facts() -> facts.Facts:

@@ -9,7 +9,7 @@ Each class can stand in a config inside ``monai.handlers.IgniteMetricHandler``::
         output_transform: "$monai.handlers.from_engine(['cells', 'instances'])"
 
 The ISBI scores take the probabilities (``pred``) in the place of ``cells``; with one of the three errors as key metric,
-lower is better and the evaluator needs ``metric_cmp_fn: $operator.lt``.
+lower is better and the evaluator needs ``metric_cmp_fn: {_target_: operator.lt, _mode_: callable}``.
 
 What a metric keeps of an image is one row of counts or sums, never the score itself. ``aggregate`` merges the rows of
 all batches and all processes and computes the score from them once, so that it equals the score of one call of the
@@ -92,6 +92,8 @@ class ImageRowsMetric(CumulativeIterationMetric):
 
     channels: ClassVar[int]
     """Channels of a prediction; a reference has one."""
+    lower_is_better: ClassVar[bool] = False
+    """Whether the score is an error."""
 
     def takes(self, channels: int) -> bool:
         """Whether a prediction may have so many channels."""
@@ -232,6 +234,8 @@ class PixelError(ISBIMetric):
         threshold: one threshold in [0, 1] instead of the challenge's sweep 0, 0.1 .. 0.9.
     """
 
+    lower_is_better = True
+
     def __init__(self, *, threshold: float | None = None) -> None:
         super().__init__(pixel_error_statistics, pixel_error_from_statistics, sweep(threshold, THRESHOLDS), columns=4)
 
@@ -244,6 +248,8 @@ class RandError(ISBIMetric):
         foreground_restricted: see there.
     """
 
+    lower_is_better = True
+
     def __init__(self, *, threshold: float | None = None, foreground_restricted: bool = False) -> None:
         statistics = partial(rand_error_statistics, foreground_restricted=foreground_restricted)
         super().__init__(statistics, rand_error_from_statistics, sweep(threshold, THRESHOLDS), columns=3)
@@ -255,6 +261,8 @@ class WarpingError(ISBIMetric):
     Args:
         threshold: one threshold in [0, 1] instead of the challenge's sweep 0, 0.1 .. 0.9.
     """
+
+    lower_is_better = True
 
     def __init__(self, *, threshold: float | None = None) -> None:
         super().__init__(

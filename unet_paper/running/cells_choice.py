@@ -42,7 +42,7 @@ class CellsChoice:
 
     Args:
         metric: the key metric, an ``IgniteMetricHandler`` around a metric of ``metrics.monai_metrics``, in a mapping of
-            one name, as the evaluator has it; higher is better.
+            one name, as the evaluator has it.
         cells: post-processing to start from.
         thresholds: candidates; splits happen at higher ones only.
         active: False chooses nothing.
@@ -65,7 +65,12 @@ class CellsChoice:
         self._cases: list[tuple[NDArray[np.float16], NDArray[Any]]] = []
 
     def attach(self, engine: Engine) -> None:
-        """Follow the evaluator ``engine``."""
+        """Follow the evaluator ``engine``.
+
+        Raises:
+            ValueError: if it takes the worse of two scores of the key metric for the better one.
+        """
+        self._refuse_the_worse(engine)
         if not self.active:
             return
         engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._cases.clear())
@@ -77,6 +82,19 @@ class CellsChoice:
         if self.chosen is None:
             return facts
         return dataclasses.replace(facts, cells=self.chosen, training={**facts.training, "cells_choice": self.record})
+
+    def _refuse_the_worse(self, engine: Any) -> None:
+        """An evaluator that keeps the network of the highest error would keep the worst."""
+        compare = getattr(engine, "metric_cmp_fn", None)
+        lower = getattr(self.metric, "lower_is_better", None)
+        if compare is None or lower is None or bool(compare(0.7, 0.5)) != lower:
+            return
+        which, right = ("lower", "operator.lt") if lower else ("higher", "unet_paper.running.validation.is_better")
+        raise ValueError(
+            f"validate#key_metric: of {self.name} ({type(self.metric).__name__}) {which} is better, and the evaluator "
+            "takes the other way; write 'validate#evaluator#metric_cmp_fn: "
+            f"{{_target_: {right}, _mode_: callable}}' into a YAML file of your own and add it to --config_file"
+        )
 
     def take_up(self, before: Facts, cells_preset: str) -> None:
         """Go on with what was chosen for the best network so far, as the facts of a resumed run's checkpoint have it.
@@ -106,18 +124,18 @@ class CellsChoice:
         given = self.cells["threshold"]
         if not np.isfinite(scores).all():
             return
-        order = sorted(range(len(scores)), key=lambda i: (-scores[i], *self._distance(candidates[i])))
+        order = sorted(range(len(scores)), key=lambda i: (-self._gain(scores[i]), *self._distance(candidates[i])))
         best, score = candidates[order[0]], scores[order[0]]
         further = self._other_necks(best)
         for candidate, value in zip(further, self._scores(further), strict=True):
-            if value > score:
+            if self._gain(value) > self._gain(score):
                 best, score = candidate, value
         smallest, largest = self._annotated_sizes()
         smallest //= 2
         if smallest > best["min_size"] and not hasattr(self.metric, "thresholds"):
             larger = cast(Settings, {**best, "min_size": smallest})
             (without,) = self._scores([larger])
-            best = larger if without >= score else best
+            best = larger if self._gain(without) >= self._gain(score) else best
         self.chosen = best
         self.record = {
             "score": self.name,
@@ -143,10 +161,14 @@ class CellsChoice:
             given,
         )
 
+    def _gain(self, score: float) -> float:
+        """The score, the higher the better."""
+        return 1 - score if getattr(self.metric, "lower_is_better", False) else score
+
     def _trust(self, settings: Settings) -> dict[str, Any]:
         """How well doubt tells the error of each image, with the post-processing that was chosen."""
         doubts = [doubt(probability.astype(np.float32).sum(axis=0)) for probability, _ in self._cases]
-        own = [float(self.metric.score(self._row(settings, *case)[None])) for case in self._cases]
+        own = [self._gain(float(self.metric.score(self._row(settings, *case)[None]))) for case in self._cases]
         merged = [pair for process in engines.gather(list(zip(doubts, own, strict=True))) for pair in process]
         return {"score": self.name, **trust([one for one, _ in merged], [score for _, score in merged])}
 
