@@ -440,6 +440,14 @@ def test_empty_folders(tmp_path: Path) -> None:
 # --- images ---
 
 
+def test_a_name_with_a_figure_that_is_no_number_has_its_place_too(tmp_path: Path) -> None:
+    """A superscript is a digit to Python, and no number."""
+    for name in ("10²2.png", "10²10.png", "10²1.png"):
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
+    names = [Path(case["image"]).name for case in datasets.images(tmp_path)]
+    assert names == ["10²1.png", "10²2.png", "10²10.png"]
+
+
 def test_images_come_in_natural_order_and_page_by_page(tmp_path: Path) -> None:
     late, early = png(tmp_path / "s10.png"), png(tmp_path / "s9.png")
     stack = tiff(tmp_path / "stack.tif", 2)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from unet_paper.running import figures
+from unet_paper.running.evaluation_report import objects_figure
 
 
 def test_every_cell_has_a_colour_of_its_own_and_background_is_black() -> None:
@@ -31,6 +32,18 @@ def test_a_case_shows_what_it_has(tmp_path: Path) -> None:
     figures.save_figure(figure, tmp_path / "sub" / "case.png")
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["case.png"]
     assert np.asarray(Image.open(tmp_path / "sub" / "case.png")).std() > 0
+
+
+@pytest.mark.parametrize("shape", [(2000, 5), (5, 2000)])
+def test_a_long_thin_image_is_drawn(shape: tuple[int, int], tmp_path: Path) -> None:
+    """A picture as tall as its image, at the width of others, takes gigabytes, and Pillow refuses to open it."""
+    cells = np.zeros((1, *shape), np.int32)
+    cells[0, 2:4, 2:4] = 1
+    case = {"image": np.zeros((1, *shape)), "pred": np.full((2, *shape), 0.5), "cells": cells, "instances": cells}
+    for name, figure in (("case", figures.case_figure(case)), ("objects", objects_figure(case))):
+        figures.save_figure(figure, tmp_path / f"{name}.png")
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert max(picture.size) < 2**14
 
 
 def test_losses_and_scores_have_axes_of_their_own() -> None:

@@ -357,7 +357,7 @@ def _hex(colour: tuple[int, int, int]) -> str:
 
 def _figure(painted: RGB, title: str, handles: list[Patch]) -> Figure:
     height, width = painted.shape[:2]
-    figure = Figure(figsize=(7, 7 * height / width + 1), layout="constrained")
+    figure = Figure(figsize=(7, 7 * min(height / width, figures.TALLEST) + 1), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.imshow(painted)

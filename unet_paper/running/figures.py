@@ -24,6 +24,8 @@ _CAPTIONS = {
     "pred": "probability",
     "cells": "predicted cells",
 }
+# times its width that a panel is high at most: that of a long strip would take gigabytes, and no program opens it
+TALLEST = 8
 
 
 def cell_colours(instances: Array) -> NDArray[np.uint8]:
@@ -61,7 +63,7 @@ def case_figure(case: Mapping[str, Array], title: str = "") -> Figure:
     """
     shown = [name for name in _CAPTIONS if name in case]
     height, width = next(iter(case.values())).shape[-2:]
-    figure = Figure(figsize=(3.2 * len(shown), 3.2 * height / width + 0.6), layout="constrained")
+    figure = Figure(figsize=(3.2 * len(shown), 3.2 * min(height / width, TALLEST) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=9)
     for column, name in enumerate(shown):
