@@ -157,6 +157,26 @@ def test_a_none_that_monai_would_drop_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("door", [monai.bundle.create_workflow, monai.bundle.run_workflow])
+@pytest.mark.filterwarnings("ignore:parsing config_file")
+def test_other_doors_of_monai_refuse_what_run_refuses(
+    door: Callable[..., Any], cells_folder: str, tmp_path: Path
+) -> None:
+    """Both drop a None, and would train with the border that was to be left out; and both evaluate a folder's name."""
+    mark = tmp_path / "ran"
+    given = {"dataset_dir": cells_folder, "output_dir": str(tmp_path / "run"), **TINY}
+    code = f"$__import__('pathlib').Path({str(mark)!r}).touch()"
+    for wrong, said in (
+        ({"border": None}, "'border: null' into a YAML file"),
+        ({"dataset_dir": code}, "--dataset_dir"),
+    ):
+        with pytest.raises(RuntimeError) as info:
+            door(config_file=str(CONFIGS / "train.yaml"), run_id="training", **{**given, **wrong})
+        assert said in str(settings.cause(info.value))
+    assert not mark.exists()
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["dataset_dir", "output_dir"])
 @pytest.mark.parametrize("kind", ["$", "@"])
 def test_a_folder_that_monai_would_evaluate_is_refused_before_it_does(

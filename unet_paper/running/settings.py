@@ -57,6 +57,8 @@ _ALIASES = {
     "eval": "evaluating",
     "test": "evaluating",
 }
+# MONAI's functions that run a config, and what settings are called in them: as given, before None is dropped
+_RUNNERS = {"run": "override", "run_workflow": "kwargs", "create_workflow": "kwargs"}
 _WORKFLOWS = ("training", "evaluating", "run")
 
 
@@ -192,9 +194,9 @@ def refuse_idle_runs() -> None:
 
 
 def _given() -> Iterator[tuple[str, Any]]:
-    """Settings that were given to MONAI's ``run``, on its command line mostly."""
+    """Settings that were given to one of MONAI's functions that run a config, on its command line mostly."""
     frames = (frame for frame in _frames() if frame.f_globals.get("__name__") == "monai.bundle.scripts")
-    overrides = (frame.f_locals.get("override") for frame in frames if frame.f_code.co_name == "run")
+    overrides = (frame.f_locals.get(_RUNNERS.get(frame.f_code.co_name, "")) for frame in frames)
     return ((name, value) for override in overrides for name, value in (override or {}).items())
 
 
