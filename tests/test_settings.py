@@ -86,6 +86,7 @@ def test_the_last_line_printed_is_the_cause(
         ("True", True),
         ("1e-4", 1e-4),
         ("1e", "1e"),
+        (".inf", float("inf")),
         ({"lr": ["2E3"]}, {"lr": [2000.0]}),
     ],
 )
@@ -155,6 +156,52 @@ def test_a_none_that_monai_would_drop_is_refused(
             run_bundle("training", "train", **given, border=value)
         assert "'border: null' into a YAML file" in str(settings.cause(info.value))
     assert not (tmp_path / "run").exists()
+
+
+def _taken(folder: Path, content: str, own: str = "", **given: Any) -> dict[str, Any]:
+    """What becomes of settings that are given, with a config, and a file of one's own over it."""
+    names = [line.partition(":")[0] for line in content.splitlines()]
+    checking = "imports: [$import unet_paper.running.settings as settings]\n"
+    checking += "initialize: [$settings.refuse_unknown_settings()]\n"
+    uses = "run: [" + ", ".join(f"'@{name}'" for name in names) + "]\n"
+    files = [folder / "config.yaml", folder / "own.yaml"]
+    for file, text in zip(files, (checking + content + uses, own or "{}"), strict=True):
+        file.write_text(text)
+    workflow = monai.bundle.create_workflow(config_file=list(map(str, files)), run_id="run", **given)
+    return {name: workflow.parser.get(name) for name in given}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("learning_rate", "fast", "--learning_rate fast: a number is needed, such as 0.002"),
+        ("learning_rate", (0, 5), "with a point, not a comma"),
+        ("epochs", "ten", "--epochs ten: a number is needed, such as 3"),
+        ("resume", "maybe", "--resume maybe: true or false is needed"),
+        ("features", 64, "--features 64: two numbers in brackets are needed"),
+        ("threshold", "half", "--threshold half: a number is needed"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:parsing config_file")
+def test_what_is_no_number_where_one_is_needed_is_named(name: str, value: Any, said: str, tmp_path: Path) -> None:
+    config = "learning_rate: 0.002\nepochs: 3\nresume: false\nfeatures: [4, 8]\ngrey_mean: 0.5\nthreshold: null\n"
+    with pytest.raises(RuntimeError) as info:
+        _taken(tmp_path, config, **{name: value})
+    assert said in str(settings.cause(info.value))
+
+
+@pytest.mark.filterwarnings("ignore:parsing config_file")
+def test_what_is_of_its_kind_or_an_expression_is_taken(tmp_path: Path) -> None:
+    config = (
+        "learning_rate: 0.002\nepochs: 3\nresume: false\nfeatures: [4, 8]\ngrey_mean: 0.5\nfold: 0\nthreads: auto\n"
+    )
+    given = {"learning_rate": 1, "epochs": 1e1, "resume": 1, "features": (2, 4), "grey_mean": [0.1, 0.2], "fold": "all"}
+    given |= {"threads": 2}
+    taken = _taken(tmp_path, config, "threads: 4\n", **given)
+    assert taken == given
+    assert type(taken["epochs"]) is int
+    expressions = {"learning_rate": "$1 / 1000", "resume": "@epochs", "features": "$[1, 2]"}
+    assert _taken(tmp_path, config, **expressions) == expressions
 
 
 @pytest.mark.parametrize("door", [monai.bundle.create_workflow, monai.bundle.run_workflow])

@@ -51,6 +51,7 @@ def refuse_other_kinds(settings: Mapping[str, Any], declared: Mapping[str, Any])
         elif _is_number(usual) or name in _NUMBERS:
             fits = _is_number(value) or (name in _OR_LISTS and _are_numbers(value)) or name in _OR_WORDS
             needed = "a number is needed" + (f", such as {usual}" if _is_number(usual) else "")
+            needed += "; with a point, not a comma" if isinstance(value, list | tuple) else ""
         elif numbers or name in _LISTS:
             fits = _are_numbers(value) and (len(numbers) != 2 or len(value) == 2)
             counted = "two numbers" if len(numbers) == 2 else "numbers"

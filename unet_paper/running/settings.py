@@ -23,7 +23,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -48,8 +48,8 @@ _DOWNLOAD = ("name", "version", "bundle_dir", "source", "repo", "url", "remove_p
 # words only where a config has a truth value.
 _TRUTH = {"true": True, "false": False}
 _WORDS = {"yes": True, "on": True, "y": True, "no": False, "off": False, "n": False}
-# YAML 1.1 takes 1e-4, without a point, for text
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+# YAML 1.1 takes 1e-4, without a point, for text; a command line .inf, which YAML knows
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+|[+-]?\.inf")
 _ALIASES = {
     "train": "training",
     "fit": "training",
@@ -103,7 +103,7 @@ def refuse_unknown_settings() -> None:
                 f"'{name}: null' into a YAML file of your own and add it to --config_file"
             )
     _take_what_is_meant(parser)
-    refuse_other_kinds(parser.get(), _first_declared())
+    refuse_other_kinds(parser.get(), _first_declared(_files()))
     for name, path in given_paths.as_given(parser.get(), sys.argv[1:]).items():
         # anything that MONAI resolves gets "::" for "#" again
         parser.ref_resolver.resolved_content[name] = path
@@ -132,10 +132,14 @@ def part_of_config(config: Mapping[str, Any]) -> Callable[[str], Any]:
 
 def _take_what_is_meant(parser: ConfigParser) -> None:
     """Truth values and numbers that reached the config as text, from a command line or from YAML 1.1."""
-    truth = _with_truth_values()
-    config = parser.get()
-    meant = {name: _meant(value, _TRUTH | _WORDS if name in truth else _TRUTH) for name, value in config.items()}
-    changed = {name: value for name, value in meant.items() if value != config[name]}
+    config, files = parser.get(), _files()
+    truth = {name for content in files for name, value in content.items() if isinstance(value, bool)}
+    declared = _first_declared(files)
+    meant = {
+        name: _whole(_meant(value, _TRUTH | _WORDS if name in truth else _TRUTH), declared.get(name))
+        for name, value in config.items()
+    }
+    changed = {name: value for name, value in meant.items() if _differs(value, config[name])}
     if changed:
         for name, value in changed.items():
             parser[name] = value
@@ -149,17 +153,22 @@ def _meant(value: Any, words: Mapping[str, bool]) -> Any:
         return [_meant(item, words) for item in value]
     if not isinstance(value, str):
         return value
-    return float(value) if _NUMBER.fullmatch(value) else words.get(value.lower(), value)
+    return float(value.replace(".inf", "inf")) if _NUMBER.fullmatch(value) else words.get(value.lower(), value)
 
 
-def _with_truth_values() -> set[str]:
-    """Settings that have a truth value in one of the config files."""
-    return {name for content in _files() for name, value in content.items() if isinstance(value, bool)}
+def _whole(value: Any, usual: Any) -> Any:
+    """1e3, a float, as the whole number that a setting takes which is one."""
+    is_count = isinstance(usual, int) and not isinstance(usual, bool)
+    return int(value) if is_count and isinstance(value, float) and value.is_integer() else value
 
 
-def _first_declared() -> dict[str, Any]:
+def _differs(value: Any, given: Any) -> bool:
+    return bool(value != given) or type(value) is not type(given)
+
+
+def _first_declared(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Settings as the first of the config files has them that has them."""
-    return {name: value for content in reversed(_files()) for name, value in content.items()}
+    return {name: value for content in reversed(files) for name, value in content.items()}
 
 
 def _files() -> list[dict[str, Any]]:
