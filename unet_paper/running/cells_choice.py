@@ -87,7 +87,10 @@ class CellsChoice:
         """An evaluator that keeps the network of the highest error would keep the worst."""
         compare = getattr(engine, "metric_cmp_fn", None)
         lower = getattr(self.metric, "lower_is_better", None)
-        if compare is None or lower is None or bool(compare(0.7, 0.5)) != lower:
+        if compare is None or lower is None:
+            return
+        worse, better = (0.7, 0.5) if lower else (0.5, 0.7)
+        if compare(better, worse) or not compare(worse, better):
             return
         which, right = ("lower", "operator.lt") if lower else ("higher", "unet_paper.running.validation.is_better")
         raise ValueError(
