@@ -24,7 +24,8 @@ _CAPTIONS = {
     "pred": "probability",
     "cells": "predicted cells",
 }
-# times its width that a panel is high at most: that of a long strip would take gigabytes, and no program opens it
+# times its width that a panel is high at most: that of a long strip would have more pixels than
+# most programs open
 TALLEST = 8
 
 
