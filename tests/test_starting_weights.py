@@ -58,6 +58,9 @@ def good(own_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run" / "model.pt"
 
 
+OUTCOME = Outcome("cells", 1, "SEG", 51, 1, Score(0.5, 0.5), Score(0.4, 0.5))
+
+
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that know nothing, and from which a training does not recover in a few steps."""
@@ -208,6 +211,28 @@ def test_a_start_may_be_asked_for_by_name_or_file(released: list[Released], nois
         starting_weights.choose(tmp_path, {"start": "em", "pretrained": "a.pt"})
     with pytest.raises(FileNotFoundError, match=r"--start ems: no such file.*give em, chance or a file"):
         starting_weights.choose(tmp_path, {"start": "ems"})
+
+
+@pytest.mark.usefixtures("here")
+def test_of_a_release_in_two_widths_a_training_starts_from_that_which_fits(
+    released: list[Released], good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = tmp_path / "wide.pt"
+    checkpoint.save(UNet(features=[12, 24, 48]).state_dict(), wide)
+    released.append(Released("cells", wide, TERMS, narrow=good))
+    tried: list[Path] = []
+    monkeypatch.setattr(starting_weights, "_tried", lambda _, fitting, __: tried.append(fitting[0].weights) or OUTCOME)
+    chosen()
+    assert tried == [good]
+    asked = {**SETTINGS, **STEPS, "logging_file": "False", "start": "cells"}
+    starting_weights.choose(Path("cells"), asked)
+    assert asked["pretrained"] == str(good)
+    asked = {**SETTINGS, **STEPS, "logging_file": "False", "start": "cells", "features": "[12, 24, 48]"}
+    starting_weights.choose(Path("cells"), asked)
+    assert asked["pretrained"] == str(wide)
+    start = terms.begun_from(good, quiet=True)
+    assert start is not None
+    assert (start["release"], start["terms"]) == ("cells", TERMS)
 
 
 def test_a_start_that_diverged_or_scored_less_is_worse() -> None:

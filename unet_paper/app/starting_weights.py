@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,14 +121,12 @@ def choose(folder: Path, settings: dict[str, str], overlays: Sequence[Path] = ()
     """
     asked = settings.pop(SETTING, None)
     if asked is not None:
-        return None, _as_asked(asked, settings)
+        return None, _as_asked(asked, settings, lambda: _network(_plan(training(folder, settings, overlays))))
     place, command = check_folder(folder), training(folder, settings, overlays)
-    with _quietly():
-        plan = command.workflow().parser.get_parsed_content
-        own = plan("pretrained") is not None
-    if own:
+    plan = _plan(command)
+    if plan("pretrained") is not None:
         return None, ""
-    fitting = _fitting(plan("features"), plan("in_channels"), plan("out_channels"), plan("preset"))
+    fitting = _fitting(terms.released(), _network(plan))
     steps = int(SHARE * plan("max_epochs") * plan("steps_per_epoch"))
     subject = _subject(place, settings, overlays, fitting)
     known = _recorded(place)
@@ -151,13 +149,28 @@ def choose(folder: Path, settings: dict[str, str], overlays: Sequence[Path] = ()
     return place / OVERLAY, str(outcome)
 
 
-def _as_asked(asked: str, settings: dict[str, str]) -> str:
+def _plan(command: BundleCommand) -> Callable[[str], Any]:
+    with _quietly():
+        found: Callable[[str], Any] = command.workflow().parser.get_parsed_content
+        found("pretrained")
+    return found
+
+
+def _network(plan: Callable[[str], Any]) -> dict[str, Any]:
+    return {name: plan(name) for name in ("features", "in_channels", "out_channels", "preset")}
+
+
+def _as_asked(asked: str, settings: dict[str, str], network: Callable[[], Mapping[str, Any]]) -> str:
     if "pretrained" in settings:
         raise ValueError(f"--{SETTING} {asked} --pretrained {settings['pretrained']}: two starts; give one")
     if asked == CHANCE:
         return "start from chance, as asked for"
-    releases = {one.name: one.weights for one in terms.released()}
-    file = releases.get(asked, Path(asked).expanduser())
+    releases = {one.name: one for one in terms.released()}
+    release = releases.get(asked)
+    file = Path(asked).expanduser() if release is None else release.weights
+    if release is not None and release.narrow is not None:
+        # what does not fit is said when it is loaded
+        file = next((one.weights for one in _fitting([release], network())), release.weights)
     file = file / checkpoint.BEST if file.is_dir() else file
     if not file.is_file():
         raise FileNotFoundError(
@@ -168,19 +181,26 @@ def _as_asked(asked: str, settings: dict[str, str]) -> str:
     return f"start from {asked}, as asked for"
 
 
-def _fitting(features: Sequence[int], in_channels: int, out_channels: int, preset: str) -> list[Released]:
-    """Releases that such a network can start from; one that cannot be read is named and left out."""
-    wanted = {"in_channels": in_channels, "out_channels": out_channels, "preset": preset}
+def _fitting(releases: Sequence[Released], network: Mapping[str, Any]) -> list[Released]:
+    """Releases that such a network can start from, with the file that fits; one that cannot be read is left out."""
     found = []
-    for release in terms.released():
+    for release in releases:
         try:
-            shape = checkpoint.architecture(checkpoint.read_weights(release.weights, setting="release"))
-            upper = shape.pop("features", [])[: len(features)]
-            if shape == wanted and (upper == list(features) or widening.factor(upper, features)):
-                found.append(release)
+            file = next((file for file in release.files if _fits(file, network)), None)
         except (OSError, ValueError) as error:
             print(f"the release {release.name} is left out: {error}")
+            continue
+        if file is not None:
+            found.append(release._replace(weights=file))
     return found
+
+
+def _fits(weights: Path, network: Mapping[str, Any]) -> bool:
+    shape = checkpoint.architecture(checkpoint.read_weights(weights, setting="release"))
+    features = list(network["features"])
+    upper = shape.pop("features", [])[: len(features)]
+    others = {name: value for name, value in network.items() if name != "features"}
+    return shape == others and (upper == features or bool(widening.factor(upper, features)))
 
 
 def _no_trial(

@@ -54,6 +54,7 @@ class Release:
         training: settings that the weights were trained with.
         metadata: entries over those of ``metadata.json``.
         card: what people must know of the weights, for :mod:`unet_paper.release.model_card`.
+        narrow: file of weights of a narrower network that they were begun from; not in the archive.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Release:
     training: Mapping[str, Any]
     metadata: Mapping[str, Any]
     card: Mapping[str, Any]
+    narrow: str | None = None
 
 
 def releases(bundle: str | Path) -> dict[str, Release]:

@@ -23,11 +23,18 @@ class Released(NamedTuple):
         name: the short one: ``em``, ``hela``, ``u373``.
         weights: their file.
         terms: of the data that they have learnt from.
+        narrow: of a narrower network, that they were begun from, for trainings of that width; None: there are none.
     """
 
     name: str
     weights: Path
     terms: str
+    narrow: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Both, the release's own first."""
+        return [self.weights, *([self.narrow] if self.narrow else [])]
 
 
 def released(bundle: Path | None = None) -> list[Released]:
@@ -41,7 +48,12 @@ def released(bundle: Path | None = None) -> list[Released]:
     if table.is_file():
         listed = yaml.safe_load(table.read_text(encoding="utf-8"))
         return [
-            Released(short_name(name), folder / entry["weights"], entry["metadata"]["weights_license"])
+            Released(
+                short_name(name),
+                folder / entry["weights"],
+                entry["metadata"]["weights_license"],
+                folder / entry["narrow"] if "narrow" in entry else None,
+            )
             for name, entry in listed.items()
         ]
     metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
@@ -77,7 +89,8 @@ def begun_from(path: str | Path | None, quiet: bool = False) -> dict[str, Any] |
         return None
     known = facts.read(path, setting="pretrained")
     digest = checkpoint.sha256(path)
-    release = next((one for one in released() if one.weights.is_file() and _same(one.weights, path, digest)), None)
+    same = (one for one in released() if any(file.is_file() and _same(file, path, digest) for file in one.files))
+    release = next(same, None)
     earlier = of_facts(known)
     terms = dict.fromkeys([*([release.terms] if release else []), *([earlier] if earlier else [])])
     found = {
