@@ -235,6 +235,22 @@ def test_of_a_release_in_two_widths_a_training_starts_from_that_which_fits(
     assert (start["release"], start["terms"]) == ("cells", TERMS)
 
 
+def test_terms_of_a_release_begun_from_itself_are_said_once(
+    good: Path, tmp_path: Path, released: list[Released]
+) -> None:
+    told = facts.Facts.of(checkpoint.read_weights_and_facts(good)[1])
+    assert told is not None
+    for earlier in (TERMS, f"{TERMS}; of what that was begun from"):
+        record = {**told.training, "start": {"weights": "a.pt", "sha256": "0" * 64, "terms": earlier}}
+        path = tmp_path / "later.pt"
+        state = checkpoint.read_weights(good) | {"facts": replace(told, training=record).to_tensor()}
+        checkpoint.save(state, path)
+        released[:] = [Released("cells", path, TERMS)]
+        start = terms.begun_from(path, quiet=True)
+        assert start is not None
+        assert start["terms"] == earlier
+
+
 def test_a_start_that_diverged_or_scored_less_is_worse() -> None:
     diverged = Score(math.nan, math.inf)
     assert not diverged.no_worse_than(Score(0.0, 1.0))

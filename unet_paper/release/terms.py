@@ -92,7 +92,8 @@ def begun_from(path: str | Path | None, quiet: bool = False) -> dict[str, Any] |
     same = (one for one in released() if any(file.is_file() and _same(file, path, digest) for file in one.files))
     release = next(same, None)
     earlier = of_facts(known)
-    terms = dict.fromkeys([*([release.terms] if release else []), *([earlier] if earlier else [])])
+    # what a release was begun from may be itself, some steps ago
+    terms = [*([release.terms] if release and release.terms not in earlier else []), *([earlier] if earlier else [])]
     found = {
         "weights": Path(path).name,
         "sha256": digest,
