@@ -148,3 +148,11 @@ def test_every_magnification_that_we_choose_is_taken() -> None:
 
     for value in MAGNIFICATIONS:
         assert float(bioimage_io.fraction(value)) == pytest.approx(value, rel=1e-3)
+
+
+def test_a_magnification_near_a_simple_fraction_is_taken_for_it_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert bioimage_io.fraction(1.12) == Fraction(9, 8)  # of the release for U373 cells
+    assert "magnification=1.12: the package resizes by 9/8, 1.125, in its place" in caplog.text
+    caplog.clear()
+    assert bioimage_io.fraction(0.3333) == Fraction(1, 3)
+    assert not caplog.text

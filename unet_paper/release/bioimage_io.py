@@ -59,6 +59,8 @@ _MODE = 0o100644
 # of a resized px to so many of the image; and of the magnification that is asked for
 _MOST_PX = 8
 _CLOSE = 1e-3
+# a cell measures as much: said, not refused
+_NEAR = 1e-2
 
 
 def export_package(
@@ -91,6 +93,8 @@ def export_package(
         raise ValueError(f"export_path={path}: must end in .zip")
     checkpoint.load_weights(network, ckpt_path, expected_sha256)
     facts = {**facts, "classes": class_names(facts["classes"], network.classifier.out_channels)}
+    if float(scale := fraction(facts["magnification"])) != facts["magnification"]:
+        facts["magnification"] = float(scale)  # by which the package resizes
     wrapped = Wrapped.of(network, facts)
     content = {**_weights(wrapped), **_tests(wrapped, facts), **card.attachments}
     content["unet_paper.json"] = _json({**facts, "weights_sha256": checkpoint.sha256(ckpt_path)})
@@ -155,21 +159,23 @@ class Wrapped:
 
 
 def fraction(value: float) -> Fraction:
-    """A magnification as the simple fraction that it stands for.
+    """A magnification as the simple fraction that it stands for; one that differs by up to a hundredth is said.
 
     Raises:
         ValueError: if it is none, naming the nearest.
 
-    >>> fraction(0.5), fraction(0.3333)
-    (Fraction(1, 2), Fraction(1, 3))
+    >>> fraction(0.5), fraction(0.3333), fraction(1.12)
+    (Fraction(1, 2), Fraction(1, 3), Fraction(9, 8))
     """
     near = Fraction(value).limit_denominator(_MOST_PX)
-    if near == 0 or abs(near - Fraction(value)) > _CLOSE * value:
+    if near == 0 or abs(near - Fraction(value)) > _NEAR * value:
         near = near or Fraction(1, _MOST_PX)
         raise ValueError(
             f"magnification={value}: a package resizes by a fraction of small numbers; "
             f"--magnification {float(near):.4g} is the nearest, {near}"
         )
+    if abs(near - Fraction(value)) > _CLOSE * value:
+        logger.warning("magnification=%s: the package resizes by %s, %.4g, in its place", value, near, float(near))
     return near
 
 
