@@ -218,13 +218,21 @@ def unloadable(folder: Path) -> str:
     return ", ".join(wrong)
 
 
+def _best(folder: Path) -> dict[str, Any]:
+    """``model.pt`` without the epochs that were planned when it was kept: fewer in a run that was then prolonged."""
+    content = state(folder, "model.pt")
+    told = json.loads(bytes(content.pop("facts"))) if "facts" in content else {}
+    told.get("training", {}).pop("max_epochs", None)
+    return {**content, "told": json.dumps(told, sort_keys=True)}
+
+
 def difference(folder: Path, whole: Path) -> str:
     """What distinguishes a run from one that nobody disturbed: weights, optimiser, best weights, table; or ""."""
     one, other = state(folder), state(whole)
     for part in ("epoch", "iteration", "network", "optimizer", "lr_scheduler", "best_metric", "best_metric_epoch"):
         if not same(one[part], other[part]):
             return f"{part} of last.pt is another than without the interruption"
-    if not same(state(folder, "model.pt"), state(whole, "model.pt")):
+    if not same(_best(folder), _best(whole)):
         return "model.pt is another than without the interruption"
     here, there = table(folder), table(whole)
     if here != there:
