@@ -397,3 +397,8 @@ def test_the_best_network_tells_after_how_many_steps_it_was_kept(
     told = facts.read(tmp_path / "run" / "model.pt")
     assert told.trained_with("trained_steps") == 2
     assert (told.trained_with("max_epochs"), told.trained_with("steps_per_epoch")) == (2, 2)
+    # and where it was lost, the last one is there at the end
+    (tmp_path / "run" / "model.pt").unlink()
+    more = {**settings, "max_epochs": 3, "resume": True}
+    run_bundle("training", "train", **more, dataset_dir=cells_folder, output_dir=str(tmp_path / "run"))
+    assert facts.read(tmp_path / "run" / "model.pt").trained_with("trained_steps") == 6

@@ -191,14 +191,18 @@ class Checkpoints:
         state = None if self.evaluator is None else self.evaluator.state
         if not self.read_only:
             self._keep_folder(engine)
-            if state is None or state.best_metric_epoch == engine.state.epoch:
+            best = self.folder / run_folder.BEST
+            gone = engine.state.epoch == engine.state.max_epochs and not best.exists()
+            if gone and state is not None and state.best_metric_epoch != engine.state.epoch:
+                logger.warning("%s: the best network so far is gone, or there was none; it holds the last one", best)
+            if gone or state is None or state.best_metric_epoch == engine.state.epoch:
                 checkpoint.save(
                     {
                         **checkpoint.bare_network(self.kept).state_dict(),
                         # a run may end before its plan, and its best network come long before its end
                         **self._told(trained_steps=engine.state.iteration),
                     },
-                    self.folder / run_folder.BEST,
+                    best,
                 )
         self._write_last(engine, engine.state.epoch)
         self._open = False
