@@ -257,8 +257,7 @@ def _stored(value: Tensor) -> Tensor:
 
 def _tests(wrapped: Wrapped, facts: Mapping[str, Any]) -> dict[str, bytes]:
     """Test tensors and a cover: a phantom with the grey values of the training images, and what is predicted."""
-    smallest, step, _ = wrapped.sizes
-    size = smallest + step * max(0, -(-(_TEST_SIZE - smallest) // step))
+    size = _test_side(wrapped)
     kind = phantom.em_stack if facts["cells_preset"] == "isbi2012" else phantom.touching_cells
     pixels = kind(1, size, seed=0)[0][0].astype(np.float64)
     standard = (pixels - pixels.mean()) / pixels.std()
@@ -335,11 +334,26 @@ def _description(
     return yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=120).encode()
 
 
+def _test_side(wrapped: Wrapped) -> int:
+    """Side of the test image, px."""
+    smallest, step, _ = wrapped.sizes
+    return smallest + step * max(0, -(-(_TEST_SIZE - smallest) // step))
+
+
+def _scale(pixel_size: float, wrapped: Wrapped) -> float:
+    """Side of a pixel, with fewer digits where the test's side times and divided by it would be another side.
+
+    So bioimageio checks sizes; with the 24 bits of a float32 the product is exact.
+    """
+    side = _test_side(wrapped)
+    return float(pixel_size) if side * pixel_size / pixel_size == side else float(np.float32(pixel_size))
+
+
 def _axes(
     wrapped: Wrapped, facts: Mapping[str, Any], channels: list[str], *, output: bool = False
 ) -> list[dict[str, Any]]:
     smallest, step, halo = wrapped.sizes
-    pixel = {"unit": "micrometer", "scale": float(facts["pixel_size"])} if facts["pixel_size"] else {}
+    pixel = {"unit": "micrometer", "scale": _scale(facts["pixel_size"], wrapped)} if facts["pixel_size"] else {}
     space = [
         {"type": "space", "id": name, **pixel}
         | (
