@@ -442,10 +442,11 @@ def test_empty_folders(tmp_path: Path) -> None:
 
 def test_a_name_with_a_figure_that_is_no_number_has_its_place_too(tmp_path: Path) -> None:
     """A superscript is a digit to Python, and no number."""
-    for name in ("10²2.png", "10²10.png", "10²1.png"):
+    for name in ("10²2.png", "10²10.png", "10²1.png", "①.png", "①2.png"):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
     names = [Path(case["image"]).name for case in datasets.images(tmp_path)]
-    assert names == ["10²1.png", "10²2.png", "10²10.png"]
+    assert names[:3] == ["10²1.png", "10²2.png", "10²10.png"]
+    assert set(names[3:]) == {"①.png", "①2.png"}
 
 
 def test_images_come_in_natural_order_and_page_by_page(tmp_path: Path) -> None:
@@ -456,13 +457,6 @@ def test_images_come_in_natural_order_and_page_by_page(tmp_path: Path) -> None:
     assert [c["image"] for c in datasets.images(tmp_path)] == expected
     assert datasets.images(early) == [{"image": str(early)}]
     assert datasets.images(f"{stack}#1") == [{"image": f"{stack}#1"}]
-
-
-def test_digits_that_are_no_number_are_letters(tmp_path: Path) -> None:
-    files = [png(tmp_path / name) for name in ("1\u00b22.png", "1\u00b210.png", "\u2460.png", "\u24602.png")]
-    assert {c["image"] for c in datasets.images(tmp_path)} == {str(file) for file in files}
-    ordered = [c["image"] for c in datasets.images(tmp_path)]
-    assert ordered.index(str(files[0])) < ordered.index(str(files[1]))
 
 
 def test_images_that_cannot_be_listed(tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ from unet_paper.app.pace import seconds_per_step
 from unet_paper.app.train import CHOSEN, REPORT, SCORING, check_folder
 from unet_paper.data import folder_layout
 from unet_paper.data.annotation import Annotation
+from unet_paper.data.channels import Channel
 from unet_paper.data.finding import UNUSABLE, Finding, grouped, shown
 from unet_paper.data.findings import case_of, findings
 from unet_paper.data.folder_layout import FolderLayout
 from unet_paper.data.outline_fit import outline_fit
-from unet_paper.data.reader import Channel
 from unet_paper.data.survey import ImageFacts, Survey, load_case, survey
 from unet_paper.running.placement import placed
 

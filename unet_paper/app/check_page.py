@@ -16,9 +16,9 @@ from skimage.segmentation import find_boundaries
 
 from unet_paper.app.configuration import Configuration
 from unet_paper.data.annotation import OPEN, UNKNOWN
+from unet_paper.data.channels import Channel
 from unet_paper.data.finding import Finding, shown
 from unet_paper.data.findings import case_of
-from unet_paper.data.reader import Channel
 from unet_paper.data.survey import ImageFacts, Survey, load_case
 from unet_paper.weight_map import separation_border, weight_map
 

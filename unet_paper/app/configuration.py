@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_paper import geometry
-from unet_paper.data.reader import are_usual
+from unet_paper.data.channels import are_usual
 from unet_paper.data.survey import Survey
 from unet_paper.data.unit_range import ROUNDING
 

@@ -219,8 +219,8 @@ def folder(
     image_files = _image_files(image_dir)
     mask_files = image_files if together else _image_files(mask_dir)
     if together:
-        image_files = [f for f in image_files if not _stem(f).endswith(mask_suffix)]
-        mask_files = [f for f in mask_files if _stem(f).endswith(mask_suffix)]
+        image_files = [f for f in image_files if not stem(f).endswith(mask_suffix)]
+        mask_files = [f for f in mask_files if stem(f).endswith(mask_suffix)]
     by_image = _by_name(image_files)
     by_mask = _by_name(mask_files)
     lonely = [f"image without a mask: {file}" for name, file in by_image.items() if name + mask_suffix not in by_mask]
@@ -439,9 +439,9 @@ def _run_otherwise(first: NDArray[np.float64] | None, second: NDArray[np.float64
     return bool(((one * other).sum(axis=0) < 0.5).any())
 
 
-def _stem(file: Path) -> str:
-    """Name without extension; accents as one letter, which some systems (macOS) write as two."""
-    return unicodedata.normalize("NFC", file.name[: -len(extension(file))])
+def stem(file: Path) -> str:
+    """Name without extension, of a drawing too; accents as one letter, which some systems (macOS) write as two."""
+    return unicodedata.normalize("NFC", file.name[: -len(extension(file) or file.suffix)])
 
 
 def natural_order(file: Path) -> list[str | int]:
@@ -487,10 +487,10 @@ def _one_of_a_name(files: Sequence[Path]) -> list[Path]:
     preferred = [*(kind for kind in EXTENSIONS if kind not in JPEG), *JPEG]
     taken: dict[str, Path] = {}
     for one in sorted(files, key=lambda file: preferred.index(extension(file))):
-        taken.setdefault(_stem(one), one)
-    others = [file for file in files if taken[_stem(file)] != file]
+        taken.setdefault(stem(one), one)
+    others = [file for file in files if taken[stem(file)] != file]
     if others:
-        named = ", ".join(f"{file.name} (beside {taken[_stem(file)].name})" for file in others[:3])
+        named = ", ".join(f"{file.name} (beside {taken[stem(file)].name})" for file in others[:3])
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         logger.warning(
             "%s: left out: %d of a name that another image has: %s%s; give such an image another name if it is one",
@@ -504,8 +504,8 @@ def _one_of_a_name(files: Sequence[Path]) -> list[Path]:
 
 def _without_masks(files: Sequence[Path]) -> list[Path]:
     """Files but for the masks beside their images, ``a_mask.tif`` beside ``a.tif``; one line names those."""
-    stems = {_stem(file) for file in files}
-    masks = [f for f in files if any(_stem(f).removesuffix(end) in stems - {_stem(f)} for end in MASK_ENDINGS)]
+    stems = {stem(file) for file in files}
+    masks = [f for f in files if any(stem(f).removesuffix(end) in stems - {stem(f)} for end in MASK_ENDINGS)]
     if masks:
         logger.warning(
             "%s: left out: %d masks, such as %s, beside images of their names",
@@ -528,9 +528,9 @@ def _by_name(files: Iterable[Path]) -> dict[str, Path]:
     """Files by their name without extension."""
     named: dict[str, Path] = {}
     for file in files:
-        if _stem(file) in named:
-            raise ValueError(f"{named[_stem(file)]} and {file}: two files of one name, keep one")
-        named[_stem(file)] = file
+        if stem(file) in named:
+            raise ValueError(f"{named[stem(file)]} and {file}: two files of one name, keep one")
+        named[stem(file)] = file
     return named
 
 

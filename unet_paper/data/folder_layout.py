@@ -16,12 +16,11 @@ as napari writes them (``.csv``), in such a folder or beside the images, of imag
 
 import logging
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet_paper.data.datasets import MASK_ENDINGS, natural_order
+from unet_paper.data.datasets import MASK_ENDINGS, natural_order, stem
 from unet_paper.data.drawing_files import DRAWN, coco_file
 from unet_paper.data.pairs_table import read_pairs
 from unet_paper.data.points import TABLES, is_table
@@ -143,7 +142,7 @@ def _two_folders(images: Path, drawn: Path, endings: Sequence[str] | None) -> Fo
     tables = sum(file.suffix.lower() in TABLES for file in annotations)
     others = _others(images) + _others(drawn, (*DRAWN, ".json")) + beside - tables
     if listed and not annotations:
-        if {_stem(file) for file in pictures} == {_stem(file) for file in listed}:
+        if {stem(file) for file in pictures} == {stem(file) for file in listed}:
             annotations = listed  # a GeoJSON file an image
         else:
             return FolderLayout(_by_coco(pictures, listed), plain=False, other_files=others)
@@ -184,12 +183,12 @@ def _paired(
             if left:
                 first = sorted(left)[0]
                 raise ValueError(f"{where}: no image for {first} ({len(left)} such); remove what has no partner")
-            pairs = [AnnotatedImage(f, annotations[before + _stem(f) + after]) for f in pictures]
+            pairs = [AnnotatedImage(f, annotations[before + stem(f) + after]) for f in pictures]
             return pairs, None if before else after
     cores, of_masks = ({}, {}) if endings else (_cores(names), _cores(annotations))
     if cores and cores.keys() == of_masks.keys():
         by_name = {cores[core]: annotations[of_masks[core]] for core in cores}
-        return [AnnotatedImage(f, by_name[_stem(f)]) for f in pictures], None
+        return [AnnotatedImage(f, by_name[stem(f)]) for f in pictures], None
     lonely = [name for name in names if name not in annotations]
     lonely = lonely or names
     also = endings or (*MASK_ENDINGS[:3], BEGINNINGS[0])
@@ -257,28 +256,28 @@ def _side_by_side(root: Path, endings: Sequence[str] | None) -> FolderLayout | N
     files = _files(root, DRAWN)
     for before, after in [*_affixes(endings), ("", "")]:
         if before or after:
-            marked = [f for f in files if _stem(f).startswith(before) and _stem(f).endswith(after)]
+            marked = [f for f in files if stem(f).startswith(before) and stem(f).endswith(after)]
         else:
             marked = [f for f in files if not extension(f)]
         pictures = [f for f in files if f not in marked]
-        if marked and pictures and {before + _stem(f) + after for f in pictures} == {_stem(f) for f in marked}:
+        if marked and pictures and {before + stem(f) + after for f in pictures} == {stem(f) for f in marked}:
             by_name = _by_name(marked)
             pairs = [AnnotatedImage(f, [by_name[before + name + after]]) for name, f in _by_name(pictures).items()]
             plain = bool(after) and all(extension(f) for f in marked)
             return FolderLayout(pairs, plain, after, _others(root, DRAWN))
-    marked = [f for f in files if not extension(f) or _OF_MASKS.intersection(_words(_stem(f)))]
+    marked = [f for f in files if not extension(f) or _OF_MASKS.intersection(_words(stem(f)))]
     pictures = [f for f in files if f not in marked]
-    cores, of_masks = _cores(map(_stem, pictures)), _cores(map(_stem, marked))
+    cores, of_masks = _cores(map(stem, pictures)), _cores(map(stem, marked))
     if not cores or cores.keys() != of_masks.keys():
         return None
     by_image = {cores[core]: _by_name(marked)[of_masks[core]] for core in cores}
-    return FolderLayout([AnnotatedImage(f, [by_image[_stem(f)]]) for f in pictures], False, "", _others(root, DRAWN))
+    return FolderLayout([AnnotatedImage(f, [by_image[stem(f)]]) for f in pictures], False, "", _others(root, DRAWN))
 
 
 def _refuse_lonely(root: Path, endings: Sequence[str] | None) -> None:
     """Raise where images and masks lie side by side, and some of them alone."""
     files = _files(root, DRAWN)
-    names = {_stem(file): file for file in files}
+    names = {stem(file): file for file in files}
     for before, after in _affixes(endings):
         masks = {name for name in names if name != before + after and name.startswith(before) and name.endswith(after)}
         of = {name: name.removeprefix(before).removesuffix(after) for name in masks}
@@ -328,9 +327,9 @@ def _files(folder: Path, drawn: Iterable[str] = ()) -> list[Path]:
 
 def _tables(folder: Path, pictures: Sequence[Path], annotations: Sequence[Path]) -> list[Path]:
     """Tables of points in a folder, each of an image that has no other annotation there."""
-    names, taken = {_stem(file) for file in pictures}, {_without_ending(_stem(file)) for file in annotations}
+    names, taken = {stem(file) for file in pictures}, {_without_ending(stem(file)) for file in annotations}
     found = [file for file in folder.iterdir() if not file.name.startswith(".") and is_table(file)]
-    wanted = [file for file in found if _without_ending(_stem(file)) in names - taken]
+    wanted = [file for file in found if _without_ending(stem(file)) in names - taken]
     return sorted(wanted, key=natural_order)
 
 
@@ -347,11 +346,6 @@ def _by_name(files: Iterable[Path]) -> dict[str, Path]:
     """Files by their name without extension; which of two belongs to an image nobody can know."""
     named: dict[str, Path] = {}
     for file in files:
-        if (other := named.setdefault(_stem(file), file)) != file:
+        if (other := named.setdefault(stem(file), file)) != file:
             raise ValueError(f"{other} and {file}: two files of one name, keep one")
     return named
-
-
-def _stem(file: Path) -> str:
-    """Name without extension; accents as one letter, which some systems (macOS) write as two."""
-    return unicodedata.normalize("NFC", file.name[: -len(extension(file) or file.suffix)])

@@ -10,9 +10,10 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from unet_paper.data.channels import Channel
 from unet_paper.data.datasets import Case
 from unet_paper.data.notices import Progress
-from unet_paper.data.reader import Channel, CheckImaged, PageReader
+from unet_paper.data.reader import CheckImaged, PageReader
 from unet_paper.data.unit_range import ScaleToUnitRanged
 
 __all__ = ["GreyRanges", "GreyStatistics", "grey_features", "grey_statistics"]

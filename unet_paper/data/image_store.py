@@ -26,8 +26,8 @@ import zarr
 from numpy.typing import NDArray
 
 from unet_paper.data import tiff_file
+from unet_paper.data.channels import Channel, channel_numbers
 from unet_paper.data.pixel_size import micrometres
-from unet_paper.data.reader import Channel, channel_numbers
 
 MissingChunks = Literal["fill", "refuse"]
 VERSIONS = ("0.4", "0.5")

@@ -13,8 +13,6 @@ For images ``LoadImaged`` may keep its default ``dtype`` (float32): MONAI turns 
 :mod:`unet_paper.data.unit_range` finds it. Ids need int64: float32 has none above 16,777,216.
 """
 
-import functools
-import logging
 import math
 import re
 from collections.abc import Hashable, Mapping, Sequence
@@ -38,15 +36,14 @@ from unet_paper.data import (
     tiff_file,
     zarr_image,
 )
+from unet_paper.data.channels import COLOURS, Channel, channel_numbers
 from unet_paper.data.page import Layout, Page
 
 __all__ = [
     "EXTENSIONS",
-    "Channel",
     "CheckImaged",
     "LabelReader",
     "PageReader",
-    "channel_numbers",
     "extension",
     "is_image",
     "layout",
@@ -73,12 +70,6 @@ _PAGED = {
     **dict.fromkeys(ZARR, zarr_image),
     **dict.fromkeys(microscope_file.EXTENSIONS, microscope_file),
 }
-COLOURS = ("red", "green", "blue", "alpha")
-
-# number or name of a channel, or several
-Channel = int | str | Sequence[int | str]
-
-logger = logging.getLogger(__name__)
 
 
 def extension(path: str | Path) -> str:
@@ -303,53 +294,6 @@ class CheckImaged(MapTransform):
                 item[key] = image = image[:1]
             _check(torch.as_tensor(image), image, source_of(image, key), self.channels)
         return item
-
-
-def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: str) -> list[int]:
-    """Numbers of the channels that the setting ``channel`` stands for.
-
-    Args:
-        channel: number, name, or a list of such.
-        names: of the channels; none where the file has none.
-        count: of the channels.
-        source: the file, for the error.
-
-    Names by which all channels of an image are asked for are theirs, in this order, where it has none of its own: said
-    once.
-
-    Raises:
-        ValueError: one that is not there, or is named twice; names those that are.
-
-    >>> channel_numbers(["GFP", 0], ["DAPI", "GFP", "RFP"], 3, "a.tif")
-    [1, 0]
-    """
-    asked = [channel] if isinstance(channel, int | str) else list(channel)
-    if len(asked) == count > 1 and are_usual(names) and not are_usual(list(map(str, asked))):
-        _say_by_place(tuple(map(str, asked)))
-        return list(range(count))
-    known = f" ({', '.join(names)})" if names else ""
-    numbers = []
-    for one in asked:
-        wanted = str(one).casefold()
-        by_name = [k for k, name in enumerate(names[:count]) if name.casefold() == wanted]
-        number = by_name[0] if by_name else int(wanted) if wanted.isdecimal() else -1
-        if not 0 <= number < count:
-            numbered = f"0 to {count - 1}" if len(asked) == 1 else f'"{list(range(min(len(asked), count)))}" by number'
-            raise ValueError(f"{source}: no channel {one!r}; it has {count}{known}: --channel {numbered}")
-        numbers.append(number)
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"{source}: channel={channel!r}: each channel once, at least one; it has {count}{known}")
-    return numbers
-
-
-def are_usual(names: Sequence[str]) -> bool:
-    """Whether channels have the names of those whose file has none for them: colours, numbers; or none at all."""
-    return set(names) <= {*COLOURS, "grey"} or all(name.isdecimal() for name in names)
-
-
-@functools.cache
-def _say_by_place(names: tuple[str, ...]) -> None:
-    logger.warning("channels without names are taken for %s, in this order; --channel says otherwise", ", ".join(names))
 
 
 def source_of(image: Any, key: Hashable) -> str:

@@ -20,12 +20,13 @@ from skimage import measure
 from skimage.transform import resize_local_mean
 
 from unet_paper.data.annotation import OPEN, Annotation, InstancesFromAnnotationd, id_apart, is_inverted
+from unet_paper.data.channels import Channel
 from unet_paper.data.datasets import Case
 from unet_paper.data.notices import Progress
 from unet_paper.data.outline_fit import BY_CHANCE, best_turn, outline_fit
 from unet_paper.data.photometric import upright
 from unet_paper.data.pixel_size import micrometres
-from unet_paper.data.reader import Channel, LabelReader, PageReader, layout, split_page
+from unet_paper.data.reader import LabelReader, PageReader, layout, split_page
 from unet_paper.measurements import measure_cells, neighbour_pairs, touching_border
 
 __all__ = ["ImageFacts", "LoadedCase", "Survey", "load_case", "survey"]

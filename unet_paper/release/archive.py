@@ -92,7 +92,7 @@ def release_of(bundle: str | Path, weights: str | Path) -> Release:
     if len(same) != 1:
         known = ", ".join(f"{name} {of}" for name, of in trained_on.items())
         raise ValueError(
-            f"weights={weights}: trained on {data or 'data that they do not tell of'}, the releases on others "
+            f"weights={weights}: trained on {data or 'data that they do not tell of'}, which no one release is alone "
             f"({known}); say whose place they take, with --release {next(iter(table))} or another"
         )
     return table[same[0]]

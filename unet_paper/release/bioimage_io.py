@@ -92,9 +92,11 @@ def export_package(
     if path.suffix != ".zip":
         raise ValueError(f"export_path={path}: must end in .zip")
     checkpoint.load_weights(network, ckpt_path, expected_sha256)
-    facts = {**facts, "classes": class_names(facts["classes"], network.classifier.out_channels)}
-    if float(scale := fraction(facts["magnification"])) != facts["magnification"]:
-        facts["magnification"] = float(scale)  # by which the package resizes
+    facts = {
+        **facts,
+        "classes": class_names(facts["classes"], network.classifier.out_channels),
+        "magnification": float(fraction(facts["magnification"])),  # by which the package resizes
+    }
     wrapped = Wrapped.of(network, facts)
     content = {**_weights(wrapped), **_tests(wrapped, facts), **card.attachments}
     content["unet_paper.json"] = _json({**facts, "weights_sha256": checkpoint.sha256(ckpt_path)})
@@ -340,12 +342,21 @@ def _test_side(wrapped: Wrapped) -> int:
     return smallest + step * max(0, -(-(_TEST_SIZE - smallest) // step))
 
 
-def _scale(pixel_size: float, wrapped: Wrapped) -> float:
-    """Side of a pixel, with fewer digits where the test's side times and divided by it would be another side.
+def _scale(pixel_size: float, side: int) -> float:
+    """Side of a pixel, with fewer digits where a side times and divided by it would be another side.
 
     So bioimageio checks sizes; with the 24 bits of a float32 the product is exact.
+
+    Args:
+        pixel_size: micrometres.
+        side: of the test image, px.
+
+    >>> 480 * 0.189999118 / 0.189999118 == 480, _scale(0.65, 480)
+    (False, 0.65)
+    >>> scale = _scale(0.189999118, 480)
+    >>> 480 * scale / scale == 480, round(scale, 7)
+    (True, 0.1899991)
     """
-    side = _test_side(wrapped)
     return float(pixel_size) if side * pixel_size / pixel_size == side else float(np.float32(pixel_size))
 
 
@@ -353,7 +364,9 @@ def _axes(
     wrapped: Wrapped, facts: Mapping[str, Any], channels: list[str], *, output: bool = False
 ) -> list[dict[str, Any]]:
     smallest, step, halo = wrapped.sizes
-    pixel = {"unit": "micrometer", "scale": _scale(facts["pixel_size"], wrapped)} if facts["pixel_size"] else {}
+    pixel = (
+        {"unit": "micrometer", "scale": _scale(facts["pixel_size"], _test_side(wrapped))} if facts["pixel_size"] else {}
+    )
     space = [
         {"type": "space", "id": name, **pixel}
         | (

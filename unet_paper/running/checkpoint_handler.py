@@ -192,10 +192,11 @@ class Checkpoints:
         if not self.read_only:
             self._keep_folder(engine)
             best = self.folder / run_folder.BEST
-            gone = engine.state.epoch == engine.state.max_epochs and not best.exists()
-            if gone and state is not None and state.best_metric_epoch != engine.state.epoch:
+            is_best = state is None or state.best_metric_epoch == engine.state.epoch
+            gone = not is_best and engine.state.epoch == engine.state.max_epochs and not best.exists()
+            if gone:
                 logger.warning("%s: the best network so far is gone, or there was none; it holds the last one", best)
-            if gone or state is None or state.best_metric_epoch == engine.state.epoch:
+            if is_best or gone:
                 checkpoint.save(
                     {
                         **checkpoint.bare_network(self.kept).state_dict(),

@@ -29,8 +29,9 @@ from torch import Tensor
 
 import unet_paper
 from unet_paper.data import region
+from unet_paper.data.channels import Channel
 from unet_paper.data.pixel_size import TOLERANCE, micrometres
-from unet_paper.data.reader import Channel, extension, layout, split_page
+from unet_paper.data.reader import extension, layout, split_page
 from unet_paper.instances import PRESETS, Settings
 from unet_paper.running import checkpoint
 

@@ -102,8 +102,10 @@ def refuse_unknown_settings() -> None:
                 f"--{name} {value if value == 'null' else None}: MONAI takes no None from the command line; write "
                 f"'{name}: null' into a YAML file of your own and add it to --config_file"
             )
-    _take_what_is_meant(parser)
-    refuse_other_kinds(parser.get(), _first_declared(_files()))
+    files = _files()
+    usual = {name: value for content in reversed(files) for name, value in content.items()}  # of the first that has it
+    _take_what_is_meant(parser, files, usual)
+    refuse_other_kinds(parser.get(), usual)
     for name, path in given_paths.as_given(parser.get(), sys.argv[1:]).items():
         # anything that MONAI resolves gets "::" for "#" again
         parser.ref_resolver.resolved_content[name] = path
@@ -130,13 +132,18 @@ def part_of_config(config: Mapping[str, Any]) -> Callable[[str], Any]:
     return content
 
 
-def _take_what_is_meant(parser: ConfigParser) -> None:
-    """Truth values and numbers that reached the config as text, from a command line or from YAML 1.1."""
-    config, files = parser.get(), _files()
+def _take_what_is_meant(parser: ConfigParser, files: Sequence[Mapping[str, Any]], usual: Mapping[str, Any]) -> None:
+    """Truth values and numbers that reached the config as text, from a command line or from YAML 1.1.
+
+    Args:
+        parser: of the config.
+        files: content of the config files.
+        usual: what the first of them that has a setting has for it.
+    """
+    config = parser.get()
     truth = {name for content in files for name, value in content.items() if isinstance(value, bool)}
-    declared = _first_declared(files)
     meant = {
-        name: _whole(_meant(value, _TRUTH | _WORDS if name in truth else _TRUTH), declared.get(name))
+        name: _whole(_meant(value, _TRUTH | _WORDS if name in truth else _TRUTH), usual.get(name))
         for name, value in config.items()
     }
     changed = {name: value for name, value in meant.items() if _differs(value, config[name])}
@@ -164,11 +171,6 @@ def _whole(value: Any, usual: Any) -> Any:
 
 def _differs(value: Any, given: Any) -> bool:
     return bool(value != given) or type(value) is not type(given)
-
-
-def _first_declared(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings as the first of the config files has them that has them."""
-    return {name: value for content in reversed(files) for name, value in content.items()}
 
 
 def _files() -> list[dict[str, Any]]:
