@@ -40,8 +40,7 @@ TRAIN = yaml.safe_load((CONFIGS / "train.yaml").read_text())
 def test_a_value_of_another_kind_is_named(name: str, value: Any, said: str) -> None:
     with pytest.raises(ValueError, match="needed") as info:
         refuse_other_kinds({name: value}, TRAIN)
-    assert str(info.value) == f"--{name} {value}: {said}" or said in str(info.value)
-    assert str(info.value).startswith(f"--{name} {value}: ")
+    assert str(info.value).startswith(f"--{name} {value}: {said}")
 
 
 @pytest.mark.parametrize(
