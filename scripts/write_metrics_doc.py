@@ -395,7 +395,7 @@ the held-out images are scored as they are and changed in one respect at a time,
 | blur | a Gaussian of 1 px; of 2 px |
 | noise | white noise of 0.1; of 0.25 times `grey_std` |
 | scale | images 0.8 times; 1.25 times as large; scored at the size given |
-| contacts | copies of three cells set against others of their image, as `paste_cells` does; not for binary masks |
+| contacts | copies of three cells set against others of their image, mean of five drawings; not for binary masks |
 
 The amounts are the same for every network, and so are the noise and the copies. A network that was trained with such
 changes is judged by its own medicine: the table tells what would break a network, not what another microscope will

@@ -2,17 +2,29 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from ignite.engine import Engine
 from monai.inferers import SimpleInferer
 
-from unet_paper.running.robustness import AS_THEY_ARE, CHANGES, CONTACTS, Change, ChangedInferer, Robustness, changed
+from unet_paper.running.robustness import (
+    AS_THEY_ARE,
+    CHANGES,
+    CONTACTS,
+    DRAWINGS,
+    Change,
+    ChangedInferer,
+    Robustness,
+    changed,
+)
 
 Run = Callable[..., None]
 MEAN, STD = torch.tensor(0.4), torch.tensor(0.05)
@@ -126,6 +138,43 @@ class Scorer:
 
     def run(self) -> None:
         self.state.metrics = {"SEG": 1.0 if self.inferer is self.own else 0.5}
+
+
+def test_contacts_are_the_mean_over_drawings_where_a_score_is_defined(tmp_path: Path) -> None:
+    instances = torch.zeros(1, 60, 90, dtype=torch.int32)
+    for number in range(4):
+        instances[0, 20:30, 12 + 18 * number : 18 + 18 * number] = number + 1
+    batch = {"image": torch.randn(1, 1, 60, 90), "instances": instances[None], "label": instances[None]}
+    seen: list[float] = []
+
+    def step(engine: Engine, given: dict[str, torch.Tensor]) -> None:
+        assert len(given["instances"].unique()) == 5 + (3 if len(seen) > len(CHANGES) else 0)
+        seen.append(float((given["instances"] * torch.arange(90)).sum()))  # where the copies are
+        engine.state.metrics = {
+            "place": seen[-1],
+            "sometimes": seen[-1] if len(seen) % 2 else math.nan,
+            "never": math.nan,
+        }
+
+    evaluator = Engine(step)
+    evaluator.inferer = SimpleInferer()
+    runner = SimpleNamespace(
+        inferer=evaluator.inferer, state=evaluator.state, add_event_handler=evaluator.add_event_handler
+    )
+    runner.run = lambda: evaluator.run([{**batch}])
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    Robustness(runner, tmp_path, weights, mean=0.0, std=1.0, weighting=[weighed]).run()
+    drawn = seen[1 + len(CHANGES) :]
+    assert len(drawn) == len(set(drawn)) == DRAWINGS
+    row = json.loads((tmp_path / "robustness.json").read_text())["scores"][str(CONTACTS)]
+    defined = [place for number, place in enumerate(seen, 1) if number > 1 + len(CHANGES) and number % 2]
+    assert row == pytest.approx({"place": np.mean(drawn), "sometimes": np.mean(defined), "never": None})
+
+
+def weighed(item: dict[str, Any]) -> dict[str, Any]:
+    """What the weighting of a training adds."""
+    return {**item, "instances": item["label"], "weight": torch.ones_like(item["image"])}
 
 
 @pytest.mark.parametrize("secondary", [False, True])

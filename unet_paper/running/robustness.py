@@ -10,8 +10,7 @@ import json
 import logging
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,6 +68,8 @@ CHANGES = (
     Change("scale", 1.25),
 )
 CONTACTS = Change("contacts", 3)
+# which cells are copied, and where to, is drawn so often: one drawing on few images makes few contacts to judge by
+DRAWINGS = 5
 
 
 def changed(image: Tensor, change: Change, mean: Tensor, std: Tensor) -> Tensor:
@@ -124,6 +125,8 @@ class ChangedInferer(Inferer):
 class Robustness:
     """Scores an evaluator's images as they are, under each of ``CHANGES``, and with contacts made.
 
+    Those scores are the mean over ``DRAWINGS`` drawings of the contacts, the same ones for every network.
+
     Into the folder come ``robustness.csv``, a row a change, and ``robustness.json``, which names the checkpoint, too,
     and has the mean, the lowest and the highest value over all changes.
 
@@ -166,7 +169,9 @@ class Robustness:
         try:
             for change in self.changes:
                 self.evaluator.inferer = ChangedInferer(inferer, change, self.mean, self.std)
-                with self._contacts(change):
+                if change.of == "contacts":
+                    self._score_contacts(change)
+                else:
                     self._score(str(change))
         finally:
             self.evaluator.inferer = inferer
@@ -174,21 +179,23 @@ class Robustness:
             self._write()
 
     def _score(self, name: str) -> None:
-        self.evaluator.run()
-        self.scores[name] = {metric: float(value) for metric, value in self.evaluator.state.metrics.items()}
+        self.scores[name] = self._scored()
 
-    @contextmanager
-    def _contacts(self, change: Change) -> Iterator[None]:
-        """Images get their contacts before each step of the evaluator, if that is the change."""
-        if change.of != "contacts":
-            yield
-            return
+    def _scored(self) -> dict[str, float]:
+        self.evaluator.run()
+        return {metric: float(value) for metric, value in self.evaluator.state.metrics.items()}
+
+    def _score_contacts(self, change: Change) -> None:
+        """The mean over drawings; images get their contacts before each step of the evaluator."""
         number = int(change.by)
-        paste = RandPasteCellsd("image", count=(number, number), turn=self.turn)
-        steps = Compose([paste, *self.weighting])
-        steps.set_random_state(seed=0)  # of Compose, which seeds what it holds anew
-        with self.evaluator.add_event_handler(Events.ITERATION_STARTED, _set_contacts, steps):
-            yield
+        drawn = []
+        for drawing in range(DRAWINGS):
+            paste = RandPasteCellsd("image", count=(number, number), turn=self.turn)
+            steps = Compose([paste, *self.weighting])
+            steps.set_random_state(seed=drawing)  # of Compose, which seeds what it holds anew
+            with self.evaluator.add_event_handler(Events.ITERATION_STARTED, _set_contacts, steps):
+                drawn.append(self._scored())
+        self.scores[str(change)] = {metric: _mean_of_defined([one[metric] for one in drawn]) for metric in drawn[0]}
 
     def _write(self) -> None:
         logbook.write_table(
@@ -221,6 +228,11 @@ def _set_contacts(engine: Any, steps: Callable[[Any], Any]) -> None:
         instances = torch.as_tensor(item["instances"])[None]
         copies = (instances > 0) & (before[None] != instances)
         batch["markers"] = torch.where(copies, instances + int(markers.max()), markers)
+
+
+def _mean_of_defined(values: Sequence[float]) -> float:
+    # in a drawing whose copies found no place nothing may touch
+    return statistics.fmean([value for value in values if not math.isnan(value)] or [math.nan])
 
 
 def _over_changes(scores: Mapping[str, Mapping[str, float]], merge: Callable[[list[float]], float]) -> dict[str, float]:
