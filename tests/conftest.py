@@ -15,6 +15,9 @@ from PIL import Image
 
 from unet_paper.data import phantom
 
+# what is compared is compared in float32 on every machine: a CPU that multiplies bfloat16 would take that by itself
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "bundle" / "configs"
 
