@@ -12,6 +12,10 @@ With --dataset_dir, the data of that training, threshold and smallest cell are c
 What was chosen on held-out images after training, for prediction alone, takes the place of what the weights say:
 
 python scripts/export_weights.py runs/phc_u373/model.pt bundle/models/u373.pt --magnification 1.12
+
+The mean of several checkpoints of one line of training, with what the first one knows:
+
+python scripts/export_weights.py runs/further/model.pt bundle/models/u373.pt --average_with EARLIER.pt
 """
 
 import argparse
@@ -22,7 +26,7 @@ from typing import Any
 
 from unet_paper.instances import PRESETS
 from unet_paper.release import archive
-from unet_paper.running.checkpoint import export_weights, read_weights_and_facts
+from unet_paper.running.checkpoint import export_weights, read_weights_and_facts, sha256
 from unet_paper.running.facts import Facts
 
 BUNDLE = Path(__file__).resolve().parent.parent / "bundle"
@@ -39,6 +43,7 @@ def main() -> None:
     parser.add_argument("--dataset_dir", help="data of the training of --release, to choose the post-processing on")
     parser.add_argument("--magnification", type=float, help="of images before prediction, in place of the weights' own")
     parser.add_argument("--cells_preset", choices=sorted(PRESETS), help="post-processing in place of the weights' own")
+    parser.add_argument("--average_with", nargs="+", default=[], metavar="FILE", help="write the mean with these")
     arguments = parser.parse_args()
     facts = Facts.of(read_weights_and_facts(arguments.source)[1])
     if arguments.release is not None:
@@ -55,8 +60,11 @@ def main() -> None:
         )
     if changes and facts is not None:
         facts = dataclasses.replace(facts, **changes)
+    if facts is not None and arguments.average_with:
+        others = [sha256(path) for path in arguments.average_with]
+        facts = dataclasses.replace(facts, training={**facts.training, "averaged_with": others})
     tensor = None if facts is None else facts.to_tensor()
-    print(f"--ckpt_sha256 {export_weights(arguments.source, arguments.target, tensor)}")
+    print(f"--ckpt_sha256 {export_weights(arguments.source, arguments.target, tensor, arguments.average_with)}")
 
 
 if __name__ == "__main__":

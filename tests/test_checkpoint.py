@@ -51,6 +51,22 @@ def test_released_weights_are_half_precision_and_load_as_float(tmp_path: Path) -
         torch.testing.assert_close(target.state_dict()[name], value.half().float(), rtol=0, atol=0)
 
 
+def test_released_weights_may_be_the_mean_of_a_line_of_trainings(tmp_path: Path) -> None:
+    states = [{name: value + k for name, value in network().state_dict().items()} for k in (0.0, 1.0, 5.0)]
+    files = [tmp_path / f"{k}.pt" for k in range(3)]
+    for state, file in zip(states, files, strict=True):
+        checkpoint.save(state, file)
+    checkpoint.export_weights(files[0], tmp_path / "mean.pt", average_with=files[1:])
+    found = checkpoint.read_weights(tmp_path / "mean.pt")
+    for name, value in states[0].items():
+        expected = (value + states[1][name] + states[2][name]) / 3
+        torch.testing.assert_close(found[name], expected.half().float(), rtol=0, atol=1e-3)
+    checkpoint.save(network((2, 8)).state_dict(), tmp_path / "wide.pt")
+    with pytest.raises(ValueError, match=r"average_with=.*wide.pt: belongs to another architecture than .*0.pt; give"):
+        checkpoint.export_weights(files[0], tmp_path / "none.pt", average_with=[tmp_path / "wide.pt"])
+    assert not (tmp_path / "none.pt").exists()
+
+
 def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     target = network()
     before = {name: value.clone() for name, value in target.state_dict().items()}

@@ -302,23 +302,40 @@ def upper_levels(weights: Mapping[str, Tensor], levels: int) -> dict[str, Tensor
     return kept
 
 
-def export_weights(source: str | Path, target: str | Path, facts: Tensor | None = None) -> str:
+def export_weights(
+    source: str | Path, target: str | Path, facts: Tensor | None = None, average_with: Sequence[str | Path] = ()
+) -> str:
     """Write the weights of a checkpoint as a release holds them: a flat state dict in half precision, with its facts.
 
     Args:
         source: checkpoint.
         target: file to write.
         facts: ``facts.Facts.to_tensor`` of these weights, instead of those in the checkpoint.
+        average_with: further checkpoints; what is written is the mean of all. Networks that were begun from one
+            another, or from the same weights, have a mean that may be better than any (arXiv:2203.05482); others not.
 
     Returns:
         SHA-256 of the file written, for the config that will load it.
 
     Raises:
         FileExistsError: if that is the checkpoint itself, which holds more than a release.
+        ValueError: a checkpoint to average with that is of another architecture.
     """
     if Path(target).exists() and Path(target).samefile(source):
         raise FileExistsError(f"{target}: is the checkpoint itself, which holds more than a release; name another file")
     read, text = read_weights_and_facts(source)
+    others = {path: read_weights(path) for path in average_with}
+    for path, other in others.items():
+        if _shapes(other) != _shapes(read):
+            raise ValueError(
+                f"average_with={path}: belongs to another architecture than {source}; give checkpoints that were begun "
+                "from one another, or from the same weights"
+            )
+    if others:
+        read = {
+            name: torch.stack([value, *(other[name] for other in others.values())]).mean(dim=0)
+            for name, value in read.items()
+        }
     weights = {name: value.half() if value.is_floating_point() else value for name, value in read.items()}
     if facts is None and text is not None:
         facts = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
@@ -327,6 +344,10 @@ def export_weights(source: str | Path, target: str | Path, facts: Tensor | None 
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     save(weights, Path(target))
     return sha256(target)
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in weights.items()}
 
 
 class WeightsLoader:
