@@ -176,7 +176,7 @@ def real_or_phantom(request: pytest.FixtureRequest, em_folder: str) -> Tensor:
 
 
 def released() -> nn.Module:
-    network = UNet(features=[16, 32, 64, 128, 256]).eval()
+    network = UNet(features=checkpoint.features(RELEASED)).eval()
     checkpoint.load_weights(network, RELEASED)
     return network
 

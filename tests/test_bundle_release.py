@@ -260,7 +260,7 @@ def test_the_released_network_segments_from_another_folder(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr[-3000:]
 
     # the same in one pass of the network over the mirrored image: 396 -> 212 rows, 476 -> 292 columns
-    network = UNet(features=[16, 32, 64, 128, 256]).eval()
+    network = UNet(features=[32, 64, 128, 256, 512]).eval()
     checkpoint.load_weights(network, BUNDLE / "models" / "model.pt")
     mirrored = np.pad(image / 255, ((92, 396 - height - 92), (92, 476 - width - 92)), mode="reflect")
     with torch.no_grad():

@@ -42,11 +42,11 @@ def test_documents_say_steps_hours_and_scores(report: ModuleType, run: Path, tmp
     (tmp_path / "figures").mkdir()
     report.main([str(run), "--doc", str(doc), "--readme", str(readme)])
     assert "| 100 | 0.5 | 0.7000 | 0.8750 | 0.1250 |\n| 150 | 0.8 | 0.5000 | 0.7500 | 0.0625 |\n" in doc.read_text()
-    assert "features [16, 32, 64, 128, 256]; Adam" in doc.read_text()
+    assert "features [32, 64, 128, 256, 512]; Adam" in doc.read_text()
     assert (tmp_path / "figures" / "paper_recipe_isbi2012.png").is_file()
     assert "![curves](figures/paper_recipe_isbi2012.png)" in doc.read_text()
     (row,) = [line for line in readme.read_text().splitlines() if "ISBI 2012" in line]
-    assert "| 16 to 256 features | `best`: Adam, " in row
+    assert "| 32 to 512 features | `best`: Adam, " in row
     assert row.endswith("| 150 | 0.8 | 100 | V_rand 0.8750, pixel_error 0.1250 |")
     for file in (doc, readme):
         assert file.read_text().startswith("before\n")

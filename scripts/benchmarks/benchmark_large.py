@@ -50,7 +50,7 @@ from unet_paper.network import UNet
 from unet_paper.probability import class_probabilities
 from unet_paper.running import checkpoint, engines
 
-WEIGHTS = benchmarking.ROOT / "bundle" / "models" / "model.pt"
+WEIGHTS = benchmarking.ROOT / "bundle" / "models" / "em_narrow.pt"
 NETWORK: dict[str, Any] = {"in_channels": 1, "out_channels": 2, "features": [16, 32, 64, 128, 256], "preset": "paper"}
 MEAN, STD = 0.5, 0.17
 PHANTOM = 512
