@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from unet_paper.app.bundle_command import config_path
 from unet_paper.app.predict import weights_of
 from unet_paper.classes import cell_probability, named
-from unet_paper.data.channels import COLOURS, Channel, channel_numbers
+from unet_paper.data.channels import Channel, channel_numbers, usual_names
 from unet_paper.measurements import Columns, cell_table
 from unet_paper.running import checkpoint, facts
 from unet_paper.running.bundle_folder import bundle_folder
@@ -160,7 +160,7 @@ def _names(pixels: NDArray[Any], given: Sequence[str] | None) -> list[str]:
     if pixels.ndim == 2:
         return list(given or ["grey"])
     count = pixels.shape[2]
-    named = list(given) if given is not None else list(COLOURS[:count] if count > 2 else map(str, range(count)))
+    named = list(given) if given is not None else list(usual_names(count) if count > 2 else map(str, range(count)))
     if len(named) != count:
         raise ValueError(f"channel_names={named}: the image has {count} channels; give a name for each")
     return named
