@@ -152,6 +152,102 @@ def test_a_rerun_goes_on_where_a_run_stopped(predict: Predict, images: Path, tmp
 
 
 @pytest.mark.usefixtures("images")
+def test_what_is_asked_for_and_missing_is_predicted(predict: Predict, tmp_path: Path) -> None:
+    predict(outputs=[])
+    assert set(outputs(tmp_path / "out")) == {"a_cells.tif", "b_cells.tif", "c_cells.tif"}
+    predict()
+    before = outputs(tmp_path / "out")
+    assert set(before) == whole("a", "b", "c")
+    (tmp_path / "out" / "b_overview.png").unlink()
+    predict()
+    after = outputs(tmp_path / "out")
+    assert {name for name in after if after[name] != before.get(name)} == whole("b")
+
+
+def test_what_another_prediction_left_of_an_image_is_no_company(
+    predict: Predict, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    every = ["probability", "overview", "outlines", "table", "rois", "geojson", "page"]
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    predict(outputs=every)
+    assert (out / "a.geojson").exists()
+    (out / "a_notes.csv").write_text("the user's\n")
+    (out / "b_rois.zip").write_bytes(b"edited in ImageJ")
+    before = outputs(out)
+    # the same prediction again: what it does not write is still of it
+    predict(outputs=[], overwrite=True, dataset_dir=str(images / "a.png"))
+    assert outputs(out).keys() == before.keys()
+    for name in ("a", "b"):
+        Image.fromarray(grey(50, 45)).save(images / f"{name}.png")
+    predict(outputs=["rois"], dataset_dir=str(images / "a.png"))
+    assert {name for name in outputs(out) if name.startswith("a")} == {"a_cells.tif", "a_rois.zip", "a_notes.csv"}
+    assert "a.geojson: is of an earlier prediction" in caplog.text
+    assert "predictions.html: is older than predictions beside it" in caplog.text
+    (out / "b_rois.zip").unlink()
+    predict(outputs=every)
+    predict(outputs=every, out=fresh)
+    kept = {"a_notes.csv", "predictions.json"}
+    assert {path.name for path in out.iterdir()} - kept == {path.name for path in fresh.iterdir()} - kept
+    for path in fresh.iterdir():
+        assert path.name in kept or path.read_bytes() == (out / path.name).read_bytes()
+
+
+def test_an_ome_zarr_whose_pixels_are_written_anew_has_changed(predict: Predict, tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(tmp_path / "images" / "a.zarr", mode="w", zarr_format=3)
+    array = group.create_array("0", shape=(40, 45), chunks=(20, 20), dtype="uint8")
+    array[:] = grey(40, 45)
+    described = {"axes": [{"name": axis, "type": "space"} for axis in "yx"], "datasets": [{"path": "0"}]}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [described]}
+    predict()
+    before = outputs(tmp_path / "out")
+    predict()
+    assert outputs(tmp_path / "out") == before
+    array[:] = grey(40, 45)
+    predict()
+    assert all(stamp != before[name] for name, stamp in outputs(tmp_path / "out").items())
+
+
+def test_an_image_written_to_while_it_is_predicted_has_changed(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_image = CellProbabilityInferer.__call__
+
+    def meanwhile(inferer: Any, inputs: torch.Tensor, network: Any) -> torch.Tensor:
+        if inputs.shape[-1] == 33:
+            Image.fromarray(grey(40, 33)).save(images / "d.png")
+        return whole_image(inferer, inputs, network)
+
+    Image.fromarray(grey(40, 33)).save(images / "d.png")
+    with monkeypatch.context() as patched:
+        patched.setattr(CellProbabilityInferer, "__call__", meanwhile)
+        predict()
+    before = outputs(tmp_path / "out")
+    predict()
+    assert {name for name, stamp in outputs(tmp_path / "out").items() if stamp != before[name]} == whole("d")
+
+
+def test_an_image_that_is_gone_before_it_is_measured_costs_no_other(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_image = CellProbabilityInferer.__call__
+
+    def meanwhile(inferer: Any, inputs: torch.Tensor, network: Any) -> torch.Tensor:
+        (images / "b.png").unlink(missing_ok=True)
+        return whole_image(inferer, inputs, network)
+
+    # the first that is predicted
+    (images / "a.png").rename(images / "d.png")
+    monkeypatch.setattr(CellProbabilityInferer, "__call__", meanwhile)
+    with pytest.raises(RuntimeError) as info:
+        predict(outputs=["table", "overview", "probability"])
+    assert "b.png: no such file" in str(cause(info.value))
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found >= whole("c", "d") | {"c_cells.csv", "d_cells.csv", "cells.csv"}
+    assert not {name for name in found if name.startswith("b")}
+
+
+@pytest.mark.usefixtures("images")
 def test_other_settings_are_noticed(predict: Predict, tmp_path: Path) -> None:
     predict()
     before = outputs(tmp_path / "out")

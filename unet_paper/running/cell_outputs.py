@@ -144,7 +144,13 @@ class CellOutputs:
             labels = output[self.label_key][0].cpu().numpy()
             known = self.probability_key in output
             probability = cell_probability(output[self.probability_key].cpu().numpy()) if known else None
-            self._pages.append(self._measure(source, len(self._pages), labels, probability))
+            try:
+                self._pages.append(self._measure(source, len(self._pages), labels, probability))
+            except Exception as error:  # its file may be gone by now: the others are not held up
+                self.job.fail(address, error)
+                engine.state.batch = [other for other in engine.state.batch if other is not item]
+                engine.state.output = [other for other in engine.state.output if other is not output]
+                continue
             if len(self._pages) == self.job.pages(source):
                 self._write(source, self._pages, self._of_an_image())
                 self._source, self._pages = "", []
@@ -212,7 +218,10 @@ class CellOutputs:
             save_picture(pages[0].picture, self.job.path(source, "outlines"), mark)
 
     def _finish(self, _engine: Engine) -> None:
-        if not self.job.of_all or not {*self.outputs} & {*OF_THE_FOLDER}:
+        if not self.job.of_all:
+            return
+        self._say_what_is_older()
+        if not {*self.outputs} & {*OF_THE_FOLDER}:
             return
         folder = self.job.output_dir
         rows = self._all_rows()
@@ -228,6 +237,20 @@ class CellOutputs:
             with placed(folder / OF_THE_FOLDER["page"]) as part, part.open("w", encoding="utf-8") as file:
                 file.writelines(page)
         logger.info("%s: %d cells in %d images", folder, sum(int(row["cells"]) for row in rows), len(rows))
+
+    def _say_what_is_older(self) -> None:
+        """Of what belongs to the folder and was not asked for: it tells of other predictions than are there now."""
+        labels = (self.job.path(source, "cells") for source in self.job.predicted)
+        newest = max((label.stat().st_mtime_ns for label in labels if label.exists()), default=0)
+        for kind, name in OF_THE_FOLDER.items():
+            path = self.job.output_dir / name
+            if kind not in self.outputs and path.is_file() and path.stat().st_mtime_ns < newest and is_ours(path):
+                logger.warning(
+                    "%s: is older than predictions beside it, and stays so: this run has other outputs; the same again "
+                    "with %s among them (--outputs) makes it anew",
+                    path,
+                    kind,
+                )
 
     def _all_rows(self) -> list[Row]:
         """Of this job's images, and of those that other jobs left in the folder."""

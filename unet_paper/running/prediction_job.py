@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset
 
 import unet_paper
 from unet_paper.data.reader import NIFTI, extension, split_page
-from unet_paper.data.written_by_us import KINDS, SOFTWARE, read_mark
+from unet_paper.data.written_by_us import KINDS, SOFTWARE, is_ours, read_mark
 from unet_paper.running import checkpoint
 from unet_paper.running.memory import PredictionMemory
 from unet_paper.running.placement import placed
@@ -56,6 +56,7 @@ class PredictionJob:
             ``predictions.json``.
         ckpt_path: the weights, of which the sha256 is recorded.
         overwrite: predict anew what was predicted before, with whatever settings.
+        outputs: what is asked for; an image of which ``probability`` or ``overview`` is missing is predicted anew.
         num_classes: background included; with more than two there is an image of classes too.
         memory: refuses files that will not fit, before the work begins; None tries all.
         machine: what is computed with, by setting; recorded, but a rerun may compute with something else.
@@ -73,6 +74,7 @@ class PredictionJob:
         made_with: Mapping[str, Any],
         ckpt_path: str | Path,
         overwrite: bool = False,
+        outputs: Sequence[str] | str = (),
         num_classes: int = 2,
         memory: PredictionMemory | None = None,
         machine: Mapping[str, Any] | None = None,
@@ -86,6 +88,9 @@ class PredictionJob:
         self.made_with = {"weights_sha256": weights, **_flat(made_with)}
         self.of_all = True
         self._overwrite = overwrite
+        asked = (outputs,) if isinstance(outputs, str) else outputs
+        self._by_prediction_alone = [kind for kind in asked if kind in ("probability", "overview")]
+        self._image_hashes: dict[str, str] = {}
         self._addresses: dict[str, list[str]] = {}
         for case in cases:
             self._addresses.setdefault(str(split_page(case["image"])[0]), []).append(case["image"])
@@ -97,6 +102,8 @@ class PredictionJob:
             if reason := self._misnamed(source):
                 self.fail(source, ValueError(reason))
         self._done = [source for source in self.predicted if self._is_done(source, overwrite)]
+        for source in self.predicted:
+            self._image_hash(source)
 
     def attach(self, engine: Engine) -> None:
         """Begin and report with ``engine``."""
@@ -286,7 +293,25 @@ class PredictionJob:
                 )
             logger.warning("%s: has changed since it was predicted, and is predicted anew", source)
             return False
+        if missing := [kind for kind in self._by_prediction_alone if not self.path(source, kind).exists()]:
+            logger.warning("%s: was predicted without %s, and is predicted anew", source, " and ".join(missing))
+            return False
         return True
+
+    def remove_others(self, source: str, kinds: Collection[str]) -> None:
+        """Remove what another prediction of a file left besides what this one writes: it shows other cells.
+
+        Args:
+            source: the file.
+            kinds: what this one writes.
+        """
+        if read_mark(self.path(source, "cells")) == self.mark(source):
+            return
+        others = (self.path(source, kind) for kind in _ENDINGS if kind not in kinds)
+        for path in others:
+            if path.is_file() and is_ours(path):
+                logger.warning("%s: is of an earlier prediction of %s, and removed", path, source)
+                path.unlink()
 
     def _differences(self, settings: str) -> str:
         before = self._known.get(settings, {})
@@ -295,12 +320,15 @@ class PredictionJob:
         return f" ({'; '.join(said)})" if said else ""
 
     def _image_hash(self, source: str) -> str:
-        try:
-            stat = Path(source).stat()
-        except OSError:
-            return _short(source)
-        pages = [split_page(address)[1] for address in self._addresses[source]]
-        return _short(json.dumps([Path(source).name, stat.st_size, stat.st_mtime_ns, pages]))
+        """Of the image as it was when the job began: one that is written to while it is predicted has changed."""
+        if source not in self._image_hashes:
+            pages = [split_page(address)[1] for address in self._every[source]]
+            try:
+                stamp: Any = [*_stamp(Path(source)), pages]
+            except OSError:
+                stamp = source
+            self._image_hashes[source] = _short(json.dumps(stamp))
+        return self._image_hashes[source]
 
 
 class ReadableImages(IterableDataset[Any]):
@@ -364,6 +392,17 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
+
+
+def _stamp(image: Path) -> list[Any]:
+    """Name, size and time of a file; of an OME-Zarr also those of the files in it: its own stay as they are."""
+    inside = sorted(file for file in image.rglob("*") if file.is_file()) if image.is_dir() else []
+    sizes_and_times = [(file.stat().st_size, file.stat().st_mtime_ns) for file in (image, *inside)]
+    return [
+        image.name,
+        *sizes_and_times[0],
+        *zip((str(file.relative_to(image)) for file in inside), sizes_and_times[1:], strict=True),
+    ]
 
 
 def _folder_hash(source: str) -> str:

@@ -152,6 +152,7 @@ class PredictionWriter:
     def _finish(self) -> None:
         if self._picture is not None:
             save_picture(self._picture, self.job.path(self._source, "overview"), self.job.mark(self._source))
+        self.job.remove_others(self._source, {*self._files, *self.outputs})
         for file in self._files.values():
             file.close()
         logger.info("%s -> %s", self._source, self._files["cells"].path)
