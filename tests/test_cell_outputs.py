@@ -111,6 +111,27 @@ def test_tables_say_what_the_label_images_hold(predict: Predict, images: Path, t
         np.testing.assert_array_equal(np.asarray(drawn), expected)
 
 
+@pytest.mark.usefixtures("images")
+def test_columns_that_somebody_added_to_the_summary_stay(predict: Predict, tmp_path: Path) -> None:
+    predict()
+    summary = tmp_path / "out" / "summary.csv"
+    before = rows(summary)
+    head, *lines = summary.read_text().splitlines()
+    notes = ["007, good", "1_0", "=A1"]
+    texts = [f"{head},note", *(f'{line},"{note}"' for line, note in zip(lines, notes, strict=True))]
+    summary.write_text("\n".join(texts) + "\n")
+    predict()
+    assert rows(summary) == [{**row, "note": note} for row, note in zip(before, notes, strict=True)]
+    # fields without a column
+    summary.write_text("\n".join([head, *(f"{line},good" for line in lines)]) + "\n")
+    predict()
+    assert rows(summary) == before
+    summary.write_text("\n".join([head, lines[0].replace(",,", ",,about ", 1), *lines[1:]]) + "\n")
+    with pytest.raises(RuntimeError) as info:
+        predict()
+    assert "summary.csv, line 2: cells is 'about " in str(cause(info.value))
+
+
 def test_a_rerun_makes_the_folder_s_tables_of_all_images(predict: Predict, images: Path, tmp_path: Path) -> None:
     out, stack = tmp_path / "out", images / "b.tif"
     away = stack.rename(tmp_path / "b.tif")

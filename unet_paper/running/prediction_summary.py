@@ -62,11 +62,27 @@ def summary_row(
 
 
 def read_summary(path: Path) -> list[Row]:
-    """Rows of a ``summary.csv``; none where there is no such file."""
+    """Rows of a ``summary.csv``, with columns that somebody added; none where there is no such file.
+
+    Raises:
+        ValueError: what was a number is none; names file and line.
+    """
     if not path.is_file():
         return []
+    rows = []
     with path.open(encoding="utf-8", newline="") as file:
-        return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+        lines = csv.DictReader(file)
+        for line in lines:
+            # of fields without a column, the name is None
+            row = {name: _value(name, text) for name, text in line.items() if name is not None}
+            for name, kinds in (("cells", (int,)), ("doubt", (int, float))):
+                if not isinstance(row.get(name, 0), kinds) and (name, row[name]) != ("doubt", ""):
+                    raise ValueError(
+                        f"{path}, line {lines.line_num}: {name} is {row[name]!r}, no number any more; move the file "
+                        "away, and the same run writes it anew"
+                    )
+            rows.append(row)
+    return rows
 
 
 def write_summary(rows: Sequence[Row], path: Path) -> None:
@@ -124,6 +140,13 @@ def _rounded(value: float) -> float | str:
 
 
 def _value(name: str, text: str | None) -> Any:
+    """A number where it was written as one, so that a column of somebody's stays as it is."""
     if not text or name == "image":
         return text or ""
-    return int(text) if text.isdigit() else float(text)
+    for kind in (int, float):
+        try:
+            if str(kind(text)) == text:
+                return kind(text)
+        except ValueError:
+            continue
+    return text
