@@ -20,9 +20,11 @@ from unet_paper.data.datasets import images as list_images
 from unet_paper.data.page import Layout
 from unet_paper.data.reader import layout
 from unet_paper.data.written_by_us import is_output, read_mark
+from unet_paper.instances import PRESETS
 from unet_paper.network import UNet
 from unet_paper.probability import CellProbabilityInferer
 from unet_paper.running import checkpoint, label_files
+from unet_paper.running.facts import Facts
 from unet_paper.running.label_files import NiftiVolume, TiffStack
 from unet_paper.running.prediction_job import PredictionFailure, PredictionJob
 from unet_paper.running.settings import cause
@@ -264,6 +266,29 @@ def test_other_settings_are_noticed(predict: Predict, tmp_path: Path) -> None:
     computed = {"precision", "memory_format", "strategy", "threads", "engine"}
     assert [machine.keys() for machine in record["computed_with"][of_mean]] == [computed]
     assert sorted(settings["grey_mean"] for settings in record["settings"].values()) == [0.4, 0.5]
+
+
+@pytest.mark.usefixtures("images")
+def test_names_of_classes_do_not_change_from_image_to_image(
+    predict: Predict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(1)
+    known = Facts(
+        in_channels=1, out_channels=3, features=TINY["features"], preset="paper", dropout=0.0, grey_mean=0.5,
+        grey_std=0.17, magnification=1, cells_preset="folder", cells=PRESETS["folder"],
+        classes=["background", "alive", "dead"],
+    )  # fmt: skip
+    weights = tmp_path / "three.pt"
+    network = UNet(out_channels=3, features=TINY["features"])
+    checkpoint.save({**network.state_dict(), "facts": known.to_tensor()}, weights)
+    of_weights = {"ckpt_path": str(weights), "cells_preset": "folder"}
+    predict(**of_weights)
+    with pytest.raises(RuntimeError) as info:
+        predict(**of_weights, classes=["background", "dead", "alive"])
+    said = "classes was ['background', 'alive', 'dead'], is ['background', 'dead', 'alive']"
+    assert said in str(cause(info.value))
+    predict(**of_weights, classes=["background", "dead", "alive"], overwrite=True)
+    assert "classes ['background', 'dead', 'alive'] (trained with ['background', 'alive', 'dead'])" in caplog.text
 
 
 def test_images_of_one_name_from_two_folders_do_not_take_each_other_s_place(

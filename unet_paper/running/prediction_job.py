@@ -317,6 +317,7 @@ class PredictionJob:
         before = self._known.get(settings, {})
         now = json.loads(json.dumps(self.made_with, default=str))
         said = [f"{k} was {before[k]}, is {now.get(k)}" for k in before if before[k] != now.get(k)]
+        said += [f"{k} is {now[k]}, and was not recorded" for k in now if before and k not in before]
         return f" ({'; '.join(said)})" if said else ""
 
     def _image_hash(self, source: str) -> str:
