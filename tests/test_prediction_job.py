@@ -229,6 +229,36 @@ def test_an_image_written_to_while_it_is_predicted_has_changed(
     assert {name for name, stamp in outputs(tmp_path / "out").items() if stamp != before[name]} == whole("d")
 
 
+@pytest.mark.usefixtures("images")
+def test_an_image_whose_files_cannot_be_written_costs_no_other(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = TiffStack.append
+
+    def failing(stack: TiffStack, page: Any) -> None:
+        if stack.path.name == "b_cells.tif":
+            raise ValueError("no such tag")
+        append(stack, page)
+
+    monkeypatch.setattr(TiffStack, "append", failing)
+    with pytest.raises(RuntimeError) as info:
+        predict()
+    assert str(cause(info.value)).endswith("b.png: no such tag")
+    assert set(outputs(tmp_path / "out")) == whole("a", "c")
+
+
+def test_a_unit_that_a_tiff_cannot_hold_is_written_as_imagej_does(predict: Predict, tmp_path: Path) -> None:
+    image = tmp_path / "images" / "a.tif"
+    image.parent.mkdir()
+    tifffile.imwrite(image, grey(40, 45), imagej=True, resolution=(4, 4), metadata={"unit": "qq"})
+    image.write_bytes(image.read_bytes().replace(b"unit=qq", "unit=Å ".encode("latin-1")))
+    assert layout(image).unit == "Å"
+    predict()
+    with tifffile.TiffFile(tmp_path / "out" / "a_cells.tif") as tiff:
+        assert tiff.imagej_metadata is not None
+        assert tiff.imagej_metadata["unit"] == "\\u00C5"
+
+
 def test_an_image_that_is_gone_before_it_is_measured_costs_no_other(
     predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
