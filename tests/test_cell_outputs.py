@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -109,6 +110,30 @@ def test_tables_say_what_the_label_images_hold(predict: Predict, images: Path, t
     with Image.open(out / "a_outlines.png") as drawn, Image.open(images / "a.png") as image:
         expected = outline_overlay(np.asarray(image), tifffile.imread(out / "a_cells.tif"))
         np.testing.assert_array_equal(np.asarray(drawn), expected)
+
+
+@pytest.mark.parametrize("ending", [".png", ".nii.gz"])
+def test_an_image_in_place_of_another_of_its_name_has_the_tables_alone(
+    ending: str, predict: Predict, images: Path, tmp_path: Path
+) -> None:
+    predict()
+    out = tmp_path / "out"
+    assert len(rows(out / "b_cells.csv")) > 1
+    (images / "b.tif").unlink()
+    # the same cells as those of a.png: whatever else is there is of the other image
+    pixels = np.asarray(Image.open(images / "a.png"))
+    if ending == ".png":
+        Image.fromarray(pixels).save(images / "b.png")
+    else:
+        nibabel.save(nibabel.Nifti1Image(pixels.T, np.eye(4)), images / "b.nii.gz")
+    predict()
+    assert [row["image"] for row in rows(out / "summary.csv")] == ["a.png", f"b{ending}"]
+    of_image = [
+        [row["id"] for row in rows(out / "cells.csv") if row["image"] == name] for name in ("a.png", f"b{ending}")
+    ]
+    assert of_image[0] == of_image[1] != []
+    assert {row["image"] for row in rows(out / "cells.csv")} == {"a.png", f"b{ending}"}
+    assert len([name for name in names(out) if name.startswith("b_cells.")]) == 2  # label image and table
 
 
 @pytest.mark.usefixtures("images")

@@ -268,7 +268,9 @@ class CellOutputs:
                 # a label image younger than the summary was predicted by a run that did not come to its end
                 fresh = len(known) == self.job.pages(source) and label.stat().st_mtime_ns < written
                 rows += known if fresh else [page.row for page in self._measured_anew(source)]
-        others = [row for known in before.values() for row in known]
+        # of another image whose files were by these names, nothing is left
+        taken = {_stem(row) for row in rows}
+        others = [row for known in before.values() for row in known if _stem(row) not in taken]
         return rows + [row for row in others if any(self.job.output_dir.glob(f"{glob.escape(_stem(row))}_cells.[tn]*"))]
 
     def _name(self, source: str) -> str:

@@ -172,12 +172,14 @@ class PredictionJob:
             kind: ``cells``, ``classes``, ``probability``, ``overview``, ``outlines``, ``table``, ``rois`` or
                 ``geojson``.
         """
+        return self._path(source, kind, ".nii.gz" if extension(source) in NIFTI else ".tif")
+
+    def _path(self, source: str, kind: str, image: str) -> Path:
         file = Path(source)
         stem = file.name[: -len(extension(file))]
         _, page = split_page(self._addresses[source][0])
         if page is not None and len(self._addresses[source]) == 1:
             stem += f"_page{page}"
-        image = ".nii.gz" if extension(file) in NIFTI else ".tif"
         return self.output_dir / f"{stem}{_ENDINGS[kind] or f'_{kind}' + image}"
 
     def mark(self, source: str) -> str:
@@ -291,7 +293,10 @@ class PredictionJob:
                     f"{path}: the prediction of an image of that name in another folder than {Path(source).parent}; "
                     "choose another folder with --output_dir, or have this one in its place with --overwrite True"
                 )
-            logger.warning("%s: has changed since it was predicted, and is predicted anew", source)
+            logger.warning(
+                "%s: has changed since it was predicted, or another image of its name was, and is predicted anew",
+                source,
+            )
             return False
         if missing := [kind for kind in self._by_prediction_alone if not self.path(source, kind).exists()]:
             logger.warning("%s: was predicted without %s, and is predicted anew", source, " and ".join(missing))
@@ -307,10 +312,14 @@ class PredictionJob:
         """
         if read_mark(self.path(source, "cells")) == self.mark(source):
             return
-        others = (self.path(source, kind) for kind in _ENDINGS if kind not in kinds)
-        for path in others:
+        own = {self.path(source, kind) for kind in kinds if kind in _ENDINGS}
+        # of an image of another format, too, that had this name
+        every = {self._path(source, kind, image) for kind in _ENDINGS for image in (".tif", ".nii.gz")}
+        for path in sorted(every - own):
             if path.is_file() and is_ours(path):
-                logger.warning("%s: is of an earlier prediction of %s, and removed", path, source)
+                logger.warning(
+                    "%s: is of an earlier prediction of %s, or of another image of its name, and removed", path, source
+                )
                 path.unlink()
 
     def _differences(self, settings: str) -> str:
