@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import logging
 import re
 import shutil
@@ -134,6 +135,42 @@ def test_an_image_in_place_of_another_of_its_name_has_the_tables_alone(
     assert of_image[0] == of_image[1] != []
     assert {row["image"] for row in rows(out / "cells.csv")} == {"a.png", f"b{ending}"}
     assert len([name for name in names(out) if name.startswith("b_cells.")]) == 2  # label image and table
+
+
+@pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf])
+def test_a_channel_that_the_network_does_not_see_may_hold_anything(
+    worst: float, predict: Predict, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(40, 64)), 2)
+    seen = np.interp(noise, (noise.min(), noise.max()), (0, 1)).astype(np.float32)
+    other = seen.copy()
+    other[::2, 20:] = worst
+    tifffile.imwrite(folder / "a.ome.tif", np.stack([seen, other]), metadata={"axes": "CYX"})
+    predict(channel=0)
+    table = rows(out / "a.ome_cells.csv")
+    labels = tifffile.imread(out / "a.ome_cells.tif")
+    touched = {str(number) for number in np.unique(labels[::2, 20:]) if number}
+    assert touched
+    told = "" if np.isnan(worst) else str(worst)
+    assert {row["mean_1"] for row in table if row["id"] in touched} == {told}
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not in JSON")
+
+    features = json.loads((out / "a.ome.geojson").read_text(), parse_constant=refuse)["features"]
+    for feature in features:
+        number, measured = feature["properties"]["name"], feature["properties"]["measurements"]
+        assert "mean_0" in measured
+        assert ("mean_1" in measured) == (number not in touched)
+    with Image.open(out / "a.ome_outlines.png") as drawn:
+        picture = np.asarray(drawn)
+    # what is known is seen as ever, all else is black
+    grey = picture[(picture[..., 0] == picture[..., 1]) & (picture[..., 1] == picture[..., 2])]
+    assert len(np.unique(grey)) > 50
+    background = (labels == 0) & ~np.isfinite(other)
+    assert not picture[background].any()
 
 
 @pytest.mark.usefixtures("images")

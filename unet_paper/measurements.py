@@ -238,5 +238,7 @@ def _of_cells(
     """Sum or maximum of each cell's values, one pixel after the other: the same in whichever band a cell lies."""
     found = np.full(len(runs.ids), start, np.float64)
     for rows in bands(labels.shape):
-        gather.at(found, runs.cells_of_pixels(rows), values[rows][labels[rows] > 0].astype(np.float64))
+        of_pixels = values[rows][labels[rows] > 0].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of a channel with NaN in it, so is what is said of it
+            gather.at(found, runs.cells_of_pixels(rows), of_pixels)
     return found

@@ -1,6 +1,7 @@
 """Tables of a folder of predictions: a row an image in ``summary.csv``, a row a cell in ``cells.csv``."""
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,12 +117,12 @@ def join_cells(tables: Iterable[TableOfImage], path: Path) -> None:
 
 
 def measurements_by_cell(table: Columns) -> dict[int, dict[str, float]]:
-    """A table as numbers by cell, without what is not known."""
+    """A table as numbers by cell, without what is not known or infinite: JSON has no word for it."""
     columns: Mapping[str, list[Any]] = {
         name: values.tolist() for name, values in table.items() if name not in ("id", CLASS)
     }
     return {
-        int(number): {name: float(values[k]) for name, values in columns.items() if values[k] == values[k]}
+        int(number): {name: float(values[k]) for name, values in columns.items() if math.isfinite(values[k])}
         for k, number in enumerate(table["id"].tolist())
     }
 
