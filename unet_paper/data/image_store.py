@@ -332,6 +332,14 @@ def _open_tiff(path: Path) -> ImageStore:
         "headers": _hash([status.st_size, status.st_mtime_ns, description]),
     }
     known = tiff_file.layout(path)
+    planes = int(np.prod([size for axis, size in zip(axes, shape, strict=True) if axis in "tz"], dtype=int))
+    if planes != len(known.shapes):
+        raise ValueError(
+            f"dataset_dir={path}: holds {len(known.shapes)} pages in several images or sizes, of which blocks would "
+            f"take {planes}; save each image as a file of its own, or predict it with the config inference"
+        )
+    if known.left_out:
+        logger.warning("%s: left out %s", path, known.left_out)
     channels = shape[axes.index("c")] if "c" in axes else 1
     names = tuple(known.channels) if len(known.channels) == channels else ()
     return ImageStore(str(path), array, axes, micrometres(known), full_scale, names, identity)
