@@ -173,6 +173,18 @@ def test_a_channel_that_the_network_does_not_see_may_hold_anything(
     assert not picture[background].any()
 
 
+def test_outlines_on_an_image_that_a_tag_turns_are_said(
+    predict: Predict, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tifffile.imwrite(images / "turned.tif", np.asarray(Image.open(images / "a.png")), extratags=[(274, 3, 1, 6, True)])
+    predict(outputs=["rois", "table"])
+    (said,) = [message for message in caplog.messages if "a tag turns it" in message]
+    assert "turned.tif: a tag turns it (orientation 6)" in said
+    caplog.clear()
+    predict(outputs=["table"], output_dir=str(tmp_path / "other"))
+    assert "a tag turns it" not in caplog.text
+
+
 @pytest.mark.usefixtures("images")
 def test_columns_that_somebody_added_to_the_summary_stay(predict: Predict, tmp_path: Path) -> None:
     predict()

@@ -205,7 +205,15 @@ class CellOutputs:
         if "table" in kinds:
             write_cells([page.table for page in pages], self.job.path(source, "table"))
         numbers = [split_page(address)[1] or 0 for address in self.job.addresses(source)]
-        places = planes(layout(source), numbers)
+        known = layout(source)
+        places = planes(known, numbers)
+        if known.orientation != 1 and {"rois", "geojson"} & set(kinds):
+            self._notices.warn(
+                "outlines of images that a tag turns",
+                source,
+                f"{source}: a tag turns it (orientation {known.orientation}), and its cells are outlined as it stands "
+                "then: ImageJ and others show it unturned, outlines in other places; save it upright, without the tag",
+            )
         if "rois" in kinds:
             with placed(self.job.path(source, "rois")) as part:
                 part.write_bytes(imagej_rois(outlines, mark, places))
