@@ -185,6 +185,19 @@ def test_outlines_on_an_image_that_a_tag_turns_are_said(
     assert "a tag turns it" not in caplog.text
 
 
+def test_a_table_without_what_the_network_says_is_said(
+    predict: Predict, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict(outputs=["rois"])
+    predict(outputs=["table", "summary"])
+    assert f"{images / 'a.png'}: was predicted without probability among the outputs" in caplog.text
+    assert "mean_probability" not in rows(tmp_path / "out" / "a_cells.csv")[0]
+    caplog.clear()
+    predict(outputs=["table", "summary"], overwrite=True)
+    assert float(rows(tmp_path / "out" / "a_cells.csv")[0]["mean_probability"]) > 0
+    assert "was predicted without" not in caplog.text
+
+
 @pytest.mark.usefixtures("images")
 def test_columns_that_somebody_added_to_the_summary_stay(predict: Predict, tmp_path: Path) -> None:
     predict()

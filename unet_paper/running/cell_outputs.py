@@ -188,6 +188,13 @@ class CellOutputs:
 
     def _measured_anew(self, source: str) -> Iterator[MeasuredPage]:
         """Of what was predicted before, from its files."""
+        if not self.job.path(source, "probability").exists() and {"table", "summary", "page"} & set(self.outputs):
+            self._notices.warn(
+                "predictions whose probability was not kept",
+                source,
+                f"{source}: was predicted without probability among the outputs: there is no mean_probability of "
+                "its cells, and no doubt; --overwrite True predicts it anew",
+            )
         for number in range(self.job.pages(source)):
             yield self._measure(source, number, *self._before(source, number))
 
