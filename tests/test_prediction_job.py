@@ -321,6 +321,18 @@ def test_names_of_classes_do_not_change_from_image_to_image(
     assert "classes ['background', 'dead', 'alive'] (trained with ['background', 'alive', 'dead'])" in caplog.text
 
 
+@pytest.mark.usefixtures("images")
+def test_cells_at_the_border_that_are_not_counted_are_said(
+    predict: Predict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.fromarray(grey(110, 120)).save(tmp_path / "images" / "d.png")
+    predict(tmp_path / "images" / "d.png", cells_preset="phc_u373")
+    assert "wholly within 50 px of an image's border are left out" in caplog.text
+    caplog.clear()
+    predict(tmp_path / "images" / "d.png", cells_preset="folder", overwrite=True)
+    assert "border are left out" not in caplog.text
+
+
 def test_images_of_one_name_from_two_folders_do_not_take_each_other_s_place(
     predict: Predict, images: Path, tmp_path: Path
 ) -> None:

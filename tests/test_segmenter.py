@@ -95,6 +95,13 @@ def test_arrays_that_it_cannot_take(segmenter: Segmenter, image: Any, said: str)
         segmenter(image)
 
 
+def test_cells_at_the_border_that_are_left_out_are_said(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Segmenter.from_checkpoint(weights, device="cpu")
+    assert "border are left out" not in caplog.text
+    Segmenter.from_checkpoint(weights, device="cpu", cells_preset="dic_hela")
+    assert "wholly within 50 px of an image's border are left out" in caplog.text
+
+
 def test_a_pixel_size_is_two_numbers(segmenter: Segmenter) -> None:
     with pytest.raises(ValueError, match=r"pixel_size=0.5: height and width"):
         segmenter(np.zeros((40, 40, 3), np.uint16), pixel_size=0.5)  # type: ignore[arg-type]

@@ -99,6 +99,7 @@ class Segmenter:
         parser.update({**root, **given, "inferer#inferer#progress": False, **settings})
         try:
             facts.say_contradictions(parser.get_parsed_content("facts"), parser.get_parsed_content("used"))
+            facts.say_frame(parser.get_parsed_content("cells"))
             return cls(parser)
         except RuntimeError as error:  # in which MONAI wraps what is wrong with a setting
             raise cause(error) from None

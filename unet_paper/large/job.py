@@ -24,7 +24,7 @@ from unet_paper.large.plan import PLAN, Plan, processor, software
 from unet_paper.large.results import SUMMARY, TIFF, Results
 from unet_paper.large.runners import Runner, ThisProcess, runner
 from unet_paper.large.tasks import PREDICT, STATE, STORE, Case, Stage, check_worker, work_of
-from unet_paper.running import checkpoint, interruption, machine, pixel_size_step, run_folder
+from unet_paper.running import checkpoint, facts, interruption, machine, pixel_size_step, run_folder
 from unet_paper.running.placement import placed
 
 logger = logging.getLogger(__name__)
@@ -254,6 +254,7 @@ class LargePrediction:
         else:
             logger.info("%s: going on", work)
         plan.refuse_other(work)
+        facts.say_frame(plan.cells)
         if (work / SUMMARY).is_file():
             return results.put_into_place()
         check_worker(str(work))

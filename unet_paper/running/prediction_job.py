@@ -19,7 +19,7 @@ from torch.utils.data import IterableDataset
 import unet_paper
 from unet_paper.data.reader import NIFTI, extension, split_page
 from unet_paper.data.written_by_us import KINDS, SOFTWARE, is_ours, read_mark
-from unet_paper.running import checkpoint
+from unet_paper.running import checkpoint, facts
 from unet_paper.running.memory import PredictionMemory
 from unet_paper.running.placement import placed
 from unet_paper.running.settings import cause
@@ -215,6 +215,8 @@ class PredictionJob:
             )
         if self.of_all:
             self.write_record()
+        if self.outstanding:
+            facts.say_frame(self.made_with)
         for source in self._addresses:
             if self.memory is not None and source not in self._done and source not in self.failed:
                 self._refuse_too_large(source, self.memory)
