@@ -130,6 +130,17 @@ def test_channels_have_names_that_are_identifiers() -> None:
         assert bioimage_io._axes(wrapped, facts, names)[1]["channel_names"] == expected
 
 
+def test_the_channel_that_the_network_takes_is_named(run_bundle: Run, weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    settings = {"ckpt_path": str(weights), "export_path": str(path), "channel": "DAPI"}
+    run_bundle("run", "inference", "export_bioimage_io", **settings)
+    with zipfile.ZipFile(path) as archive:
+        (described,) = yaml.safe_load(archive.read("rdf.yaml"))["inputs"]
+        page = archive.read("README.md").decode()
+    assert next(axis for axis in described["axes"] if axis["type"] == "channel")["channel_names"] == ["DAPI"]
+    assert "| channels | of an image of several DAPI |" in page
+
+
 def test_every_kind_of_weights_gives_the_test_output(package: dict[str, bytes]) -> None:
     image, expected = _array(package, "test_input.npy"), _array(package, "test_output.npy")
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import logging
 import re
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -109,6 +111,112 @@ def test_tables_say_what_the_label_images_hold(predict: Predict, images: Path, t
     with Image.open(out / "a_outlines.png") as drawn, Image.open(images / "a.png") as image:
         expected = outline_overlay(np.asarray(image), tifffile.imread(out / "a_cells.tif"))
         np.testing.assert_array_equal(np.asarray(drawn), expected)
+
+
+@pytest.mark.parametrize("ending", [".png", ".nii.gz"])
+def test_an_image_in_place_of_another_of_its_name_has_the_tables_alone(
+    ending: str, predict: Predict, images: Path, tmp_path: Path
+) -> None:
+    predict()
+    out = tmp_path / "out"
+    assert len(rows(out / "b_cells.csv")) > 1
+    (images / "b.tif").unlink()
+    # the same cells as those of a.png: whatever else is there is of the other image
+    pixels = np.asarray(Image.open(images / "a.png"))
+    if ending == ".png":
+        Image.fromarray(pixels).save(images / "b.png")
+    else:
+        nibabel.save(nibabel.Nifti1Image(pixels.T, np.eye(4)), images / "b.nii.gz")
+    predict()
+    assert [row["image"] for row in rows(out / "summary.csv")] == ["a.png", f"b{ending}"]
+    of_image = [
+        [row["id"] for row in rows(out / "cells.csv") if row["image"] == name] for name in ("a.png", f"b{ending}")
+    ]
+    assert of_image[0] == of_image[1] != []
+    assert {row["image"] for row in rows(out / "cells.csv")} == {"a.png", f"b{ending}"}
+    assert len([name for name in names(out) if name.startswith("b_cells.")]) == 2  # label image and table
+
+
+@pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf])
+def test_a_channel_that_the_network_does_not_see_may_hold_anything(
+    worst: float, predict: Predict, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(40, 64)), 2)
+    seen = np.interp(noise, (noise.min(), noise.max()), (0, 1)).astype(np.float32)
+    other = seen.copy()
+    other[::2, 20:] = worst
+    tifffile.imwrite(folder / "a.ome.tif", np.stack([seen, other]), metadata={"axes": "CYX"})
+    predict(channel=0)
+    table = rows(out / "a.ome_cells.csv")
+    labels = tifffile.imread(out / "a.ome_cells.tif")
+    touched = {str(number) for number in np.unique(labels[::2, 20:]) if number}
+    assert touched
+    told = "" if np.isnan(worst) else str(worst)
+    assert {row["mean_1"] for row in table if row["id"] in touched} == {told}
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not in JSON")
+
+    features = json.loads((out / "a.ome.geojson").read_text(), parse_constant=refuse)["features"]
+    for feature in features:
+        number, measured = feature["properties"]["name"], feature["properties"]["measurements"]
+        assert "mean_0" in measured
+        assert ("mean_1" in measured) == (number not in touched)
+    with Image.open(out / "a.ome_outlines.png") as drawn:
+        picture = np.asarray(drawn)
+    # what is known is seen as ever, all else is black
+    grey = picture[(picture[..., 0] == picture[..., 1]) & (picture[..., 1] == picture[..., 2])]
+    assert len(np.unique(grey)) > 50
+    background = (labels == 0) & ~np.isfinite(other)
+    assert not picture[background].any()
+
+
+def test_outlines_on_an_image_that_a_tag_turns_are_said(
+    predict: Predict, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tifffile.imwrite(images / "turned.tif", np.asarray(Image.open(images / "a.png")), extratags=[(274, 3, 1, 6, True)])
+    predict(outputs=["rois", "table"])
+    (said,) = [message for message in caplog.messages if "a tag turns it" in message]
+    assert "turned.tif: a tag turns it (orientation 6)" in said
+    caplog.clear()
+    predict(outputs=["table"], output_dir=str(tmp_path / "other"))
+    assert "a tag turns it" not in caplog.text
+
+
+def test_a_table_without_what_the_network_says_is_said(
+    predict: Predict, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict(outputs=["rois"])
+    predict(outputs=["table", "summary"])
+    assert f"{images / 'a.png'}: was predicted without probability among the outputs" in caplog.text
+    assert "mean_probability" not in rows(tmp_path / "out" / "a_cells.csv")[0]
+    caplog.clear()
+    predict(outputs=["table", "summary"], overwrite=True)
+    assert float(rows(tmp_path / "out" / "a_cells.csv")[0]["mean_probability"]) > 0
+    assert "was predicted without" not in caplog.text
+
+
+@pytest.mark.usefixtures("images")
+def test_columns_that_somebody_added_to_the_summary_stay(predict: Predict, tmp_path: Path) -> None:
+    predict()
+    summary = tmp_path / "out" / "summary.csv"
+    before = rows(summary)
+    head, *lines = summary.read_text().splitlines()
+    notes = ["007, good", "1_0", "=A1"]
+    texts = [f"{head},note", *(f'{line},"{note}"' for line, note in zip(lines, notes, strict=True))]
+    summary.write_text("\n".join(texts) + "\n")
+    predict()
+    assert rows(summary) == [{**row, "note": note} for row, note in zip(before, notes, strict=True)]
+    # fields without a column
+    summary.write_text("\n".join([head, *(f"{line},good" for line in lines)]) + "\n")
+    predict()
+    assert rows(summary) == before
+    summary.write_text("\n".join([head, lines[0].replace(",,", ",,about ", 1), *lines[1:]]) + "\n")
+    with pytest.raises(RuntimeError) as info:
+        predict()
+    assert "summary.csv, line 2: cells is 'about " in str(cause(info.value))
 
 
 def test_a_rerun_makes_the_folder_s_tables_of_all_images(predict: Predict, images: Path, tmp_path: Path) -> None:

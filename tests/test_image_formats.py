@@ -56,6 +56,15 @@ def test_an_ome_zarr_is_an_image_like_any_other(tmp_path: Path) -> None:
         PageReader().get_data(path)
 
 
+@pytest.mark.parametrize("names", [["DAPI"], ["DAPI", "", ""], ["DAPI", "1", "2", "RFP"]])
+def test_an_ome_zarr_that_names_other_channels_than_it_has(names: list[str], tmp_path: Path) -> None:
+    path = ome_zarr(tmp_path / "a.zarr", STACK[0], "cyx", names)
+    assert layout(path).channels == ("DAPI", "1", "2")
+    assert PageReader().get_data(path)[1]["channel_names"] == ["DAPI", "1", "2"]
+    unnamed = ome_zarr(tmp_path / "b.zarr", STACK[0], "cyx", ["", "", ""])
+    assert PageReader().get_data(unnamed)[1]["channel_names"] == ["red", "green", "blue"]
+
+
 def test_of_two_images_in_an_ome_tiff_the_larger_one_s_words_count(tmp_path: Path) -> None:
     """A macro image before the scan has a pixel size, channels and bits of its own."""
     path = tmp_path / "a.ome.tif"

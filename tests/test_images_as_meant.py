@@ -475,6 +475,23 @@ def test_several_channels_come_in_the_order_asked_for(tmp_path: Path) -> None:
         PageReader([0, "DAPI"]).get_data(tmp_path / "a.ome.tif")
 
 
+def test_a_name_of_several_channels_is_none_s(tmp_path: Path) -> None:
+    names = {"axes": "CYX", "Channel": {"Name": ["GFP", "GFP", "DAPI"]}}
+    stack = np.stack([GREY, GREY // 2, GREY // 3])
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, photometric="minisblack", metadata=names)
+    with pytest.raises(ValueError, match="2 channels are called 'gfp'; choose by number, --channel 0"):
+        PageReader("gfp").get_data(tmp_path / "a.ome.tif")
+    np.testing.assert_array_equal(PageReader(1).get_data(tmp_path / "a.ome.tif")[0], GREY // 2)
+
+
+def test_more_samples_than_colours_have_numbers(tmp_path: Path) -> None:
+    samples = np.stack([GREY] * 5, axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", samples, photometric="minisblack", planarconfig="contig")
+    pixels, meta = PageReader().get_data(tmp_path / "a.tif")
+    np.testing.assert_array_equal(pixels, samples)
+    assert meta["channel_names"] == ["0", "1", "2", "3", "4"]
+
+
 @pytest.mark.parametrize("kind", ["png", "bmp"])
 def test_colours_of_a_palette_are_in_their_order(kind: str, tmp_path: Path) -> None:
     """BMP keeps blue first."""

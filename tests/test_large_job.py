@@ -159,6 +159,25 @@ def test_the_magnification_follows_the_pixel_size(job: Job, tmp_path: Path) -> N
         assert job(path, magnification=0.5, pixel_size=trained).plan(image).magnification == expected
 
 
+def test_images_that_a_tiff_holds_besides_are_refused_or_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiled: dict[str, Any] = {"tile": (64, 64), "photometric": "minisblack"}
+    sizes, scenes, macro = (tmp_path / f"{name}.tif" for name in ("sizes", "scenes.ome", "macro.ome"))
+    with tifffile.TiffWriter(sizes) as tiff:
+        tiff.write(picture((100, 130)), **tiled)
+        tiff.write(picture((90, 130)), **tiled)
+    with tifffile.TiffWriter(scenes) as tiff:
+        for seed in range(2):
+            tiff.write(picture((100, 130), seed), metadata={"axes": "YX"}, **tiled)
+    with tifffile.TiffWriter(macro) as tiff:
+        tiff.write(picture((20, 30)), metadata={"axes": "YX", "Name": "macro"}, **tiled)
+        tiff.write(picture((100, 130)), metadata={"axes": "YX"}, **tiled)
+    for path in (sizes, scenes):
+        with pytest.raises(ValueError, match=r"holds 2 pages in several images or sizes, of which blocks would take 1"):
+            open_image(path)
+    assert open_image(macro).size == (100, 130)
+    assert "left out image 'macro' of 600 px" in caplog.text
+
+
 class TestInterrupted:
     def test_a_killed_run_goes_on_and_does_nothing_twice(
         self, job: Job, weights: Path, small: Path, tmp_path: Path, threshold: float, monkeypatch: pytest.MonkeyPatch

@@ -47,6 +47,20 @@ def heard() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.mark.parametrize("name", ["image_cells.csv", "image_cells.zarr"])
+def test_a_result_of_which_a_part_is_gone_is_not_finished(name: str, run: Callable[..., Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cells = run(output_dir=out)["cells"]
+    (out / name).rename(tmp_path / "away")
+    with pytest.raises(FileNotFoundError, match=f"{name}: is gone, and .*image_summary.json says that it was written"):
+        run(output_dir=out)
+    # the remedy
+    for path in out.glob("image_*"):
+        path.rename(tmp_path / f"old_{path.name}")
+    assert run(output_dir=out)["cells"] == cells
+    assert (out / name).exists()
+
+
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: signal.Signals(number).name)
 def test_a_signal_ends_it_at_once_with_a_line_and_the_rest_is_done_later(

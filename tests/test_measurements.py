@@ -179,3 +179,21 @@ def test_rows_read_back_as_they_were() -> None:
 def test_what_does_not_fit_is_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         cell_table(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (["GFP", "GFP", "DAPI"], ["GFP_0", "GFP_1", "DAPI"]),
+        (["GFP", "GFP", "GFP_1"], ["GFP_0", "GFP_1_1", "GFP_1"]),
+        (["GFP", "probability", "DAPI"], ["GFP", "probability_1", "DAPI"]),
+    ],
+)
+def test_each_channel_has_columns_of_its_own(names: list[str], columns: list[str]) -> None:
+    image = np.stack([np.full(LABELS.shape, value) for value in (10, 20, 30)])
+    table = cell_table(LABELS, image, np.full(LABELS.shape, 0.5), channel_names=names)
+    assert [name for name in table if name.startswith("mean_")] == [
+        f"mean_{name}" for name in (*columns, "probability")
+    ]
+    assert [table[f"max_{name}"][0] for name in columns] == [10, 20, 30]
+    assert table["mean_probability"].tolist() == [0.5, 0.5, 0.5]

@@ -49,6 +49,22 @@ def test_it_follows_beyond_a_quarter(image: Path, trained: float | None, expecte
     assert magnification(image, trained) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("trained", [None, 0.35])
+def test_pixels_that_are_not_square_are_said(
+    trained: float | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for height, width in ((0.5, 0.25), (0.5, 0.45)):
+        path = tmp_path / f"{width}.tif"
+        resolution = (1 / width, 1 / height)
+        tifffile.imwrite(path, np.zeros((4, 4), np.uint8), imagej=True, resolution=resolution, metadata={"unit": "um"})
+    assert magnification(tmp_path / "0.25.tif", trained) == 0.5
+    (said,) = caplog.messages
+    assert "0.25.tif: pixels of 0.5 x 0.25 um (height, width) are not square" in said
+    assert "is stretched 2 times" in said
+    magnification(tmp_path / "0.45.tif", None)
+    assert len(caplog.messages) == 1
+
+
 def test_it_says_so_and_stays_where_the_file_tells_nothing(
     image: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

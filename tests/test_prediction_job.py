@@ -20,9 +20,11 @@ from unet_paper.data.datasets import images as list_images
 from unet_paper.data.page import Layout
 from unet_paper.data.reader import layout
 from unet_paper.data.written_by_us import is_output, read_mark
+from unet_paper.instances import PRESETS
 from unet_paper.network import UNet
 from unet_paper.probability import CellProbabilityInferer
 from unet_paper.running import checkpoint, label_files
+from unet_paper.running.facts import Facts
 from unet_paper.running.label_files import NiftiVolume, TiffStack
 from unet_paper.running.prediction_job import PredictionFailure, PredictionJob
 from unet_paper.running.settings import cause
@@ -152,6 +154,132 @@ def test_a_rerun_goes_on_where_a_run_stopped(predict: Predict, images: Path, tmp
 
 
 @pytest.mark.usefixtures("images")
+def test_what_is_asked_for_and_missing_is_predicted(predict: Predict, tmp_path: Path) -> None:
+    predict(outputs=[])
+    assert set(outputs(tmp_path / "out")) == {"a_cells.tif", "b_cells.tif", "c_cells.tif"}
+    predict()
+    before = outputs(tmp_path / "out")
+    assert set(before) == whole("a", "b", "c")
+    (tmp_path / "out" / "b_overview.png").unlink()
+    predict()
+    after = outputs(tmp_path / "out")
+    assert {name for name in after if after[name] != before.get(name)} == whole("b")
+
+
+def test_what_another_prediction_left_of_an_image_is_no_company(
+    predict: Predict, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    every = ["probability", "overview", "outlines", "table", "rois", "geojson", "page"]
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    predict(outputs=every)
+    assert (out / "a.geojson").exists()
+    (out / "a_notes.csv").write_text("the user's\n")
+    (out / "b_rois.zip").write_bytes(b"edited in ImageJ")
+    before = outputs(out)
+    # the same prediction again: what it does not write is still of it
+    predict(outputs=[], overwrite=True, dataset_dir=str(images / "a.png"))
+    assert outputs(out).keys() == before.keys()
+    for name in ("a", "b"):
+        Image.fromarray(grey(50, 45)).save(images / f"{name}.png")
+    predict(outputs=["rois"], dataset_dir=str(images / "a.png"))
+    assert {name for name in outputs(out) if name.startswith("a")} == {"a_cells.tif", "a_rois.zip", "a_notes.csv"}
+    assert "a.geojson: is of an earlier prediction" in caplog.text
+    assert "predictions.html: is older than predictions beside it" in caplog.text
+    (out / "b_rois.zip").unlink()
+    predict(outputs=every)
+    predict(outputs=every, out=fresh)
+    kept = {"a_notes.csv", "predictions.json"}
+    assert {path.name for path in out.iterdir()} - kept == {path.name for path in fresh.iterdir()} - kept
+    for path in fresh.iterdir():
+        assert path.name in kept or path.read_bytes() == (out / path.name).read_bytes()
+
+
+def test_an_ome_zarr_whose_pixels_are_written_anew_has_changed(predict: Predict, tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(tmp_path / "images" / "a.zarr", mode="w", zarr_format=3)
+    array = group.create_array("0", shape=(40, 45), chunks=(20, 20), dtype="uint8")
+    array[:] = grey(40, 45)
+    described = {"axes": [{"name": axis, "type": "space"} for axis in "yx"], "datasets": [{"path": "0"}]}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [described]}
+    predict()
+    before = outputs(tmp_path / "out")
+    predict()
+    assert outputs(tmp_path / "out") == before
+    array[:] = grey(40, 45)
+    predict()
+    assert all(stamp != before[name] for name, stamp in outputs(tmp_path / "out").items())
+
+
+def test_an_image_written_to_while_it_is_predicted_has_changed(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_image = CellProbabilityInferer.__call__
+
+    def meanwhile(inferer: Any, inputs: torch.Tensor, network: Any) -> torch.Tensor:
+        if inputs.shape[-1] == 33:
+            Image.fromarray(grey(40, 33)).save(images / "d.png")
+        return whole_image(inferer, inputs, network)
+
+    Image.fromarray(grey(40, 33)).save(images / "d.png")
+    with monkeypatch.context() as patched:
+        patched.setattr(CellProbabilityInferer, "__call__", meanwhile)
+        predict()
+    before = outputs(tmp_path / "out")
+    predict()
+    assert {name for name, stamp in outputs(tmp_path / "out").items() if stamp != before[name]} == whole("d")
+
+
+@pytest.mark.usefixtures("images")
+def test_an_image_whose_files_cannot_be_written_costs_no_other(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = TiffStack.append
+
+    def failing(stack: TiffStack, page: Any) -> None:
+        if stack.path.name == "b_cells.tif":
+            raise ValueError("no such tag")
+        append(stack, page)
+
+    monkeypatch.setattr(TiffStack, "append", failing)
+    with pytest.raises(RuntimeError) as info:
+        predict()
+    assert str(cause(info.value)).endswith("b.png: no such tag")
+    assert set(outputs(tmp_path / "out")) == whole("a", "c")
+
+
+def test_a_unit_that_a_tiff_cannot_hold_is_written_as_imagej_does(predict: Predict, tmp_path: Path) -> None:
+    image = tmp_path / "images" / "a.tif"
+    image.parent.mkdir()
+    tifffile.imwrite(image, grey(40, 45), imagej=True, resolution=(4, 4), metadata={"unit": "qq"})
+    image.write_bytes(image.read_bytes().replace(b"unit=qq", "unit=Å ".encode("latin-1")))
+    assert layout(image).unit == "Å"
+    predict()
+    with tifffile.TiffFile(tmp_path / "out" / "a_cells.tif") as tiff:
+        assert tiff.imagej_metadata is not None
+        assert tiff.imagej_metadata["unit"] == "\\u00C5"
+
+
+def test_an_image_that_is_gone_before_it_is_measured_costs_no_other(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_image = CellProbabilityInferer.__call__
+
+    def meanwhile(inferer: Any, inputs: torch.Tensor, network: Any) -> torch.Tensor:
+        (images / "b.png").unlink(missing_ok=True)
+        return whole_image(inferer, inputs, network)
+
+    # the first that is predicted
+    (images / "a.png").rename(images / "d.png")
+    monkeypatch.setattr(CellProbabilityInferer, "__call__", meanwhile)
+    with pytest.raises(RuntimeError) as info:
+        predict(outputs=["table", "overview", "probability"])
+    assert "b.png: no such file" in str(cause(info.value))
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found >= whole("c", "d") | {"c_cells.csv", "d_cells.csv", "cells.csv"}
+    assert not {name for name in found if name.startswith("b")}
+
+
+@pytest.mark.usefixtures("images")
 def test_other_settings_are_noticed(predict: Predict, tmp_path: Path) -> None:
     predict()
     before = outputs(tmp_path / "out")
@@ -168,6 +296,41 @@ def test_other_settings_are_noticed(predict: Predict, tmp_path: Path) -> None:
     computed = {"precision", "memory_format", "strategy", "threads", "engine"}
     assert [machine.keys() for machine in record["computed_with"][of_mean]] == [computed]
     assert sorted(settings["grey_mean"] for settings in record["settings"].values()) == [0.4, 0.5]
+
+
+@pytest.mark.usefixtures("images")
+def test_names_of_classes_do_not_change_from_image_to_image(
+    predict: Predict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(1)
+    known = Facts(
+        in_channels=1, out_channels=3, features=TINY["features"], preset="paper", dropout=0.0, grey_mean=0.5,
+        grey_std=0.17, magnification=1, cells_preset="folder", cells=PRESETS["folder"],
+        classes=["background", "alive", "dead"],
+    )  # fmt: skip
+    weights = tmp_path / "three.pt"
+    network = UNet(out_channels=3, features=TINY["features"])
+    checkpoint.save({**network.state_dict(), "facts": known.to_tensor()}, weights)
+    of_weights = {"ckpt_path": str(weights), "cells_preset": "folder"}
+    predict(**of_weights)
+    with pytest.raises(RuntimeError) as info:
+        predict(**of_weights, classes=["background", "dead", "alive"])
+    said = "classes was ['background', 'alive', 'dead'], is ['background', 'dead', 'alive']"
+    assert said in str(cause(info.value))
+    predict(**of_weights, classes=["background", "dead", "alive"], overwrite=True)
+    assert "classes ['background', 'dead', 'alive'] (trained with ['background', 'alive', 'dead'])" in caplog.text
+
+
+@pytest.mark.usefixtures("images")
+def test_cells_at_the_border_that_are_not_counted_are_said(
+    predict: Predict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.fromarray(grey(110, 120)).save(tmp_path / "images" / "d.png")
+    predict(tmp_path / "images" / "d.png", cells_preset="phc_u373")
+    assert "wholly within 50 px of an image's border are left out" in caplog.text
+    caplog.clear()
+    predict(tmp_path / "images" / "d.png", cells_preset="folder", overwrite=True)
+    assert "border are left out" not in caplog.text
 
 
 def test_images_of_one_name_from_two_folders_do_not_take_each_other_s_place(

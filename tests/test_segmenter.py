@@ -86,6 +86,8 @@ def test_the_table_has_the_pixel_size_and_no_probability_unless_asked(segmenter:
         (np.zeros((40, 40, 1), np.uint8), "no channel 1; it has 1"),
         (np.full((40, 40), 9000, np.uint16), "9000, expected 0 to 4095"),
         (np.full((40, 40), np.nan, np.float32), "NaN"),
+        (np.ma.masked_equal(np.eye(40, dtype=np.uint16), 1), "40 pixels are masked"),
+        (np.zeros((3, 60, 90), np.uint16), r"shape \(3, 60, 90\): .* would be 90 channels; move channels to the end"),
     ],
 )
 def test_arrays_that_it_cannot_take(segmenter: Segmenter, image: Any, said: str) -> None:
@@ -93,8 +95,29 @@ def test_arrays_that_it_cannot_take(segmenter: Segmenter, image: Any, said: str)
         segmenter(image)
 
 
+def test_cells_at_the_border_that_are_left_out_are_said(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Segmenter.from_checkpoint(weights, device="cpu")
+    assert "border are left out" not in caplog.text
+    Segmenter.from_checkpoint(weights, device="cpu", cells_preset="dic_hela")
+    assert "wholly within 50 px of an image's border are left out" in caplog.text
+
+
+def test_a_pixel_size_is_two_numbers(segmenter: Segmenter) -> None:
+    with pytest.raises(ValueError, match=r"pixel_size=0.5: height and width"):
+        segmenter(np.zeros((40, 40, 3), np.uint16), pixel_size=0.5)  # type: ignore[arg-type]
+
+
+def test_channels_beyond_colours_have_numbers(segmenter: Segmenter) -> None:
+    image = np.stack([np.full((40, 40), value, np.uint16) for value in range(6)], axis=-1)
+    assert [name for name in segmenter(image).table if name.startswith("max_")] == [f"max_{k}" for k in range(6)]
+
+
 def test_what_there_is_not_is_refused(weights: Path) -> None:
     with pytest.raises(ValueError, match=r"treshold=0.4: inference.yaml has no such setting; did you mean threshold"):
         Segmenter.from_checkpoint(weights, treshold=0.4)
     with pytest.raises(FileNotFoundError, match=r"releases are em, hela or u373"):
         Segmenter.from_checkpoint("nothing.pt")
+    with pytest.raises(ValueError, match=r"threshold=2: "):
+        Segmenter.from_checkpoint(weights, threshold=2)
+    with pytest.raises(ValueError, match=r"cells_preset='fold'"):
+        Segmenter.from_checkpoint(weights, cells_preset="fold")

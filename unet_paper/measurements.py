@@ -41,7 +41,8 @@ def cell_table(
         image: grey values, shape (H, W) or (C, H, W), whose mean and maximum are taken.
         probability: probability of the cell, shape (H, W).
         pixel_size: height and width of a pixel in micrometres.
-        channel_names: names of the image's channels; by default their numbers.
+        channel_names: names of the image's channels; by default their numbers. Those of one name, or called as another
+            column is, have their number after it.
 
     Returns:
         ``{column: values}``, all of one length, the number of cells.
@@ -86,6 +87,7 @@ def measure_cells(
     runs = runs_of(labels)
     shapes = shapes_of(labels, runs)
     top, left = origin
+    names = _distinct(names)
     columns: Columns = {
         "id": runs.ids.astype(np.int64),
         "area_px": shapes.area,
@@ -196,6 +198,23 @@ def _field(value: Any) -> Any:
     return "" if value != value else value
 
 
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names of channels as columns can have them: one channel must not take the place of another, or of a column.
+
+    >>> _distinct(["DAPI", "GFP", "GFP", "probability"])
+    ['DAPI', 'GFP_1', 'GFP_2', 'probability_3']
+    """
+    once = {name for name in names if names.count(name) == 1} - {"probability"}
+    taken, distinct = set(once), []
+    for number, name in enumerate(names):
+        own = name if name in once else f"{name}_{number}"
+        while name not in once and own in taken:
+            own += f"_{number}"
+        taken.add(own)
+        distinct.append(own)
+    return distinct
+
+
 def _label_image(labels: ArrayLike) -> NDArray[Any]:
     labels = np.asarray(labels)
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
@@ -219,5 +238,7 @@ def _of_cells(
     """Sum or maximum of each cell's values, one pixel after the other: the same in whichever band a cell lies."""
     found = np.full(len(runs.ids), start, np.float64)
     for rows in bands(labels.shape):
-        gather.at(found, runs.cells_of_pixels(rows), values[rows][labels[rows] > 0].astype(np.float64))
+        of_pixels = values[rows][labels[rows] > 0].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of a channel with NaN in it, so is what is said of it
+            gather.at(found, runs.cells_of_pixels(rows), of_pixels)
     return found

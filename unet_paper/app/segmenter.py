@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from unet_paper.app.bundle_command import config_path
 from unet_paper.app.predict import weights_of
 from unet_paper.classes import cell_probability, named
-from unet_paper.data.channels import COLOURS, Channel, channel_numbers
+from unet_paper.data.channels import Channel, channel_numbers, usual_names
 from unet_paper.measurements import Columns, cell_table
 from unet_paper.running import checkpoint, facts
 from unet_paper.running.bundle_folder import bundle_folder
@@ -88,7 +88,7 @@ class Segmenter:
 
         Raises:
             FileNotFoundError: no such weights.
-            ValueError: a setting that there is not; weights that do not fit.
+            ValueError: a setting that there is not, or a value that it cannot have; weights that do not fit.
         """
         release, given = weights_of(str(weights))
         parser = ConfigParser()
@@ -97,8 +97,12 @@ class Segmenter:
         # an archive's configs cannot find their folder from here
         root = {"bundle_root": str(bundle_folder())}
         parser.update({**root, **given, "inferer#inferer#progress": False, **settings})
-        facts.say_contradictions(parser.get_parsed_content("facts"), parser.get_parsed_content("used"))
-        return cls(parser)
+        try:
+            facts.say_contradictions(parser.get_parsed_content("facts"), parser.get_parsed_content("used"))
+            facts.say_frame(parser.get_parsed_content("cells"))
+            return cls(parser)
+        except RuntimeError as error:  # in which MONAI wraps what is wrong with a setting
+            raise cause(error) from None
 
     def __call__(
         self,
@@ -119,8 +123,12 @@ class Segmenter:
             channel_names: of C channels; by default red, green, blue, alpha, as of a picture.
 
         Raises:
-            ValueError: for another shape, NaN, grey values out of range, or a channel that is not there.
+            ValueError: for another shape, masked pixels, NaN, grey values out of range, or a channel that is not there.
         """
+        if isinstance(image, np.ma.MaskedArray) and (masked := int(np.sum(image.mask))):
+            raise ValueError(f"image: {masked} pixels are masked, and a network sees all; give image.filled(value)")
+        if pixel_size is not None and np.shape(pixel_size) != (2,):
+            raise ValueError(f"pixel_size={pixel_size!r}: height and width of a pixel in micrometres are needed")
         pixels = np.asarray(image)
         if pixels.ndim not in (2, 3):
             raise ValueError(f"image of shape {pixels.shape}: (H, W) or (H, W, C) is needed; give stacks page by page")
@@ -159,8 +167,13 @@ def _refuse_unknown(settings: Mapping[str, Any], config: Mapping[str, Any]) -> N
 def _names(pixels: NDArray[Any], given: Sequence[str] | None) -> list[str]:
     if pixels.ndim == 2:
         return list(given or ["grey"])
-    count = pixels.shape[2]
-    named = list(given) if given is not None else list(COLOURS[:count] if count > 2 else map(str, range(count)))
+    *sides, count = pixels.shape
+    if given is None and count > max(min(sides), 4):
+        raise ValueError(
+            f"image of shape {pixels.shape}: (H, W) or (H, W, C) is needed, and these would be {count} channels; move "
+            "channels to the end, np.moveaxis(image, 0, -1), give stacks page by page, or name the channels"
+        )
+    named = list(given) if given is not None else list(usual_names(count) if count > 2 else map(str, range(count)))
     if len(named) != count:
         raise ValueError(f"channel_names={named}: the image has {count} channels; give a name for each")
     return named

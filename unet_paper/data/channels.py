@@ -1,10 +1,11 @@
 """Channels of an image: what they are called, and which of them are taken, by number or by name."""
 
 import functools
+import itertools
 import logging
 from collections.abc import Sequence
 
-__all__ = ["COLOURS", "Channel", "are_usual", "channel_numbers"]
+__all__ = ["COLOURS", "Channel", "are_usual", "channel_numbers", "told_names", "usual_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: 
     once.
 
     Raises:
-        ValueError: one that is not there, or is named twice; names those that are.
+        ValueError: one that is not there, that is named twice, or whose name several have; names those that are.
 
     >>> channel_numbers(["GFP", 0], ["DAPI", "GFP", "RFP"], 3, "a.tif")
     [1, 0]
@@ -42,6 +43,10 @@ def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: 
     for one in asked:
         wanted = str(one).casefold()
         by_name = [k for k, name in enumerate(names[:count]) if name.casefold() == wanted]
+        if len(by_name) > 1:
+            raise ValueError(
+                f"{source}: {len(by_name)} channels are called {one!r}; choose by number, --channel {by_name[0]}"
+            )
         number = by_name[0] if by_name else int(wanted) if wanted.isdecimal() else -1
         if not 0 <= number < count:
             numbered = f"0 to {count - 1}" if len(asked) == 1 else f'"{list(range(min(len(asked), count)))}" by number'
@@ -50,6 +55,27 @@ def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: 
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"{source}: channel={channel!r}: each channel once, at least one; it has {count}{known}")
     return numbers
+
+
+def usual_names(count: int) -> tuple[str, ...]:
+    """Names of the samples of a pixel, whose file names none: colours, or numbers where there are more of them.
+
+    >>> usual_names(2), usual_names(3), usual_names(5)
+    (('grey', 'alpha'), ('red', 'green', 'blue'), ('0', '1', '2', '3', '4'))
+    """
+    if count <= 2:
+        return ("grey", "alpha")[:count]
+    return COLOURS[:count] if count <= len(COLOURS) else tuple(map(str, range(count)))
+
+
+def told_names(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """Names of ``count`` channels of which a file names some, or more than there are; the others have numbers.
+
+    >>> told_names(["DAPI", ""], 3), told_names(["DAPI", "GFP"], 1)
+    (('DAPI', '1', '2'), ('DAPI',))
+    """
+    told = itertools.zip_longest(range(count), names[:count], fillvalue="")
+    return tuple(name or str(number) for number, name in told)
 
 
 def are_usual(names: Sequence[str]) -> bool:

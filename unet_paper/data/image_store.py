@@ -26,7 +26,7 @@ import zarr
 from numpy.typing import NDArray
 
 from unet_paper.data import tiff_file
-from unet_paper.data.channels import Channel, channel_numbers
+from unet_paper.data.channels import Channel, channel_numbers, told_names, usual_names
 from unet_paper.data.pixel_size import micrometres
 
 MissingChunks = Literal["fill", "refuse"]
@@ -116,14 +116,7 @@ class ImageStore:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the channels in tables, as small images have them."""
-        if self.channels == 1:
-            return ("grey",)
-        if self.channel_names:
-            return self.channel_names
-        if self.channels == 2:
-            return ("grey", "alpha")
-        colours = ("red", "green", "blue", "alpha")
-        return colours[: self.channels] if self.channels <= 4 else tuple(map(str, range(self.channels)))
+        return self.channel_names if self.channels > 1 and self.channel_names else usual_names(self.channels)
 
     @property
     def plane_axes(self) -> str:
@@ -241,7 +234,8 @@ def _open_zarr(address: str, missing_chunks: MissingChunks) -> ImageStore:
         "dtype": str(array.dtype),
         "headers": _hash([attributes, array.metadata.to_dict()]),
     }
-    names = tuple(str(channel.get("label", "")) for channel in metadata.get("omero", {}).get("channels", ()))
+    labels = [str(channel.get("label") or "") for channel in metadata.get("omero", {}).get("channels", ())]
+    names = told_names(labels, array.shape[axes.index("c")] if "c" in axes else 1) if any(labels) else ()
     return ImageStore(address, array, axes, _pixel_size(multiscale, axes), channel_names=names, identity=identity)
 
 
@@ -338,6 +332,14 @@ def _open_tiff(path: Path) -> ImageStore:
         "headers": _hash([status.st_size, status.st_mtime_ns, description]),
     }
     known = tiff_file.layout(path)
+    planes = int(np.prod([size for axis, size in zip(axes, shape, strict=True) if axis in "tz"], dtype=int))
+    if planes != len(known.shapes):
+        raise ValueError(
+            f"dataset_dir={path}: holds {len(known.shapes)} pages in several images or sizes, of which blocks would "
+            f"take {planes}; save each image as a file of its own, or predict it with the config inference"
+        )
+    if known.left_out:
+        logger.warning("%s: left out %s", path, known.left_out)
     channels = shape[axes.index("c")] if "c" in axes else 1
     names = tuple(known.channels) if len(known.channels) == channels else ()
     return ImageStore(str(path), array, axes, micrometres(known), full_scale, names, identity)

@@ -36,7 +36,7 @@ from unet_paper.data import (
     tiff_file,
     zarr_image,
 )
-from unet_paper.data.channels import COLOURS, Channel, channel_numbers
+from unet_paper.data.channels import Channel, channel_numbers, usual_names
 from unet_paper.data.page import Layout, Page
 
 __all__ = [
@@ -216,7 +216,7 @@ class PageReader(_Reader):
             pixels = pixels.astype(np.uint8) * 255
         pixels = photometric.without_constant_alpha(pixels, alpha)
         if pixels.ndim == 3 and not names:
-            names = COLOURS[: pixels.shape[2]] if pixels.shape[2] > 2 else ("grey", "alpha")
+            names = usual_names(pixels.shape[2])
         if self.channel is None:
             return pixels, names if pixels.ndim == 3 else ()
         count = pixels.shape[2] if pixels.ndim == 3 else 1

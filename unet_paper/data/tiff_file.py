@@ -4,7 +4,6 @@ tifffile finds the series (ImageJ, OME, MetaMorph, pyramids, ...); here one of t
 counted over every axis but the channels, T before Z, and each page is decoded as its tags mean it.
 """
 
-import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from unet_paper.data import photometric
+from unet_paper.data.channels import told_names
 from unet_paper.data.page import Layout, NotTaken, Page, naming, refuse_impossible_claim
 
 _ORIENTATION, _COLOUR_MAP, _MAX_SAMPLE, _SMAX_SAMPLE = 274, 320, 281, 341
@@ -322,9 +322,7 @@ def _channel_names(tiff: Any, channels: list[_Plane]) -> tuple[str, ...]:
     elif tiff.is_imagej:
         labels = (tiff.imagej_metadata or {}).get("Labels", [])
         names = [str(label) for label in ([labels] if isinstance(labels, str) else labels)]
-    return tuple(
-        name or str(number) for number, name in itertools.zip_longest(range(count), names[:count], fillvalue="")
-    )
+    return told_names(names, count)
 
 
 def _pixel_size(tiff: Any, page: Any) -> tuple[tuple[float, float] | None, float | None, str]:

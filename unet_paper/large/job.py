@@ -21,10 +21,10 @@ from unet_paper.inferer import USUAL_OUTPUT
 from unet_paper.instances import DEFAULTS, Settings, check_settings
 from unet_paper.large import label_store
 from unet_paper.large.plan import PLAN, Plan, processor, software
-from unet_paper.large.results import SUMMARY, TIFF, Results, finished_before
+from unet_paper.large.results import SUMMARY, TIFF, Results
 from unet_paper.large.runners import Runner, ThisProcess, runner
 from unet_paper.large.tasks import PREDICT, STATE, STORE, Case, Stage, check_worker, work_of
-from unet_paper.running import checkpoint, interruption, machine, pixel_size_step, run_folder
+from unet_paper.running import checkpoint, facts, interruption, machine, pixel_size_step, run_folder
 from unet_paper.running.placement import placed
 
 logger = logging.getLogger(__name__)
@@ -231,11 +231,13 @@ class LargePrediction:
             image = open_image(self.dataset_dir, self.missing_chunks)
             plan = self.plan(image)
             name = Path(image.address.rstrip("/").rsplit("/", 1)[-1]).stem.removesuffix(".ome")
-            if (summary := finished_before(self.output_dir, name, plan)) is not None:
+            cases = [Case(self.output_dir / f"{name}_work", plan, plane) for plane in image.planes()]
+            results = Results(self.output_dir, name, cases[0].folder, plan, [case.name for case in cases])
+            if (summary := results.finished_before()) is not None:
                 return summary
             with self._own_folder(plan):
                 # another run may have finished it meanwhile
-                return finished_before(self.output_dir, name, plan) or self._do(name, plan, image)
+                return results.finished_before() or self._do(results, cases, image)
 
     def _own_folder(self, plan: Plan) -> AbstractContextManager[None]:
         """The output folder is this run's, or that of all parts of the same plan."""
@@ -244,16 +246,15 @@ class LargePrediction:
         number, parts = self.part
         return run_folder.shared_output_folder(self.output_dir, plan.fingerprint[:16], f"{number}_of_{parts}")
 
-    def _do(self, name: str, plan: Plan, image: ImageStore) -> dict[str, Any] | None:
-        work = self.output_dir / f"{name}_work"
-        cases = [Case(work, plan, plane) for plane in image.planes()]
-        results = Results(self.output_dir, name, work, plan, [case.name for case in cases])
+    def _do(self, results: Results, cases: Sequence[Case], image: ImageStore) -> dict[str, Any] | None:
+        work, plan = results.work, results.plan
         if not (work / PLAN).is_file():
             results.refuse_taken()
             self._make(work, plan, image, cases)
         else:
             logger.info("%s: going on", work)
         plan.refuse_other(work)
+        facts.say_frame(plan.cells)
         if (work / SUMMARY).is_file():
             return results.put_into_place()
         check_worker(str(work))

@@ -31,6 +31,7 @@ class Results:
     def __init__(self, output_dir: Path, name: str, work: Path, plan: Plan, planes: Sequence[str]) -> None:
         self.output_dir = output_dir
         self.work = work
+        self.plan = plan
         kind = plan.output["table"]
         labels, ending = (TIFF, "tif") if plan.output["labels"] == "tiff" else (STORE, "zarr")
         tables = {
@@ -52,6 +53,40 @@ class Results:
                     "this run would write it; move it away, or choose another folder with --output_dir"
                 )
 
+    def finished_before(self) -> dict[str, Any] | None:
+        """What the summary of a finished run says; None without one.
+
+        Raises:
+            FileExistsError: a file of this name that is no such summary.
+            FileNotFoundError: a part of the result that is gone.
+            ValueError: another plan.
+        """
+        finished = self.output_dir / self._moves[SUMMARY]
+        if not finished.is_file():
+            return None
+        try:
+            summary = dict(json.loads(finished.read_text(encoding="utf-8")))
+            there = Plan(**summary["plan"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise FileExistsError(
+                f"{finished}: not written by this program, which would write it; move it away, or choose another "
+                "folder with --output_dir"
+            ) from error
+        if changed := self.plan.differences(there.content):
+            raise ValueError(
+                f"output_dir={self.output_dir}: holds the result of another plan, different are {', '.join(changed)}"
+                f"{self.plan.remark(changed)}; choose another with --output_dir"
+            )
+        for name in self._moves.values():
+            if not (self.output_dir / name).exists():
+                raise FileNotFoundError(
+                    f"{self.output_dir / name}: is gone, and {finished} says that it was written; to have it again, "
+                    "move away what else there is of that result, or choose another folder with --output_dir"
+                )
+        logger.info("%s: this run is finished", finished)
+        shutil.rmtree(self.work, ignore_errors=True)
+        return summary
+
     def put_into_place(self) -> dict[str, Any]:
         """Move the results, also after a run that died of it: what it moved is there, the rest still to be moved.
 
@@ -70,36 +105,3 @@ class Results:
 
 def _move(source: Path, target: Path) -> None:
     os.replace(source, target)
-
-
-def finished_before(output_dir: Path, name: str, plan: Plan) -> dict[str, Any] | None:
-    """What the summary of a finished run says; None without one.
-
-    Args:
-        output_dir: where it would be.
-        name: of the image.
-        plan: that it must have had.
-
-    Raises:
-        FileExistsError: a file of this name that is no such summary.
-        ValueError: another plan.
-    """
-    finished = output_dir / f"{name}_{SUMMARY}"
-    if not finished.is_file():
-        return None
-    try:
-        summary = dict(json.loads(finished.read_text(encoding="utf-8")))
-        there = Plan(**summary["plan"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileExistsError(
-            f"{finished}: not written by this program, which would write it; move it away, or choose another folder "
-            "with --output_dir"
-        ) from error
-    if changed := plan.differences(there.content):
-        raise ValueError(
-            f"output_dir={output_dir}: holds the result of another plan, different are {', '.join(changed)}"
-            f"{plan.remark(changed)}; choose another with --output_dir"
-        )
-    logger.info("%s: this run is finished", finished)
-    shutil.rmtree(output_dir / f"{name}_work", ignore_errors=True)
-    return summary

@@ -33,6 +33,7 @@ from torch import Tensor
 import unet_paper
 from unet_paper import geometry, magnification, network
 from unet_paper.data import phantom
+from unet_paper.data.channels import Channel
 from unet_paper.inferer import SYMMETRIES
 from unet_paper.network import UNet
 from unet_paper.release import bioimage_io_card, export, mirrored_network
@@ -309,9 +310,7 @@ def _description(
             {
                 "id": "image",
                 "description": f"grey values, {black:g} is black and {white:g} white",
-                "axes": _axes(
-                    wrapped, facts, [f"channel_{number}" for number in range(len(wrapped.arguments["black"]))]
-                ),
+                "axes": _axes(wrapped, facts, _channels(facts["channel"], len(wrapped.arguments["black"]))),
                 "data": {"type": "float32", "range": [black, white]},
                 "test_tensor": file("test_input.npy"),
                 "sample_tensor": file("sample_input.tif"),
@@ -379,6 +378,16 @@ def _axes(
     # which must be identifiers; the page has them as they are
     names = [name if name.isidentifier() else re.sub(r"\W", "_", f"_{name}") for name in channels]
     return [{"type": "batch"}, {"type": "channel", "channel_names": names}, *space]
+
+
+def _channels(channel: Channel | None, count: int) -> list[str]:
+    """Names of the input's channels: those by which they are taken from an image, or numbers.
+
+    >>> _channels(["DAPI", "GFP"], 2), _channels([2, 0], 2), _channels(None, 1)
+    (['DAPI', 'GFP'], ['channel_2', 'channel_0'], ['channel_0'])
+    """
+    taken = [channel] if isinstance(channel, int | str) else list(channel or range(count))
+    return [f"channel_{one}" if str(one).isdecimal() else str(one) for one in taken]
 
 
 def _of_channels(value: Any, channels: int) -> list[float]:

@@ -165,6 +165,7 @@ scaling, normalisation, {_resizing(facts)}mirrored borders, soft-max. The three 
 |---|---|
 | grey values | from {black:g} (black) to {white:g} (white), as in the file; nothing is measured on the image |
 | other scales | {_other_scales(white)} |
+| channels | {_channels(facts["channel"])} |
 | sides | {smallest} px or more, in steps of {step} px |
 | output | as large as the input, {len(facts["classes"])} channels: {classes} |
 | pixel size | {_pixel_size(facts)} |
@@ -212,6 +213,16 @@ Data: {card.data or "not recorded"}. What else the weights know of their trainin
 def _resizing(facts: Mapping[str, Any]) -> str:
     scale = facts["magnification"]
     return "" if scale == 1 else f"resizing by {scale:g} and back, "
+
+
+def _channels(channel: Any) -> str:
+    if channel is None:
+        return "all of the training's images, in their order"
+    several = isinstance(channel, list | tuple)
+    taken = ", ".join(
+        f"number {one} (from 0)" if str(one).isdecimal() else str(one) for one in (channel if several else [channel])
+    )
+    return f"of an image of several {taken}{', in this order' if several else ''}"
 
 
 def _other_scales(white: float) -> str:

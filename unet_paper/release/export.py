@@ -50,7 +50,8 @@ def network_facts(network: UNet) -> dict[str, Any]:
         "out_channels": network.classifier.out_channels,
         "features": list(network.features),
         "levels": network.levels,
-        "scaling": "full range of the file's dtype to [0, 1] (grey_log), then (value - grey_mean) / grey_std",
+        "scaling": "grey_minimum to grey_maximum (null: white of the file, 255 or 65535 by its dtype) becomes 0 to 1; "
+        "with grey_log k then log(1 + value / k) / log(1 + 1 / k); then (value - grey_mean) / grey_std",
         "smallest_input": geometry.input_size(1, network.levels),
         "input_step": geometry.pooling_factor(network.levels),
         "margin": geometry.margin(network.levels),

@@ -16,7 +16,7 @@ import numpy as np
 import roifile
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.measure import find_contours, points_in_poly
+from skimage.measure import find_contours
 
 from unet_paper.data.page import Layout
 from unet_paper.running.figures import cell_colours
@@ -71,23 +71,33 @@ def cell_outlines(labels: NDArray[Any]) -> Iterator[Outline]:
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
             continue
-        mask = np.pad(labels[box] == number, 1).astype(np.float32)
+        mask = np.pad(labels[box] == number, 1)
+        contours = find_contours(mask.astype(np.float32), 0.5)
         # from pixel centres of the padded box to the image's corner
         shift = np.array([box[1].start - 0.5, box[0].start - 0.5])
-        rings = [_without_straight_points(ring[:, ::-1] + shift) for ring in find_contours(mask, 0.5)]
-        yield Outline(number, _parts(rings))
+        rings = [_without_straight_points(ring[:, ::-1] + shift) for ring in contours]
+        yield Outline(number, _parts(rings, _components(contours, mask)))
 
 
-def _parts(rings: list[Ring]) -> list[list[Ring]]:
+def _components(contours: list[Ring], mask: NDArray[np.bool_]) -> list[int]:
+    """Which 4-connected component of a cell each contour is of: between two pixels, one is in the cell."""
+    components, _ = ndimage.label(mask)
+    first = np.array([ring[0] for ring in contours])
+    low, high = (components[tuple(end(first).astype(np.intp).T)] for end in (np.floor, np.ceil))
+    return [int(component) for component in np.maximum(low, high)]
+
+
+def _parts(rings: list[Ring], components: list[int]) -> list[list[Ring]]:
     """Outer rings, each with its holes. Around a hole a contour runs the other way, and the largest ring is no hole."""
     areas = [_signed_area(ring) for ring in rings]
     outward = np.sign(max(areas, key=abs))
-    outer = [[ring] for ring, area in zip(rings, areas, strict=True) if np.sign(area) == outward]
-    for ring, area in zip(rings, areas, strict=True):
-        if np.sign(area) != outward:
-            around = [part for part in outer if points_in_poly(ring[:1], part[0])[0]]
-            min(around or outer, key=lambda part: abs(_signed_area(part[0]))).append(ring)
-    return outer
+    of_ring = list(zip(rings, components, np.sign(areas) == outward, strict=True))
+    # not by what lies in what: of noise a cell has thousands of holes
+    parts = {component: [ring] for ring, component, is_outer in of_ring if is_outer}
+    for ring, component, is_outer in of_ring:
+        if not is_outer:
+            parts[component].append(ring)
+    return list(parts.values())
 
 
 def _signed_area(ring: Ring) -> float:

@@ -144,7 +144,13 @@ class CellOutputs:
             labels = output[self.label_key][0].cpu().numpy()
             known = self.probability_key in output
             probability = cell_probability(output[self.probability_key].cpu().numpy()) if known else None
-            self._pages.append(self._measure(source, len(self._pages), labels, probability))
+            try:
+                self._pages.append(self._measure(source, len(self._pages), labels, probability))
+            except Exception as error:  # its file may be gone by now: the others are not held up
+                self.job.fail(address, error)
+                engine.state.batch = [other for other in engine.state.batch if other is not item]
+                engine.state.output = [other for other in engine.state.output if other is not output]
+                continue
             if len(self._pages) == self.job.pages(source):
                 self._write(source, self._pages, self._of_an_image())
                 self._source, self._pages = "", []
@@ -182,6 +188,13 @@ class CellOutputs:
 
     def _measured_anew(self, source: str) -> Iterator[MeasuredPage]:
         """Of what was predicted before, from its files."""
+        if not self.job.path(source, "probability").exists() and {"table", "summary", "page"} & set(self.outputs):
+            self._notices.warn(
+                "predictions whose probability was not kept",
+                source,
+                f"{source}: was predicted without probability among the outputs: there is no mean_probability of "
+                "its cells, and no doubt; --overwrite True predicts it anew",
+            )
         for number in range(self.job.pages(source)):
             yield self._measure(source, number, *self._before(source, number))
 
@@ -199,7 +212,15 @@ class CellOutputs:
         if "table" in kinds:
             write_cells([page.table for page in pages], self.job.path(source, "table"))
         numbers = [split_page(address)[1] or 0 for address in self.job.addresses(source)]
-        places = planes(layout(source), numbers)
+        known = layout(source)
+        places = planes(known, numbers)
+        if known.orientation != 1 and {"rois", "geojson"} & set(kinds):
+            self._notices.warn(
+                "outlines of images that a tag turns",
+                source,
+                f"{source}: a tag turns it (orientation {known.orientation}), and its cells are outlined as it stands "
+                "then: ImageJ and others show it unturned, outlines in other places; save it upright, without the tag",
+            )
         if "rois" in kinds:
             with placed(self.job.path(source, "rois")) as part:
                 part.write_bytes(imagej_rois(outlines, mark, places))
@@ -212,7 +233,10 @@ class CellOutputs:
             save_picture(pages[0].picture, self.job.path(source, "outlines"), mark)
 
     def _finish(self, _engine: Engine) -> None:
-        if not self.job.of_all or not {*self.outputs} & {*OF_THE_FOLDER}:
+        if not self.job.of_all:
+            return
+        self._say_what_is_older()
+        if not {*self.outputs} & {*OF_THE_FOLDER}:
             return
         folder = self.job.output_dir
         rows = self._all_rows()
@@ -228,6 +252,20 @@ class CellOutputs:
             with placed(folder / OF_THE_FOLDER["page"]) as part, part.open("w", encoding="utf-8") as file:
                 file.writelines(page)
         logger.info("%s: %d cells in %d images", folder, sum(int(row["cells"]) for row in rows), len(rows))
+
+    def _say_what_is_older(self) -> None:
+        """Of what belongs to the folder and was not asked for: it tells of other predictions than are there now."""
+        labels = (self.job.path(source, "cells") for source in self.job.predicted)
+        newest = max((label.stat().st_mtime_ns for label in labels if label.exists()), default=0)
+        for kind, name in OF_THE_FOLDER.items():
+            path = self.job.output_dir / name
+            if kind not in self.outputs and path.is_file() and path.stat().st_mtime_ns < newest and is_ours(path):
+                logger.warning(
+                    "%s: is older than predictions beside it, and stays so: this run has other outputs; the same again "
+                    "with %s among them (--outputs) makes it anew",
+                    path,
+                    kind,
+                )
 
     def _all_rows(self) -> list[Row]:
         """Of this job's images, and of those that other jobs left in the folder."""
@@ -245,7 +283,9 @@ class CellOutputs:
                 # a label image younger than the summary was predicted by a run that did not come to its end
                 fresh = len(known) == self.job.pages(source) and label.stat().st_mtime_ns < written
                 rows += known if fresh else [page.row for page in self._measured_anew(source)]
-        others = [row for known in before.values() for row in known]
+        # of another image whose files were by these names, nothing is left
+        taken = {_stem(row) for row in rows}
+        others = [row for known in before.values() for row in known if _stem(row) not in taken]
         return rows + [row for row in others if any(self.job.output_dir.glob(f"{glob.escape(_stem(row))}_cells.[tn]*"))]
 
     def _name(self, source: str) -> str:

@@ -32,7 +32,7 @@ from unet_paper.data import region
 from unet_paper.data.channels import Channel
 from unet_paper.data.pixel_size import TOLERANCE, micrometres
 from unet_paper.data.reader import extension, layout, split_page
-from unet_paper.instances import PRESETS, Settings
+from unet_paper.instances import PRESETS, WHOLE_FIELD, Settings
 from unet_paper.running import checkpoint
 
 logger = logging.getLogger(__name__)
@@ -284,6 +284,21 @@ def say_contradictions(facts: Mapping[str, Any], used: Mapping[str, Any]) -> lis
     if differ:
         logger.warning("%s: used as given: %s", getattr(facts, "source", "weights"), ", ".join(differ))
     return differ
+
+
+def say_frame(cells: Mapping[str, Any]) -> None:
+    """Say in one line that cells near the border are not counted, where the post-processing leaves them out.
+
+    Args:
+        cells: the post-processing, or settings with those of it among them.
+    """
+    if frame := cells.get("field_of_interest"):
+        logger.warning(
+            "cells that lie wholly within %d px of an image's border are left out and not counted, as in the scores of "
+            "the Cell Tracking Challenge (field_of_interest of cells_preset); %s",
+            frame,
+            WHOLE_FIELD,
+        )
 
 
 def merged(facts: Mapping[str, Any], used: Mapping[str, Any]) -> dict[str, Any]:

@@ -190,6 +190,15 @@ def _packed(image: Any, path: Path) -> bytes:
     return content
 
 
+def _escaped(text: str) -> str:
+    """As ImageJ writes letters that a TIFF's tags cannot hold.
+
+    >>> _escaped("\u00c5")
+    '\\\\u00C5'
+    """
+    return "".join(letter if letter.isascii() else f"\\u{ord(letter):04X}" for letter in text)
+
+
 def _described(layout: Layout, pages: int) -> dict[str, Any]:
     """Tags of the first page: pixel size, and the axes if all pages of the image are there."""
     tags: dict[str, Any] = {}
@@ -199,7 +208,7 @@ def _described(layout: Layout, pages: int) -> dict[str, Any]:
         tags["resolution"] = (1 / across, 1 / down)
         tags["resolutionunit"] = {"inch": "INCH", "cm": "CENTIMETER"}.get(layout.unit, "NONE")
         if tags["resolutionunit"] == "NONE":
-            lines.append(f"unit={layout.unit}")
+            lines.append(f"unit={_escaped(layout.unit)}")
     sizes = dict(zip(layout.axes, layout.sizes, strict=True))
     if sizes and set(sizes) <= set("TZ") and pages == len(layout.shapes):
         lines = [f"{name}={sizes[axis]}" for axis, name in (("Z", "slices"), ("T", "frames")) if axis in sizes] + lines

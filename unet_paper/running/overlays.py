@@ -35,10 +35,15 @@ def outline_overlay(image: NDArray[Any], cells: NDArray[Any]) -> NDArray[np.uint
     cells, image = cells[::step, ::step], image[..., ::step, ::step]
     colours = cell_colours(np.arange(cells.max(initial=0) + 1))
     picture = np.empty((*cells.shape, 3), np.uint8)
-    low, high = np.percentile(_grey(image), [_CLIPPED, 100 - _CLIPPED])
+    grey = _grey(image)
+    # of channels that the network does not see, values may be NaN or infinite: they are drawn in black
+    known = grey if np.isfinite(grey).all() else grey[np.isfinite(grey)]
+    low, high = np.percentile(known, [_CLIPPED, 100 - _CLIPPED]) if known.size else (0.0, 0.0)
+    del grey, known
     width = 1 + max(cells.shape) // _SIDE
     for rows in bands(cells.shape, _BAND_PIXELS):
-        spread = np.clip((_grey(image[..., rows, :]) - low) / (high - low if high > low else 1), 0, 1)
+        shown = np.nan_to_num(_grey(image[..., rows, :]), nan=low, posinf=low, neginf=low)
+        spread = np.clip((shown - low) / (high - low if high > low else 1), 0, 1)
         picture[rows] = (255 * spread).astype(np.uint8)[..., None]
         top = max(rows.start - width, 0)
         around, own = cells[top : rows.stop + width], cells[rows]
@@ -49,4 +54,5 @@ def outline_overlay(image: NDArray[Any], cells: NDArray[Any]) -> NDArray[np.uint
 
 
 def _grey(image: NDArray[Any]) -> NDArray[np.float32]:
-    return np.asarray(image, np.float32) if image.ndim == 2 else np.asarray(image, np.float32).mean(axis=0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(image, np.float32) if image.ndim == 2 else np.asarray(image, np.float32).mean(axis=0)

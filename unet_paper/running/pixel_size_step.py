@@ -69,6 +69,15 @@ def magnified(
         trained: side of the training images' pixels in micrometres; None: not known.
         notices: says the line; None: one of its own.
     """
+    if size is not None and max(size) > TOLERANCE * min(size) > 0:
+        file = str(split_page(address)[0])
+        (notices or Notices(logger)).warn(
+            "pixels that are not square",
+            file,
+            f"{file}: pixels of {size[0]:.4g} x {size[1]:.4g} um (height, width) are not square: what the "
+            f"network sees is stretched {max(size) / min(size):.3g} times; unless those of the training were, too, "
+            "resample it to square pixels first",
+        )
     if trained is None or size is None:
         return 1.0
     height, width = (float(side) / trained for side in size)

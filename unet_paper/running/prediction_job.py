@@ -18,8 +18,8 @@ from torch.utils.data import IterableDataset
 
 import unet_paper
 from unet_paper.data.reader import NIFTI, extension, split_page
-from unet_paper.data.written_by_us import KINDS, SOFTWARE, read_mark
-from unet_paper.running import checkpoint
+from unet_paper.data.written_by_us import KINDS, SOFTWARE, is_ours, read_mark
+from unet_paper.running import checkpoint, facts
 from unet_paper.running.memory import PredictionMemory
 from unet_paper.running.placement import placed
 from unet_paper.running.settings import cause
@@ -56,6 +56,7 @@ class PredictionJob:
             ``predictions.json``.
         ckpt_path: the weights, of which the sha256 is recorded.
         overwrite: predict anew what was predicted before, with whatever settings.
+        outputs: what is asked for; an image of which ``probability`` or ``overview`` is missing is predicted anew.
         num_classes: background included; with more than two there is an image of classes too.
         memory: refuses files that will not fit, before the work begins; None tries all.
         machine: what is computed with, by setting; recorded, but a rerun may compute with something else.
@@ -73,6 +74,7 @@ class PredictionJob:
         made_with: Mapping[str, Any],
         ckpt_path: str | Path,
         overwrite: bool = False,
+        outputs: Sequence[str] | str = (),
         num_classes: int = 2,
         memory: PredictionMemory | None = None,
         machine: Mapping[str, Any] | None = None,
@@ -86,6 +88,9 @@ class PredictionJob:
         self.made_with = {"weights_sha256": weights, **_flat(made_with)}
         self.of_all = True
         self._overwrite = overwrite
+        asked = (outputs,) if isinstance(outputs, str) else outputs
+        self._by_prediction_alone = [kind for kind in asked if kind in ("probability", "overview")]
+        self._image_hashes: dict[str, str] = {}
         self._addresses: dict[str, list[str]] = {}
         for case in cases:
             self._addresses.setdefault(str(split_page(case["image"])[0]), []).append(case["image"])
@@ -97,6 +102,8 @@ class PredictionJob:
             if reason := self._misnamed(source):
                 self.fail(source, ValueError(reason))
         self._done = [source for source in self.predicted if self._is_done(source, overwrite)]
+        for source in self.predicted:
+            self._image_hash(source)
 
     def attach(self, engine: Engine) -> None:
         """Begin and report with ``engine``."""
@@ -165,12 +172,14 @@ class PredictionJob:
             kind: ``cells``, ``classes``, ``probability``, ``overview``, ``outlines``, ``table``, ``rois`` or
                 ``geojson``.
         """
+        return self._path(source, kind, ".nii.gz" if extension(source) in NIFTI else ".tif")
+
+    def _path(self, source: str, kind: str, image: str) -> Path:
         file = Path(source)
         stem = file.name[: -len(extension(file))]
         _, page = split_page(self._addresses[source][0])
         if page is not None and len(self._addresses[source]) == 1:
             stem += f"_page{page}"
-        image = ".nii.gz" if extension(file) in NIFTI else ".tif"
         return self.output_dir / f"{stem}{_ENDINGS[kind] or f'_{kind}' + image}"
 
     def mark(self, source: str) -> str:
@@ -206,6 +215,8 @@ class PredictionJob:
             )
         if self.of_all:
             self.write_record()
+        if self.outstanding:
+            facts.say_frame(self.made_with)
         for source in self._addresses:
             if self.memory is not None and source not in self._done and source not in self.failed:
                 self._refuse_too_large(source, self.memory)
@@ -284,23 +295,52 @@ class PredictionJob:
                     f"{path}: the prediction of an image of that name in another folder than {Path(source).parent}; "
                     "choose another folder with --output_dir, or have this one in its place with --overwrite True"
                 )
-            logger.warning("%s: has changed since it was predicted, and is predicted anew", source)
+            logger.warning(
+                "%s: has changed since it was predicted, or another image of its name was, and is predicted anew",
+                source,
+            )
+            return False
+        if missing := [kind for kind in self._by_prediction_alone if not self.path(source, kind).exists()]:
+            logger.warning("%s: was predicted without %s, and is predicted anew", source, " and ".join(missing))
             return False
         return True
+
+    def remove_others(self, source: str, kinds: Collection[str]) -> None:
+        """Remove what another prediction of a file left besides what this one writes: it shows other cells.
+
+        Args:
+            source: the file.
+            kinds: what this one writes.
+        """
+        if read_mark(self.path(source, "cells")) == self.mark(source):
+            return
+        own = {self.path(source, kind) for kind in kinds if kind in _ENDINGS}
+        # of an image of another format, too, that had this name
+        every = {self._path(source, kind, image) for kind in _ENDINGS for image in (".tif", ".nii.gz")}
+        for path in sorted(every - own):
+            if path.is_file() and is_ours(path):
+                logger.warning(
+                    "%s: is of an earlier prediction of %s, or of another image of its name, and removed", path, source
+                )
+                path.unlink()
 
     def _differences(self, settings: str) -> str:
         before = self._known.get(settings, {})
         now = json.loads(json.dumps(self.made_with, default=str))
         said = [f"{k} was {before[k]}, is {now.get(k)}" for k in before if before[k] != now.get(k)]
+        said += [f"{k} is {now[k]}, and was not recorded" for k in now if before and k not in before]
         return f" ({'; '.join(said)})" if said else ""
 
     def _image_hash(self, source: str) -> str:
-        try:
-            stat = Path(source).stat()
-        except OSError:
-            return _short(source)
-        pages = [split_page(address)[1] for address in self._addresses[source]]
-        return _short(json.dumps([Path(source).name, stat.st_size, stat.st_mtime_ns, pages]))
+        """Of the image as it was when the job began: one that is written to while it is predicted has changed."""
+        if source not in self._image_hashes:
+            pages = [split_page(address)[1] for address in self._every[source]]
+            try:
+                stamp: Any = [*_stamp(Path(source)), pages]
+            except OSError:
+                stamp = source
+            self._image_hashes[source] = _short(json.dumps(stamp))
+        return self._image_hashes[source]
 
 
 class ReadableImages(IterableDataset[Any]):
@@ -364,6 +404,17 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
+
+
+def _stamp(image: Path) -> list[Any]:
+    """Name, size and time of a file; of an OME-Zarr also those of the files in it: its own stay as they are."""
+    inside = sorted(file for file in image.rglob("*") if file.is_file()) if image.is_dir() else []
+    sizes_and_times = [(file.stat().st_size, file.stat().st_mtime_ns) for file in (image, *inside)]
+    return [
+        image.name,
+        *sizes_and_times[0],
+        *zip((str(file.relative_to(image)) for file in inside), sizes_and_times[1:], strict=True),
+    ]
 
 
 def _folder_hash(source: str) -> str:

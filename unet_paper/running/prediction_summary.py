@@ -1,6 +1,7 @@
 """Tables of a folder of predictions: a row an image in ``summary.csv``, a row a cell in ``cells.csv``."""
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,11 +63,27 @@ def summary_row(
 
 
 def read_summary(path: Path) -> list[Row]:
-    """Rows of a ``summary.csv``; none where there is no such file."""
+    """Rows of a ``summary.csv``, with columns that somebody added; none where there is no such file.
+
+    Raises:
+        ValueError: what was a number is none; names file and line.
+    """
     if not path.is_file():
         return []
+    rows = []
     with path.open(encoding="utf-8", newline="") as file:
-        return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+        lines = csv.DictReader(file)
+        for line in lines:
+            # of fields without a column, the name is None
+            row = {name: _value(name, text) for name, text in line.items() if name is not None}
+            for name, kinds in (("cells", (int,)), ("doubt", (int, float))):
+                if not isinstance(row.get(name, 0), kinds) and (name, row[name]) != ("doubt", ""):
+                    raise ValueError(
+                        f"{path}, line {lines.line_num}: {name} is {row[name]!r}, no number any more; move the file "
+                        "away, and the same run writes it anew"
+                    )
+            rows.append(row)
+    return rows
 
 
 def write_summary(rows: Sequence[Row], path: Path) -> None:
@@ -100,12 +117,12 @@ def join_cells(tables: Iterable[TableOfImage], path: Path) -> None:
 
 
 def measurements_by_cell(table: Columns) -> dict[int, dict[str, float]]:
-    """A table as numbers by cell, without what is not known."""
+    """A table as numbers by cell, without what is not known or infinite: JSON has no word for it."""
     columns: Mapping[str, list[Any]] = {
         name: values.tolist() for name, values in table.items() if name not in ("id", CLASS)
     }
     return {
-        int(number): {name: float(values[k]) for name, values in columns.items() if values[k] == values[k]}
+        int(number): {name: float(values[k]) for name, values in columns.items() if math.isfinite(values[k])}
         for k, number in enumerate(table["id"].tolist())
     }
 
@@ -124,6 +141,13 @@ def _rounded(value: float) -> float | str:
 
 
 def _value(name: str, text: str | None) -> Any:
+    """A number where it was written as one, so that a column of somebody's stays as it is."""
     if not text or name == "image":
         return text or ""
-    return int(text) if text.isdigit() else float(text)
+    for kind in (int, float):
+        try:
+            if str(kind(text)) == text:
+                return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -120,22 +120,31 @@ class PredictionWriter:
     def _write(self, engine: Any) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
             address = str(item["image"].meta["filename_or_obj"])
-            source = str(split_page(address)[0])
-            cells = output[self.label_key][0].cpu().numpy()
-            known = self.probability_key in output
-            probability = cell_probability(output[self.probability_key].cpu().numpy()) if known else None
-            if source != self._source:
-                self._begin(source, probability is not None and "probability" in self.outputs)
-                if "overview" in self.outputs:
-                    self._picture = overview(item["image"][0].cpu().numpy(), probability, cells)
-            if probability is not None and "probability" in self.outputs:
-                self._files["probability"].append(probability.astype(np.float32, copy=False))
-            if "classes" in self._files:
-                self._files["classes"].append(class_of(cells, self.num_classes))
-            self._files["cells"].append(cells)
-            self._pages += 1
-            if self._pages == self.job.pages(source):
-                self._finish()
+            try:
+                self._write_page(address, item, output)
+            except OSError:  # of a full disk, which takes no other either
+                raise
+            except Exception as error:
+                self._abandon()
+                self.job.fail(address, error)
+
+    def _write_page(self, address: str, item: Any, output: Any) -> None:
+        source = str(split_page(address)[0])
+        cells = output[self.label_key][0].cpu().numpy()
+        known = self.probability_key in output
+        probability = cell_probability(output[self.probability_key].cpu().numpy()) if known else None
+        if source != self._source:
+            self._begin(source, probability is not None and "probability" in self.outputs)
+            if "overview" in self.outputs:
+                self._picture = overview(item["image"][0].cpu().numpy(), probability, cells)
+        if probability is not None and "probability" in self.outputs:
+            self._files["probability"].append(probability.astype(np.float32, copy=False))
+        if "classes" in self._files:
+            self._files["classes"].append(class_of(cells, self.num_classes))
+        self._files["cells"].append(cells)
+        self._pages += 1
+        if self._pages == self.job.pages(source):
+            self._finish()
 
     def _begin(self, source: str, probability: bool) -> None:
         self._abandon()
@@ -152,6 +161,7 @@ class PredictionWriter:
     def _finish(self) -> None:
         if self._picture is not None:
             save_picture(self._picture, self.job.path(self._source, "overview"), self.job.mark(self._source))
+        self.job.remove_others(self._source, {*self._files, *self.outputs})
         for file in self._files.values():
             file.close()
         logger.info("%s -> %s", self._source, self._files["cells"].path)
