@@ -313,3 +313,27 @@ def test_a_signal_in_a_prediction_keeps_what_is_finished_and_the_same_command_do
     run_bundle("run", "inference", **settings)
     assert len(list((tmp_path / "out").glob("*_cells.tif"))) == 3
     assert (tmp_path / "out" / "a_cells.tif").stat().st_mtime_ns == first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="stacks of signal handlers are ours on Linux alone")
+@pytest.mark.parametrize("left", ["munmap(start, size)", "sigaltstack(byref(Stack(start, 0, 2048)), None)"])
+def test_a_signal_is_survived_where_a_library_has_left_its_stack_freed_or_small(left: str) -> None:
+    script = (
+        "import signal\n"
+        "from ctypes import CDLL, byref, c_void_p\n"
+        "from unet_paper.running.signals import PROCESS, Interrupted, _Stack as Stack\n"
+        "libc, size = CDLL(None), 65536\n"
+        "libc.mmap.restype = c_void_p\n"
+        "start = libc.mmap(None, size, 3, 0x22, -1, 0)\n"
+        "munmap = lambda start, size: libc.munmap(c_void_p(start), size)\n"
+        "sigaltstack = libc.sigaltstack\n"
+        "assert not sigaltstack(byref(Stack(start, 0, size)), None)\n"
+        f"assert not {left}\n"
+        "try:\n"
+        "    with PROCESS.listening():\n"
+        "        signal.raise_signal(signal.SIGUSR1)\n"
+        "except Interrupted:\n"
+        "    print('survived')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr

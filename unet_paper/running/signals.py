@@ -4,10 +4,13 @@ SLURM and other schedulers send SIGTERM, SIGUSR1 or what one asks them for, a cl
 SIGINT.
 """
 
+import ctypes
 import logging
+import mmap
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +25,17 @@ SIGNALS = tuple(
 )
 # torchrun and timeout send again what a terminal has sent already; a person takes longer for a second Ctrl-C.
 AGAIN = 1.0
+
+
+# bytes of the stack of signal handlers: what a CPU with AVX-512 or AMX saves there fits many times
+_STACK = 2**18
+_IN_USE, _NONE = 1, 2  # SS_ONSTACK, SS_DISABLE
+
+
+class _Stack(ctypes.Structure):
+    """``stack_t`` of Linux."""
+
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
 
 
 class Interrupted(SystemExit):
@@ -76,6 +90,7 @@ class Signals:
             return
         before = {number: signal.getsignal(number) for number in SIGNALS}
         taken = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+        _take_own_stack()
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
@@ -121,6 +136,24 @@ class Signals:
 
 
 PROCESS = Signals()
+_own_stack: mmap.mmap | None = None
+
+
+def _take_own_stack() -> None:
+    """Give this thread a stack for signal handlers in the place of the one it has, if it has one.
+
+    Python's handlers run there. A library that has set a stack of its own and freed it, or one too small for what this
+    CPU saves, would let the first signal end the process by a fault.
+    """
+    global _own_stack
+    if not sys.platform.startswith("linux"):
+        return
+    known, libc = _Stack(), ctypes.CDLL(None)
+    if libc.sigaltstack(None, ctypes.byref(known)) or known.flags & (_IN_USE | _NONE):
+        return
+    _own_stack = _own_stack or mmap.mmap(-1, _STACK)  # for as long as the process lives
+    start = ctypes.addressof(ctypes.c_char.from_buffer(_own_stack))
+    libc.sigaltstack(ctypes.byref(_Stack(start, 0, _STACK)), None)
 
 
 def _leave_to_parent() -> None:
