@@ -2,7 +2,6 @@
 
 import io
 import json
-import time
 import zipfile
 from typing import Any
 
@@ -105,12 +104,10 @@ def test_a_page_lies_where_other_programs_look_for_it(
     assert (roi.position, roi.z_position, roi.t_position) == of_imagej
 
 
-def test_holes_of_a_cell_of_noise_are_found_in_no_time() -> None:
+def test_holes_of_a_cell_of_noise_go_with_their_parts() -> None:
+    # thousands of them: a way that takes minutes is ended by the time limit of a test
     labels = (np.random.default_rng(0).random((500, 500)) > 0.35).astype(np.int32)
-    began = time.monotonic()
     (outline,) = cell_outlines(labels)
-    # a second; each of its 5,000 holes sought in each part took minutes
-    assert time.monotonic() - began < 30
     components, count = ndimage.label(labels)
     assert len(outline.parts) == count
     largest = max(outline.parts, key=len)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 from conftest import TINY
 from PIL import Image
 
@@ -195,7 +196,6 @@ def test_what_another_prediction_left_of_an_image_is_no_company(
 
 
 def test_an_ome_zarr_whose_pixels_are_written_anew_has_changed(predict: Predict, tmp_path: Path) -> None:
-    zarr = pytest.importorskip("zarr")
     group = zarr.open_group(tmp_path / "images" / "a.zarr", mode="w", zarr_format=3)
     array = group.create_array("0", shape=(40, 45), chunks=(20, 20), dtype="uint8")
     array[:] = grey(40, 45)

@@ -103,8 +103,9 @@ def test_cells_at_the_border_that_are_left_out_are_said(weights: Path, caplog: p
 
 
 def test_a_pixel_size_is_two_numbers(segmenter: Segmenter) -> None:
+    one: Any = 0.5
     with pytest.raises(ValueError, match=r"pixel_size=0.5: height and width"):
-        segmenter(np.zeros((40, 40, 3), np.uint16), pixel_size=0.5)  # type: ignore[arg-type]
+        segmenter(np.zeros((40, 40, 3), np.uint16), pixel_size=one)
 
 
 def test_channels_beyond_colours_have_numbers(segmenter: Segmenter) -> None:
