@@ -282,12 +282,12 @@ def test_a_file_of_the_user_s_is_never_overwritten(predict: Predict, images: Pat
 @pytest.mark.usefixtures("images")
 def test_a_rerun_writes_over_the_empty_tables_of_a_run_that_predicted_nothing(predict: Predict, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as info:
-        predict(cells_preset="phc_u373")
+        predict(cells_preset="phc_u373", field_of_interest=50)
     said = str(cause(info.value))
     assert "2 of 2 images were not predicted" in said
-    assert "field_of_interest=50: leaves nothing of an image of (40, 45) px; --cells_preset folder" in said
+    assert "field_of_interest=50: leaves nothing of an image of (40, 45) px; --field_of_interest 0" in said
     assert rows(tmp_path / "out" / "cells.csv") == rows(tmp_path / "out" / "summary.csv") == []
-    predict(cells_preset="folder")
+    predict(cells_preset="phc_u373", field_of_interest=0)
     assert len(rows(tmp_path / "out" / "summary.csv")) == 3
 
 

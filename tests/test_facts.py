@@ -150,8 +150,16 @@ def test_post_processing_is_the_preset_then_the_weights_then_what_is_given() -> 
         "threshold": 0.2,
         "min_size": 3,
     }
+    assert facts.cells("phc_u373") == {**facts.cells("phc_u373", field_of_interest=0), "field_of_interest": 50}
     with pytest.raises(ValueError, match=r"cells_preset='x'.*folder"):
         facts.cells("x")
+
+
+def test_cells_that_scores_leave_out_are_predicted_without_a_word() -> None:
+    told = {"cells": {**PRESETS["phc_u373"]}}
+    assert facts.say_contradictions(told, {"cells": {**PRESETS["phc_u373"], "field_of_interest": 0}}) == []
+    (said,) = facts.say_contradictions(told, {"cells": {**PRESETS["phc_u373"], "field_of_interest": 20}})
+    assert said == "field_of_interest 20 (trained with 50)"
 
 
 def test_a_threshold_above_those_that_part_cells_leaves_the_higher_ones() -> None:
@@ -170,6 +178,7 @@ def test_a_threshold_above_those_that_part_cells_leaves_the_higher_ones() -> Non
     [
         *(("threshold", value) for value in (128, 1, -0.1, float("nan"), (0, 5), "half", True)),
         *(("min_size", value) for value in (-1, float("nan"), float("inf"), (1, 0), "few")),
+        *(("field_of_interest", value) for value in (-1, 2.5, True, float("inf"), "50")),
     ],
 )
 def test_what_no_probability_reaches_is_refused_by_name(name: str, value: Any) -> None:

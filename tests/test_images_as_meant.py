@@ -484,6 +484,25 @@ def test_a_name_of_several_channels_is_none_s(tmp_path: Path) -> None:
     np.testing.assert_array_equal(PageReader(1).get_data(tmp_path / "a.ome.tif")[0], GREY // 2)
 
 
+def test_a_number_that_another_channel_is_called_by_is_said_to_be_its_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Channels that a microscope counts from 1."""
+    stack = np.stack([GREY, GREY // 2, GREY // 3])
+    names = {"axes": "CYX", "Channel": {"Name": ["1", "2", "DAPI"]}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, photometric="minisblack", metadata=names)
+    np.testing.assert_array_equal(PageReader(1).get_data(tmp_path / "a.ome.tif")[0], GREY)
+    assert (
+        "--channel 1: taken for the name of channel number 0, numbers counting from 0; --channel 2 takes" in caplog.text
+    )
+    caplog.clear()
+    np.testing.assert_array_equal(PageReader("2").get_data(tmp_path / "a.ome.tif")[0], GREY // 2)
+    assert "--channel 2: taken for the name of channel number 1" in caplog.text
+    caplog.clear()
+    np.testing.assert_array_equal(PageReader(0).get_data(tmp_path / "a.ome.tif")[0], GREY)
+    assert "taken for" not in caplog.text
+
+
 def test_more_samples_than_colours_have_numbers(tmp_path: Path) -> None:
     samples = np.stack([GREY] * 5, axis=-1)
     tifffile.imwrite(tmp_path / "a.tif", samples, photometric="minisblack", planarconfig="contig")

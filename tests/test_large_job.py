@@ -503,7 +503,7 @@ class TestBadInput:
             ({"channel": "dapi"}, "no channel 'dapi'; it has 1"),
             (
                 {"cells": {"field_of_interest": 50}},
-                "field_of_interest=50: leaves nothing of an image.*--cells_preset folder",
+                "field_of_interest=50: leaves nothing of an image.*--field_of_interest 0",
             ),
         ],
     )

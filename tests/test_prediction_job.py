@@ -24,7 +24,7 @@ from unet_paper.data.written_by_us import is_output, read_mark
 from unet_paper.instances import PRESETS
 from unet_paper.network import UNet
 from unet_paper.probability import CellProbabilityInferer
-from unet_paper.running import checkpoint, label_files
+from unet_paper.running import checkpoint, label_files, prediction_job
 from unet_paper.running.facts import Facts
 from unet_paper.running.label_files import NiftiVolume, TiffStack
 from unet_paper.running.prediction_job import PredictionFailure, PredictionJob
@@ -113,6 +113,35 @@ def test_a_name_that_no_file_can_have_after_it_costs_no_other(predict: Predict, 
     assert "its name leaves no room for the ending of a prediction's; shorten it by 17 characters" in str(failure)
     assert len((tmp_path / "out" / "summary.csv").read_text().splitlines()) == 2
     assert (tmp_path / "out" / "c_cells.tif").exists()
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="such a pair cannot be made there")
+def test_names_that_differ_in_capitals_alone_are_told_apart_or_refused(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(grey(40, 45) // 2).save(images / "B.png")
+    predict()
+    assert set(outputs(tmp_path / "out")) == whole("a", "b", "B", "c")
+    # no such disk here: its answer is given in its stead
+    monkeypatch.setattr(prediction_job, "_ignores_case", lambda _folder: True)
+    with pytest.raises(RuntimeError) as info:
+        predict(out=tmp_path / "shared")
+    said = str(cause(info.value))
+    assert "1 of 4 images were not predicted" in said
+    assert "differs from that of B.png in capitals alone" in said
+    assert "--output_dir" in said
+    assert set(outputs(tmp_path / "shared")) == whole("a", "B", "c")
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_whether_a_disk_tells_capitals_apart_is_tried_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, alike: bool
+) -> None:
+    if alike:  # as such a disk does it
+        told = Path.exists
+        monkeypatch.setattr(Path, "exists", lambda path: told(path) or told(path.with_name(path.name.swapcase())))
+    assert prediction_job._ignores_case(tmp_path / "not" / "yet") is alike
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("images")
@@ -326,11 +355,21 @@ def test_cells_at_the_border_that_are_not_counted_are_said(
     predict: Predict, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Image.fromarray(grey(110, 120)).save(tmp_path / "images" / "d.png")
-    predict(tmp_path / "images" / "d.png", cells_preset="phc_u373")
-    assert "wholly within 50 px of an image's border are left out" in caplog.text
-    caplog.clear()
-    predict(tmp_path / "images" / "d.png", cells_preset="folder", overwrite=True)
+    image = tmp_path / "images" / "d.png"
+    predict(image)
+    # at this threshold such a network has many a cell
+    middle = float(np.median(tifffile.imread(tmp_path / "out" / "d_probability.tif")))
+    cells = {"cells_preset": "phc_u373", "threshold": middle, "min_size": 0, "overwrite": True}
+    predict(image, **cells)
     assert "border are left out" not in caplog.text
+    whole = tifffile.imread(tmp_path / "out" / "d_cells.tif")
+    predict(image, **cells, field_of_interest=50)
+    assert "wholly within 50 px of an image's border are left out" in caplog.text
+    assert "--field_of_interest 0 takes the whole image" in caplog.text
+    found = tifffile.imread(tmp_path / "out" / "d_cells.tif")
+    inside = np.unique(whole[50:-50, 50:-50])
+    assert len(inside) < len(np.unique(whole))  # else the test tells nothing
+    np.testing.assert_array_equal(found > 0, np.isin(whole, inside[inside > 0]))
 
 
 def test_images_of_one_name_from_two_folders_do_not_take_each_other_s_place(

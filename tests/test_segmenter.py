@@ -99,6 +99,8 @@ def test_cells_at_the_border_that_are_left_out_are_said(weights: Path, caplog: p
     Segmenter.from_checkpoint(weights, device="cpu")
     assert "border are left out" not in caplog.text
     Segmenter.from_checkpoint(weights, device="cpu", cells_preset="dic_hela")
+    assert "border are left out" not in caplog.text
+    Segmenter.from_checkpoint(weights, device="cpu", field_of_interest=50)
     assert "wholly within 50 px of an image's border are left out" in caplog.text
 
 

@@ -69,7 +69,7 @@ _PLAIN = Settings(
     min_width=2,
 )
 # what to do about a frame wider than the image
-WHOLE_FIELD = "--cells_preset folder takes the whole image"
+WHOLE_FIELD = "--field_of_interest 0 takes the whole image"
 PRESETS: Mapping[str, Settings] = {
     "isbi2012": {**_PLAIN, "regrow": 0},
     "dic_hela": {**_PLAIN, "field_of_interest": 50},

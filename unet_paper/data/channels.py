@@ -28,6 +28,8 @@ def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: 
     Names by which all channels of an image are asked for are theirs, in this order, where it has none of its own: said
     once.
 
+    A number that is the name of another channel is taken for the name: said once, too.
+
     Raises:
         ValueError: one that is not there, that is named twice, or whose name several have; names those that are.
 
@@ -48,6 +50,8 @@ def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: 
                 f"{source}: {len(by_name)} channels are called {one!r}; choose by number, --channel {by_name[0]}"
             )
         number = by_name[0] if by_name else int(wanted) if wanted.isdecimal() else -1
+        if by_name and wanted.isdecimal() and int(wanted) < count and int(wanted) != number:
+            _say_by_name(one, number, names[int(wanted)])
         if not 0 <= number < count:
             numbered = f"0 to {count - 1}" if len(asked) == 1 else f'"{list(range(min(len(asked), count)))}" by number'
             raise ValueError(f"{source}: no channel {one!r}; it has {count}{known}: --channel {numbered}")
@@ -86,3 +90,14 @@ def are_usual(names: Sequence[str]) -> bool:
 @functools.cache
 def _say_by_place(names: tuple[str, ...]) -> None:
     logger.warning("channels without names are taken for %s, in this order; --channel says otherwise", ", ".join(names))
+
+
+@functools.cache
+def _say_by_name(channel: int | str, number: int, other: str) -> None:
+    logger.warning(
+        "--channel %s: taken for the name of channel number %d, numbers counting from 0; --channel %s takes the one of "
+        "this number, by its name",
+        channel,
+        number,
+        other,
+    )

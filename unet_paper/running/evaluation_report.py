@@ -43,21 +43,6 @@ MATCHED, POOR, MISSED = (60, 210, 60), (225, 225, 40), (255, 40, 40)
 UNMATCHED, UNKNOWN = (255, 140, 0), (90, 90, 200)
 
 
-def field_of_interest(preset: str | Settings) -> int:
-    """Width in px of the band along the border that a post-processing preset leaves out; scores must leave it out too.
-
-    Args:
-        preset: name in ``instances.PRESETS``, or the settings themselves.
-
-    Raises:
-        ValueError: for an unknown preset.
-
-    >>> field_of_interest("dic_hela")
-    50
-    """
-    return _settings(preset)["field_of_interest"]
-
-
 def paint_topological_errors(image: Array, errors: Array, *, spread: int = 2) -> RGB:
     """Paint topological errors over an image, each in the colour of its class (:data:`ERROR_COLOURS`).
 

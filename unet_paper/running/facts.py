@@ -235,6 +235,7 @@ def cells(
     facts: Mapping[str, Any] | None = None,
     threshold: float | None = None,
     min_size: int | None = None,
+    field_of_interest: int | None = None,
 ) -> Settings:
     """Post-processing from a preset, with what training chose for these weights, and what is given explicitly.
 
@@ -243,14 +244,16 @@ def cells(
         facts: of the weights; their post-processing counts if it is of the same preset.
         threshold: instead of the preset's or the weights'; of thresholds at which cells part, those above it stay.
         min_size: instead of the preset's or the weights'.
+        field_of_interest: instead of the preset's or the weights'; 0 keeps the cells at the border.
 
     Raises:
-        ValueError: for an unknown preset, a threshold that is none of a probability, or a size that is no number.
+        ValueError: for an unknown preset, a threshold that no probability has, or pixels that are no number of them.
 
     >>> cells("folder", threshold=0.7)["threshold"]
     0.7
     """
-    _check_given(threshold, min_size)
+    given = {"threshold": threshold, "min_size": min_size, "field_of_interest": field_of_interest}
+    _check_given(**given)
     if facts is not None and facts.get("cells_preset") == preset and "cells" in facts:
         # an earlier version knew fewer settings
         settings = {**PRESETS.get(str(preset), {}), **facts["cells"]}
@@ -258,7 +261,7 @@ def cells(
         settings = dict(PRESETS[preset])
     else:
         raise ValueError(f"cells_preset={preset!r}: choose one of {', '.join(sorted(PRESETS))}")
-    settings |= {name: value for name, value in (("threshold", threshold), ("min_size", min_size)) if value is not None}
+    settings |= {name: value for name, value in given.items() if value is not None}
     above = [split for split in settings["split_thresholds"] if split > settings["threshold"]]
     if threshold is not None and len(above) < len(settings["split_thresholds"]):
         settings["split_thresholds"] = above
@@ -280,6 +283,8 @@ def say_contradictions(facts: Mapping[str, Any], used: Mapping[str, Any]) -> lis
         f"{name} {ours[name]} (trained with {theirs[name]})"
         for name in ours
         if theirs.get(name, ours[name]) != ours[name]
+        # prediction takes cells that scores leave out: they are cells all the same
+        and (name, ours[name]) != ("field_of_interest", 0)
     ]
     if differ:
         logger.warning("%s: used as given: %s", getattr(facts, "source", "weights"), ", ".join(differ))
@@ -295,7 +300,7 @@ def say_frame(cells: Mapping[str, Any]) -> None:
     if frame := cells.get("field_of_interest"):
         logger.warning(
             "cells that lie wholly within %d px of an image's border are left out and not counted, as in the scores of "
-            "the Cell Tracking Challenge (field_of_interest of cells_preset); %s",
+            "the Cell Tracking Challenge (field_of_interest); %s",
             frame,
             WHOLE_FIELD,
         )
@@ -438,13 +443,15 @@ def folder_name(path: str | Path) -> str:
     return Path(path).name
 
 
-def _check_given(threshold: Any, min_size: Any) -> None:
+def _check_given(threshold: Any, min_size: Any, field_of_interest: Any) -> None:
     """Refuse what no map of probabilities reaches: it would find no cell, or one cell all over, in any image."""
     for name, value, least, limit, what in (
         ("threshold", threshold, 0, 1, "of a probability, 0 <= threshold < 1"),
         ("min_size", min_size, 0, math.inf, "a number of pixels >= 0"),
+        ("field_of_interest", field_of_interest, 0, math.inf, "a whole number of pixels >= 0"),
     ):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        kinds = (int,) if name == "field_of_interest" else (int, float)
+        is_number = isinstance(value, kinds) and not isinstance(value, bool)
         if value is not None and not (is_number and least <= value < limit):
             raise ValueError(f"{name}={value!r}: {what} is needed; leave --{name} out for the preset's or the weights'")
 

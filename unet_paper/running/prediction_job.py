@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,10 @@ class PredictionJob:
         self._record = _short(json.dumps(self.made_with, sort_keys=True, default=str))
         self._known, self._machines, self._folders = self._read_record()
         self._machine = dict(machine or {})
+        first_of_a_name: dict[str, str] = {}
         for source in self._addresses:
-            if reason := self._misnamed(source):
+            first = first_of_a_name.setdefault(self.path(source, "cells").name.casefold(), source)
+            if reason := self._misnamed(source) or self._in_the_place_of(first, source):
                 self.fail(source, ValueError(reason))
         self._done = [source for source in self.predicted if self._is_done(source, overwrite)]
         for source in self.predicted:
@@ -203,6 +206,15 @@ class PredictionJob:
         if (over := longest + len(".part") - LONGEST_NAME) > 0:
             return f"its name leaves no room for the ending of a prediction's; shorten it by {over} characters"
         return ""
+
+    def _in_the_place_of(self, first: str, source: str) -> str:
+        """Why the predictions of an image would take the place of another one's; empty if they would not."""
+        if first == source or not _ignores_case(self.output_dir):
+            return ""
+        return (
+            f"its name differs from that of {_printable(Path(first).name)} in capitals alone, and the disk of "
+            f"{self.output_dir} does not tell these apart; rename it, or choose a folder elsewhere with --output_dir"
+        )
 
     def _begin(self, _engine: Engine) -> None:
         if self._done:
@@ -400,6 +412,13 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         flat |= _flat(value) if isinstance(value, Mapping) else {name: value}
     return flat
+
+
+def _ignores_case(folder: Path) -> bool:
+    """Whether two names that differ in capitals alone are one file there, as on disks of Windows and macOS."""
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
+    with tempfile.NamedTemporaryFile(prefix="unet_paper_", dir=there) as probe:
+        return Path(probe.name).with_name(Path(probe.name).name.swapcase()).exists()
 
 
 def _printable(text: str) -> str:

@@ -14,7 +14,7 @@ import torch
 _NUMBERS = {
     *("in_channels", "out_channels", "dropout", "grey_mean", "grey_std", "grey_minimum", "grey_maximum", "grey_log"),
     *("magnification", "pixel_size", "point_radius", "threshold", "min_size", "memory_budget", "ignore_value"),
-    *("tile_size", "largest_class_weight", "average_decay", "patience"),
+    *("field_of_interest", "tile_size", "largest_class_weight", "average_decay", "patience"),
 }
 _LISTS = {"features", "class_weights"}
 # numbers, or one a channel
