@@ -3,6 +3,7 @@
 import json
 import shutil
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,34 @@ def test_lines_and_regions_are_no_cells(tmp_path: Path, caplog: pytest.LogCaptur
     np.testing.assert_array_equal(drawn(tmp_path), ids())
     assert "only areas and points are cells: 1 line" in caplog.text
     assert "1 of 3 outlines, which lie around two or more others" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["TEXT", "IMAGE"])
+def test_what_is_laid_over_an_image_is_no_cell(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A label beside the cells, or a picture: for ImageJ each is a rectangle that says what it stands for."""
+    imagej(tmp_path)
+    file = tmp_path / "annotations" / "a1.zip"
+    label = roifile.ImagejRoi(
+        roitype=roifile.ROI_TYPE.RECT, subtype=roifile.ROI_SUBTYPE[kind], left=13, top=1, right=29, bottom=9
+    )
+    roifile.roiwrite(file, label)
+    np.testing.assert_array_equal(drawn(tmp_path), ids())
+    assert f"only areas and points are cells: 1 {kind.lower()}" in caplog.text
+
+
+def test_what_else_lies_in_an_archive_of_rois_is_passed_over(tmp_path: Path) -> None:
+    """As ImageJ does: tables of results, and what macOS adds where it packs a folder anew."""
+    imagej(tmp_path)
+    file = tmp_path / "annotations" / "a1.zip"
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("__MACOSX/._0001.roi", b"\0\5\x16\7" + bytes(100))
+        archive.writestr("RoiSet/", b"")
+        archive.writestr("Results.csv", "Area,Mean\n54,20\n")
+    np.testing.assert_array_equal(drawn(tmp_path), ids())
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("cell1.png", b"\x89PNG")
+    with pytest.raises(ValueError, match=r"a1.zip: cannot be read as ROIs of ImageJ: no .roi in it, but cell1.png"):
+        drawn(tmp_path)
 
 
 def test_an_oval_is_an_ellipse(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import functools
 import json
 import logging
 import unicodedata
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ __all__ = ["DRAWN", "Drawing", "coco_file", "drawings"]
 
 DRAWN = (".zip", ".roi", ".geojson")
 _AREAS = {roifile.ROI_TYPE[kind] for kind in ("POLYGON", "RECT", "OVAL", "FREEHAND", "TRACED")}
+# labels and pictures laid over an image, which ImageJ keeps as rectangles
+_OVERLAYS = {roifile.ROI_SUBTYPE[kind] for kind in ("TEXT", "IMAGE")}
 
 # x and y, (n, 2)
 Ring = NDArray[np.float64]
@@ -201,15 +204,13 @@ def _filled(parts: Cell, page: int, shape: tuple[int, ...], file: Path) -> Itera
 
 
 def _rois(file: Path, known: Layout) -> Iterator[_Shape]:
-    try:
-        read = roifile.roiread(file)
-    except Exception as error:  # of whatever it raises for what is no ROI
-        raise ValueError(f"{file}: cannot be read as ROIs of ImageJ: {error}; save them again") from error
-    rois = read if isinstance(read, list) else [read]
+    rois = _read_rois(file)
     rings = [[np.asarray(ring, float) for ring in roi.coordinates(multi=True)] for roi in rois]
     left_out = []
     for roi, of in zip(rois, rings, strict=True):
-        if roi.roitype == roifile.ROI_TYPE.POINT:
+        if roi.subtype in _OVERLAYS:
+            left_out.append(roi.subtype.name.lower())
+        elif roi.roitype == roifile.ROI_TYPE.POINT:
             yield _Shape(_page_of(roi, file, known), points=np.concatenate(of), meaning=meaning_of(roi.name))
         elif roi.roitype in _AREAS and max(map(len, of), default=0) > 2:
             parts = [[ring for ring in of if len(ring) > 2]]
@@ -217,6 +218,25 @@ def _rois(file: Path, known: Layout) -> Iterator[_Shape]:
         else:
             left_out.append(roi.roitype.name.lower())
     _say_left_out(left_out, file)
+
+
+def _read_rois(file: Path) -> list[Any]:
+    """ROIs of a file; of an archive those that ImageJ reads, which passes over what is no ``.roi``.
+
+    macOS packs for each file a second one of its own (``__MACOSX/._cell.roi``), which is no ROI.
+    """
+    try:
+        if file.suffix.lower() != ".zip":
+            return [roifile.ImagejRoi.frombytes(file.read_bytes())]
+        with zipfile.ZipFile(file) as archive:
+            names = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
+            shown = [name for name in names if not name.name.startswith(".")]
+            rois = [name for name in shown if name.suffix.lower() == ".roi"]
+            if shown and not rois:
+                raise ValueError(f"no .roi in it, but {shown[0]}")
+            return [roifile.ImagejRoi.frombytes(archive.read(str(name))) for name in rois]
+    except Exception as error:  # of whatever it raises for what is no ROI
+        raise ValueError(f"{file}: cannot be read as ROIs of ImageJ: {error}; save them again") from error
 
 
 def _page_of(roi: Any, file: Path, known: Layout) -> int:
