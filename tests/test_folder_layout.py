@@ -325,6 +325,28 @@ def test_drawings_of_a_stack_go_to_their_pages(kind: str, axes: str, tmp_path: P
     assert case["label"].endswith("s.tif#0")
 
 
+@pytest.mark.parametrize("kind", ["s.zip", "s.geojson"])
+@pytest.mark.parametrize("axes", ["TYX", "TZYX"])
+def test_drawings_of_a_stack_are_not_laid_over_one_another_on_one_page(kind: str, axes: str, tmp_path: Path) -> None:
+    """Of a page that was taken out of its stack; those of one page are its cells, whichever page that was."""
+    (tmp_path / "masks").mkdir()
+    stack = np.zeros((2, 2, *SHAPE) if axes == "TZYX" else (4, *SHAPE), np.uint8)
+    tifffile.imwrite(tmp_path / "s.tif", stack, imagej=True, metadata={"axes": axes})
+    places = planes(layout(tmp_path / "s.tif"), range(4))
+    image(tmp_path / "images" / "s.png")
+    nothing, cells = [], list(cell_outlines(ids()))
+
+    def drawn_on(outlines: list[list[Any]]) -> np.ndarray:
+        geojson = "".join(qupath_geojson(outlines, 4 * [{}], places, "")).encode()
+        content = imagej_rois(outlines, "", places) if kind == "s.zip" else geojson
+        (tmp_path / "masks" / kind).write_bytes(content)
+        return drawn(tmp_path)
+
+    np.testing.assert_array_equal(drawn_on([nothing, nothing, cells, nothing]), ids())
+    with pytest.raises(ValueError, match=rf"{kind}: its cells lie on 2 pages of a stack, and s.png has one: give the"):
+        drawn_on([nothing, cells[:1], cells[1:], nothing])
+
+
 @pytest.mark.parametrize("write", [imagej, qupath, coco])
 def test_drawings_on_an_image_that_a_tag_turns_are_refused(write: Callable[[Path], None], tmp_path: Path) -> None:
     """ImageJ shows it as it is stored, others turn it. A mask file a cell says itself which side is up."""

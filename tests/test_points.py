@@ -250,6 +250,17 @@ def test_points_of_a_stack_say_their_page(tmp_path: Path) -> None:
     assert [point.page for point in read_table(file)] == [0]
 
 
+def test_points_of_several_pages_are_not_put_on_one(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.png")
+    (tmp_path / "points").mkdir()
+    file = tmp_path / "points" / "a.csv"
+    file.write_text("Frame,y,x\n3,1,2\n3,3,8\n")
+    assert picture(drawn(tmp_path))[:5] == EXPECTED[:5]
+    file.write_text("Frame,y,x\n3,1,2\n4,3,8\n")
+    with pytest.raises(ValueError, match=r"a.csv: its points lie on 2 pages of a stack .column Frame., and its image"):
+        drawn(tmp_path)
+
+
 def test_masks_that_are_made_follow_the_values_of_the_others(tmp_path: Path) -> None:
     """Points beside label images whose background is 1 and whose unknown is 2."""
     for name in ("a", "b"):

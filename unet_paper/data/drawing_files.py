@@ -10,7 +10,7 @@ import logging
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ DRAWN = (".zip", ".roi", ".geojson")
 _AREAS = {roifile.ROI_TYPE[kind] for kind in ("POLYGON", "RECT", "OVAL", "FREEHAND", "TRACED")}
 # labels and pictures laid over an image, which ImageJ keeps as rectangles
 _OVERLAYS = {roifile.ROI_SUBTYPE[kind] for kind in ("TEXT", "IMAGE")}
+_DEPTHS = 2**20
 
 # x and y, (n, 2)
 Ring = NDArray[np.float64]
@@ -60,9 +61,9 @@ class Drawing(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """A drawing as a file has it: areas, or points in x and y."""
+    """A drawing as a file has it: areas, or points in x and y; without a page where it says none."""
 
-    page: int
+    page: int | None
     parts: Cell = ()
     points: Ring = np.empty((0, 2))
     meaning: str = CELL
@@ -97,18 +98,20 @@ def drawings(annotation: Sequence[Path], image: Path, known: Layout) -> tuple[li
         if kind != ".geojson" and not _is_geojson(content):
             return list(_coco(content, file, image, shape)), []
         shapes = list(_geojson(content, file, known))
+    if len(known.shapes) == 1:
+        _refuse_several_pages({one.page for one in shapes} - {None}, file, image)
     drawn: list[Drawing] = []
     points = []
     for one in shapes:
-        if not 0 <= one.page < len(known.shapes):
-            raise ValueError(
-                f"{file}: a cell on page {one.page}, but {image.name} has pages 0 to {len(known.shapes) - 1}"
-            )
+        # which page of a stack an image is that was taken out of it, is not known to it
+        page = 0 if one.page is None or len(known.shapes) == 1 else one.page
+        if not 0 <= page < len(known.shapes):
+            raise ValueError(f"{file}: a cell on page {page}, but {image.name} has pages 0 to {len(known.shapes) - 1}")
         if one.parts:
-            drawn += (area._replace(meaning=one.meaning) for area in _filled(one.parts, one.page, shape, file))
+            drawn += (area._replace(meaning=one.meaning) for area in _filled(one.parts, page, shape, file))
         # a place within a pixel is that pixel
         places = np.floor(one.points).astype(np.int64)
-        points += [Point(one.page, int(y), int(x), one.meaning) for x, y in places]
+        points += [Point(page, int(y), int(x), one.meaning) for x, y in places]
     _check_points(points, file, image, known)
     return drawn, points
 
@@ -143,6 +146,16 @@ def _refuse_turned(file: Path, image: Path, known: Layout) -> None:
         "obey and others do not, so that where its cells lie is not known; save the image from the program in which "
         "they were drawn, as TIFF or PNG, and take that in its place"
     )
+
+
+def _refuse_several_pages(pages: Collection[int | None], file: Path, image: Path) -> None:
+    """Raise where cells of several pages would come to lie over one another on the only page there is."""
+    if len(pages) > 1:
+        raise ValueError(
+            f"{file}: its cells lie on {len(pages)} pages of a stack, and {image.name} has one: give the whole stack "
+            "as the image, or keep the cells of this page alone; if all are of it, in ImageJ remove the positions, in "
+            "the ROI Manager by More > Remove Positions"
+        )
 
 
 def _check_points(points: Sequence[Point], file: Path, image: Path, known: Layout) -> None:
@@ -239,30 +252,35 @@ def _read_rois(file: Path) -> list[Any]:
         raise ValueError(f"{file}: cannot be read as ROIs of ImageJ: {error}; save them again") from error
 
 
-def _page_of(roi: Any, file: Path, known: Layout) -> int:
-    if len(known.shapes) == 1:
-        return 0
-    depths = dict(zip(known.axes, known.sizes, strict=True)).get("Z", 1)
+def _page_of(roi: Any, file: Path, known: Layout) -> int | None:
+    depths = _depths(known)
     if roi.z_position or roi.t_position:
         return (max(roi.t_position, 1) - 1) * depths + max(roi.z_position, 1) - 1
     if roi.position:
         # ImageJ counts channels first
         return int(roi.position - 1) // max(len(known.channels), 1)
+    if len(known.shapes) == 1:
+        return None
     raise ValueError(
         f"{file}: the ROI {roi.name!r} does not say on which of {len(known.shapes)} pages it lies; in the ROI Manager, "
         "More > Options > Associate with slices, before it is added"
     )
 
 
+def _depths(known: Layout) -> int:
+    """Pages of one time; of an image of one page, whose stack is not known, more than any stack has."""
+    return int(dict(zip(known.axes, known.sizes, strict=True)).get("Z", 1)) if len(known.shapes) > 1 else _DEPTHS
+
+
 def _geojson(content: Any, file: Path, known: Layout) -> Iterator[_Shape]:
     collection = content.get("features", [content]) if isinstance(content, dict) else content
-    depths = dict(zip(known.axes, known.sizes, strict=True)).get("Z", 1)
+    depths = _depths(known)
     left_out = []
     for feature in collection:
         try:
             geometry = feature.get("geometry", feature) or {"type": "none"}
             plane = geometry.get("plane", {})
-            page = int(plane.get("t", 0)) * depths + int(plane.get("z", 0)) if len(known.shapes) > 1 else 0
+            page = int(plane.get("t", 0)) * depths + int(plane.get("z", 0))
             cell, points, meaning = _cell_of(geometry), _points_of(geometry), meaning_of(_class_of(feature))
         except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{file}: no GeoJSON of outlines ({error!r}); export it again") from error

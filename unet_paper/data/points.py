@@ -36,6 +36,8 @@ TWINS = 2.0
 _CALIBRATED = {"X", "Y"}  # of ImageJ's table of results
 _SHAPES = {"shape-type", "vertex-index"}  # of napari, one line a corner
 _KINDS = ("class", "classification", "label")
+# columns that tell on which page of a stack a point lies
+_PAGES = {"t", "time", "frame", "z", "slice", "plane", "page", "position_t", "position_z"}
 _BAND = 2**20  # pixels that are looked at together
 
 # row and column of each, (n, 2)
@@ -105,7 +107,8 @@ def read_table(file: Path, pages: int = 1) -> list[Point]:
             f"{file}: its image has {pages} pages, and it does not say which point is on which; axis-0 does"
         )
     kind = next((name for name in _KINDS if name in names), None)
-    found = []
+    paged = [name for name in names if len(axes) < 3 and name.casefold() in _PAGES]
+    found, on = [], set()
     for number, line in enumerate(lines[1:], start=2):
         fields = dict(zip(names, _split(line, lines[0]), strict=False))
         if not any(fields.values()):
@@ -116,6 +119,13 @@ def read_table(file: Path, pages: int = 1) -> list[Point]:
             raise ValueError(f"{file}: line {number} ({line[:60]!r}) is no point; numbers are needed") from None
         page, row, column = place if len(place) == 3 else (0, *place)
         found.append(Point(page, row, column, meaning_of(fields.get(kind or ""))))
+        on.add(tuple(fields.get(name) for name in paged))
+    if len(on) > 1:
+        raise ValueError(
+            f"{file}: its points lie on {len(on)} pages of a stack (column {', '.join(paged)}), and its image has one: "
+            "keep the lines of this page alone; or give the whole stack as the image, and its page in axis-0, the row "
+            "in axis-1 and the column in axis-2"
+        )
     if not found:
         raise ValueError(
             f"{file}: holds no point, so that nothing is known of its image; put one in every cell, or where there is "
