@@ -379,6 +379,52 @@ def test_lines_and_regions_are_no_cells(tmp_path: Path, caplog: pytest.LogCaptur
     assert "1 of 3 outlines, which lie around two or more others" in caplog.text
 
 
+def outlined(root: Path, boxes: list[tuple[int, int, int, int]]) -> np.ndarray:
+    """Label image of rectangles that QuPath has drawn, in their order."""
+    qupath(root)
+    file = root / "annotations" / "a1.geojson"
+    shapes = [{"type": "Polygon", "coordinates": [[*corners(box), corners(box)[0]]]} for box in boxes]
+    features = [{"type": "Feature", "geometry": shape} for shape in shapes]
+    file.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return drawn(root)
+
+
+NUCLEI, THEIR_CELLS = [(2, x, 5, x + 3) for x in (2, 10, 20)], [(1, x, 7, x + 6) for x in (1, 9, 19)]
+
+
+def test_cells_beneath_others_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels = outlined(tmp_path, [*NUCLEI, *THEIR_CELLS])
+    assert sorted(np.unique(labels)) == [0, 4, 5, 6]
+    assert "a1.geojson: left out: 3 of 6 outlines, which lie wholly beneath later ones" in caplog.text
+    caplog.clear()
+    shutil.rmtree(tmp_path / "annotations")
+    np.testing.assert_array_equal(outlined(tmp_path, CELLS), ids())
+    assert not caplog.text
+
+
+def test_cells_around_their_nuclei_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels = outlined(tmp_path, [*THEIR_CELLS, *NUCLEI])
+    assert sorted(np.unique(labels)) == [0, 1, 2, 3, 4, 5, 6]
+    assert "a1.geojson: 3 of 6 outlines lie around one other each, which is cut out of them" in caplog.text
+
+
+def test_outlines_around_nothing_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Coordinates that count the image as 1, a slip of a pen, and what QuPath leaves of a cell that was cut away."""
+    qupath(tmp_path)
+    file = tmp_path / "annotations" / "a1.geojson"
+    content = json.loads(file.read_text())
+    tiny = [[[0.1, 0.1], [0.4, 0.1], [0.4, 0.4], [0.1, 0.1]]]
+    for coordinates in (tiny, [], [[]]):
+        content["features"].append({"geometry": {"type": "Polygon", "coordinates": coordinates}, "type": "Feature"})
+    file.write_text(json.dumps(content))
+    np.testing.assert_array_equal(drawn(tmp_path), ids())
+    assert "only areas and points are cells: 1 outline around no pixel" in caplog.text
+    assert "only areas and points are cells: 2 empty polygon" in caplog.text
+    file.write_text(file.read_text().replace("0.1", "NaN"))
+    with pytest.raises(ValueError, match=r"a1.geojson: no GeoJSON of outlines .*a coordinate is no number"):
+        drawn(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["TEXT", "IMAGE"])
 def test_what_is_laid_over_an_image_is_no_cell(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A label beside the cells, or a picture: for ImageJ each is a rectangle that says what it stands for."""
@@ -462,6 +508,7 @@ def test_categories_and_ids_of_coco_are_taken_for_what_they_mean(
     file = tmp_path / "annotations.json"
     content = json.loads(file.read_text())
     content["categories"] = [{"id": 1, "name": "nucleus"}, {"id": 2, "name": "Ignore"}]
+    content["images"][0] |= {"height": None, "width": None}  # as of an image whose size a program did not know
     for number, annotation in enumerate(content["annotations"], start=1):
         annotation |= {"category_id": number, "image_id": str(annotation["image_id"])}
     line = {"id": 9, "image_id": content["images"][0]["id"], "segmentation": [[1, 1, 9, 1]]}

@@ -31,6 +31,7 @@ _AREAS = {roifile.ROI_TYPE[kind] for kind in ("POLYGON", "RECT", "OVAL", "FREEHA
 # labels and pictures laid over an image, which ImageJ keeps as rectangles
 _OVERLAYS = {roifile.ROI_SUBTYPE[kind] for kind in ("TEXT", "IMAGE")}
 _DEPTHS = 2**20
+_EMPTY = "outline around no pixel"
 
 # x and y, (n, 2)
 Ring = NDArray[np.float64]
@@ -101,17 +102,20 @@ def drawings(annotation: Sequence[Path], image: Path, known: Layout) -> tuple[li
     if len(known.shapes) == 1:
         _refuse_several_pages({one.page for one in shapes} - {None}, file, image)
     drawn: list[Drawing] = []
-    points = []
+    points, empty = [], 0
     for one in shapes:
         # which page of a stack an image is that was taken out of it, is not known to it
         page = 0 if one.page is None or len(known.shapes) == 1 else one.page
         if not 0 <= page < len(known.shapes):
             raise ValueError(f"{file}: a cell on page {page}, but {image.name} has pages 0 to {len(known.shapes) - 1}")
         if one.parts:
-            drawn += (area._replace(meaning=one.meaning) for area in _filled(one.parts, page, shape, file))
+            areas = [area._replace(meaning=one.meaning) for area in _filled(one.parts, page, shape, file)]
+            drawn += areas
+            empty += not areas
         # a place within a pixel is that pixel
         places = np.floor(one.points).astype(np.int64)
         points += [Point(page, int(y), int(x), one.meaning) for x, y in places]
+    _say_left_out(empty * [_EMPTY], file)
     _check_points(points, file, image, known)
     return drawn, points
 
@@ -287,7 +291,8 @@ def _geojson(content: Any, file: Path, known: Layout) -> Iterator[_Shape]:
         if cell or len(points):
             yield _Shape(page, cell, points, meaning)
         else:
-            left_out.append(str(geometry["type"]).lower())
+            kind = str(geometry["type"]).lower()
+            left_out.append(f"empty {kind}" if "polygon" in kind else kind)
     _say_left_out(left_out, file)
 
 
@@ -298,7 +303,10 @@ def _cell_of(geometry: Mapping[str, Any]) -> Cell:
     if geometry["type"] not in ("Polygon", "MultiPolygon"):
         return []
     parts = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
-    return [[np.array(ring, float)[:, :2] for ring in part] for part in parts]
+    rings = [[np.array(ring, float)[:, :2] for ring in part if ring] for part in parts]
+    if not all(np.isfinite(ring).all() for part in rings for ring in part):
+        raise ValueError("a coordinate is no number")
+    return [part for part in rings if part]
 
 
 def _points_of(geometry: Mapping[str, Any]) -> Ring:
@@ -365,7 +373,7 @@ def _coco(content: Any, file: Path, image: Path, shape: tuple[int, ...]) -> Iter
         raise ValueError(f"{file}: {what}; COCO's images have a file_name each")
     with _coco_as_it_should_be(file):
         (entry,) = (entry for entry in content["images"] if entry["id"] == ids[0])
-        stated = (int(entry.get("height", shape[0])), int(entry.get("width", shape[1])))
+        stated = (int(entry.get("height") or shape[0]), int(entry.get("width") or shape[1]))
         if stated != tuple(shape):
             raise ValueError(
                 f"{file}: {image.name} was of {stated} px when its cells were drawn, and has {shape} px: was it "
@@ -380,7 +388,7 @@ def _coco(content: Any, file: Path, image: Path, shape: tuple[int, ...]) -> Iter
             drawn = list(_of_annotation(entry, f"{file}: annotation {entry.get('id')}", shape, file))
             meaning = meaning_of(classes.get(entry.get("category_id")))
             yield from (one._replace(meaning=meaning) for one in drawn)
-            left_out += [] if drawn else ["outline around no pixel"]
+            left_out += [] if drawn else [_EMPTY]
     _say_left_out(left_out, file)
 
 

@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 def label_image(image: Path, annotation: Sequence[Path], radius: float | None = None) -> Labels:
     """Label image of an image whose annotation is anything but one.
 
-    A drawing around two or more others is a region and no cell: it is left out, and said, as are lines.
+    A drawing around two or more others is a region and no cell: it is left out, and said, as are lines, and cells that
+    lie wholly beneath later ones. Where many lie around one other each, as cells around their nuclei, that is said.
 
     Args:
         image: the file.
@@ -63,10 +64,21 @@ def label_image(image: Path, annotation: Sequence[Path], radius: float | None = 
             cells, background = (_places(points, page, meaning) for meaning in (CELL, BACKGROUND))
             labels[page] = _discs(cells, background, of_page, (shape[0], shape[1]), radius)
             numbers[page] = len(cells)
+    of_points = Counter(numbers)
     for one in drawn:
         numbers[one.page] += one.meaning == CELL
         value = {CELL: numbers[one.page], BACKGROUND: 0}.get(one.meaning, UNKNOWN)
         labels[one.page][one.window][one.inside] = value
+    outlines = (numbers - of_points).total()
+    seen = sum(np.count_nonzero(np.unique(labels[page]) > of_points[page]) for page in numbers)
+    if seen < outlines:
+        logger.warning(
+            "%s: left out: %d of %d outlines, which lie wholly beneath later ones: drawn twice, or nuclei beneath "
+            "their cells?",
+            annotation[0],
+            outlines - seen,
+            outlines,
+        )
     return labels[0] if len(known.shapes) == 1 else labels
 
 
@@ -113,7 +125,7 @@ def _without_regions(drawn: Sequence[Drawing], points: Sequence[Point], file: Pa
     areas = np.array([int(one.inside.sum()) if one.meaning == CELL else np.iinfo(np.int64).max for one in others])
     # of each a pixel of its own, the first
     firsts = np.array([(one.top, one.left + int(one.inside[0].argmax())) for one in others])
-    cells, regions = [], 0
+    cells, regions, around_one = [], 0, 0
     for number, one in enumerate(drawn):
         if one.meaning != CELL:
             cells.append(one)
@@ -122,9 +134,11 @@ def _without_regions(drawn: Sequence[Drawing], points: Sequence[Point], file: Pa
         within = (pages == one.page) & (areas <= areas[number] // 2)
         within &= (boxes[:, 0] >= top) & (boxes[:, 1] >= left) & (boxes[:, 2] <= bottom) & (boxes[:, 3] <= right)
         rows, columns = (firsts[within] - (top, left)).T
-        if np.count_nonzero(one.inside[rows, columns]) >= 2:
+        held = np.flatnonzero(within)[one.inside[rows, columns]]
+        if len(held) >= 2:
             regions += 1
         else:
+            around_one += len(held) == 1 and held[0] < len(drawn) and _covers(one, drawn[held[0]])
             cells.append(one)
     if regions:
         logger.warning(
@@ -133,4 +147,20 @@ def _without_regions(drawn: Sequence[Drawing], points: Sequence[Point], file: Pa
             regions,
             len(drawn),
         )
+    # of a few, one cell may lie on another
+    if around_one > max(2, len(cells) // 4):
+        logger.warning(
+            "%s: %d of %d outlines lie around one other each, which is cut out of them, and both are taken for cells: "
+            "cells with their nuclei? Keep one kind",
+            file,
+            around_one,
+            len(cells),
+        )
     return cells
+
+
+def _covers(one: Drawing, other: Drawing) -> bool:
+    """Whether all pixels of a drawing, which lies in the window of another one, are within that."""
+    top, left = other.top - one.top, other.left - one.left
+    height, width = other.inside.shape
+    return bool(one.inside[top : top + height, left : left + width][other.inside].all())
