@@ -13,6 +13,7 @@ import pytest
 import roifile
 import tifffile
 from PIL import Image
+from scipy import ndimage
 
 from unet_paper.app.folder_cases import _names, cases_of
 from unet_paper.data import datasets, drawn_cells, folder_layout
@@ -34,6 +35,10 @@ def ids() -> np.ndarray:
 def save(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+
+
+def read_grey(path: Path) -> np.ndarray:
+    return np.array(Image.open(path))
 
 
 def image(path: Path) -> None:
@@ -516,6 +521,37 @@ def test_categories_and_ids_of_coco_are_taken_for_what_they_mean(
     file.write_text(json.dumps(content))
     np.testing.assert_array_equal(drawn(tmp_path), np.where(ids() == 2, -1, ids().astype(int)))
     assert f"{file}: left out, since only areas and points are cells: 1 outline around no pixel" in caplog.text
+
+
+def test_a_group_of_cells_is_unknown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """``iscrowd`` is a group in COCO; of what is in one piece some programs say it for having run lengths."""
+    coco_runs(tmp_path)
+    file = tmp_path / "annotations.json"
+    content = json.loads(file.read_text())
+    group = ids()[::-1, ::-1] > 0
+    content["annotations"][1]["segmentation"]["counts"] = runs(group.astype(int))
+    file.write_text(json.dumps(content))
+    np.testing.assert_array_equal(drawn(tmp_path), np.where(group, -1, ids() == 1))
+    assert "annotations.json: 1 annotations of a1.png are groups of cells" in caplog.text
+
+
+@pytest.mark.parametrize("write", [bowl, mask_folders])
+def test_a_mask_file_a_cell_holds_one(write: Callable[[Path], None], tmp_path: Path) -> None:
+    """No rim in grey, by which it would grow, no label image, of which all cells would be one, and no negative."""
+    write(tmp_path)
+    files = sorted(tmp_path.glob("**/masks/**/[12].png"))
+    cell = read_grey(files[0])
+    save(files[0], (ndimage.uniform_filter(cell.astype(float), 3)).astype(np.uint8))
+    with pytest.raises(ValueError, match=r"1.png: one of 2 mask files of an image, .* values besides 0"):
+        drawn(tmp_path)
+    save(files[0], ids())
+    with pytest.raises(ValueError, match=r"1.png: one of 2 mask files of an image, .* 2 values besides 0"):
+        drawn(tmp_path)
+    save(files[0], 255 - cell)
+    assert np.count_nonzero(drawn(tmp_path)) == cell.size - np.count_nonzero(cell)
+    save(files[1], 255 - read_grey(files[1]))
+    with pytest.raises(ValueError, match=r"1.png, 2.png: each covers most of the image"):
+        drawn(tmp_path)
 
 
 def test_several_coco_files_share_the_images(tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import roifile
 from numpy.typing import NDArray
+from scipy import ndimage
 from skimage.draw import polygon2mask
 
+from unet_paper.data.annotation import is_inverted
 from unet_paper.data.page import Layout
-from unet_paper.data.points import CELL, TABLES, Point, meaning_of, read_table, refuse_twins
+from unet_paper.data.points import CELL, TABLES, UNKNOWN_AREA, Point, meaning_of, read_table, refuse_twins
 from unet_paper.data.reader import LabelReader, extension
 
 __all__ = ["DRAWN", "Drawing", "coco_file", "drawings"]
@@ -136,10 +138,26 @@ def coco_file(files: Sequence[Path], image: Path) -> Path:
 
 
 def _masks(files: Sequence[Path], shape: tuple[int, ...]) -> Iterator[Drawing]:
+    white_around: list[Path] = []
     for file in files:
         pixels, _ = LabelReader().get_data(file)
         if pixels.shape != shape:
             raise ValueError(f"{file}: {pixels.shape} px, but its image has {shape}: both must have one size")
+        values = np.unique(pixels[pixels != 0])
+        if len(values) > 1:
+            raise ValueError(
+                f"{file}: one of {len(files)} mask files of an image, each of one cell, and it holds "
+                f"{len(values)} values besides 0: greys at the rim of a mask that was scaled or softened, or ids of "
+                "many cells? Save each cell in black and white, without smoothing; or put a label image of all cells "
+                "alone there"
+            )
+        white_around += [file] * is_inverted((pixels > 0).astype(np.uint8))
+        # a large cell may cover most of an image, but not two
+        if len(white_around) > 1:
+            raise ValueError(
+                f"{white_around[0]}, {file.name}: each covers most of the image and its corners: is the cell black? "
+                "Save cells in white on a background of 0"
+            )
         yield from _drawing(pixels > 0, 0)
 
 
@@ -380,16 +398,34 @@ def _coco(content: Any, file: Path, image: Path, shape: tuple[int, ...]) -> Iter
                 "scaled? Use the image that was drawn on"
             )
         classes = {entry.get("id"): entry.get("name") for entry in content.get("categories") or []}
-        left_out = []
+        left_out, groups = [], 0
         for entry in content["annotations"]:
             # some programs write one of the two as text
             if str(entry["image_id"]) != str(ids[0]):
                 continue
             drawn = list(_of_annotation(entry, f"{file}: annotation {entry.get('id')}", shape, file))
             meaning = meaning_of(classes.get(entry.get("category_id")))
+            if meaning == CELL and entry.get("iscrowd") and any(_is_in_pieces(one.inside) for one in drawn):
+                meaning = UNKNOWN_AREA
+                groups += 1
             yield from (one._replace(meaning=meaning) for one in drawn)
             left_out += [] if drawn else [_EMPTY]
+    if groups:
+        logger.warning(
+            "%s: %d annotations of %s are groups of cells (iscrowd, in several pieces), taken for unknown: draw their "
+            "cells one by one to learn from them",
+            file,
+            groups,
+            image.name,
+        )
     _say_left_out(left_out, file)
+
+
+def _is_in_pieces(inside: NDArray[np.bool_]) -> bool:
+    """Whether a mask has a second piece that is no speck. Programs say ``iscrowd`` of whatever has run lengths, too."""
+    pieces, count = ndimage.label(inside, np.ones((3, 3), bool))
+    areas = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    return bool(np.count_nonzero(20 * areas > inside.sum()) > 1)
 
 
 def _of_annotation(entry: Mapping[str, Any], source: str, shape: tuple[int, ...], file: Path) -> Iterator[Drawing]:
