@@ -109,9 +109,9 @@ def test_a_value_of_masks_may_mean_unknown(nuclei: Path, capsys: pytest.CaptureF
 
 def test_classes_are_looked_at_as_they_are_trained(nuclei: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the refusal of their masks says to say is taken by check and by train, and stands in the settings."""
-    for file in sorted((nuclei / "masks").iterdir()):
+    for number, file in enumerate(sorted((nuclei / "masks").iterdir())):
         mask = np.zeros((64, 64), np.uint8)
-        mask[4:14, 4:14] = mask[34:44, 4:14] = 1
+        mask[4:14, 4:14] = mask[34 : 44 + number, 4:14] = 1
         mask[4:14, 34:44] = mask[34:44, 34:44] = 2
         mask[20:30, 4:14], mask[20:30, 34:44] = 1, 2
         Image.fromarray(mask).save(file)

@@ -171,6 +171,41 @@ def transposed(root: Path) -> None:
     write(root, 2, ids=np.ascontiguousarray(read(root, 2).T))
 
 
+def half_size(root: Path) -> None:
+    """Outlines that were exported from an image of half the size."""
+    for number in range(6):
+        ids = read(root, number)
+        small = np.zeros_like(ids)
+        small[: SIZE // 2, : SIZE // 2] = ids[1::2, 1::2]
+        write(root, number, ids=small)
+
+
+def double_size(root: Path) -> None:
+    ids = read(root, 2)
+    write(root, 2, ids=np.kron(ids, np.ones((2, 2), np.uint8))[:SIZE, :SIZE])
+
+
+def in_micrometres(root: Path) -> None:
+    """0.65 um a pixel, as the image says."""
+    (root / "images" / "well2.png").unlink()
+    image, ids = picture(2)
+    metadata = {"axes": "YX", "unit": "um"}
+    resolution = (1 / 0.65, 1 / 0.65)
+    tifffile.imwrite(root / "images" / "well2.tif", image, imagej=True, resolution=resolution, metadata=metadata)
+    side = round(0.65 * SIZE)
+    at = ((np.arange(side) + 0.5) / 0.65).astype(int)
+    small = np.zeros_like(ids)
+    small[:side, :side] = ids[np.ix_(at, at)]
+    write(root, 2, ids=small)
+
+
+def of_the_frame_before(root: Path) -> None:
+    """Of two frames of a film one is drawn: in the next one the cells have moved a little."""
+    image, ids = picture(2)
+    moved = np.roll(image, 1, 0)
+    write(root, 9, moved, ids)
+
+
 def twice_turned(root: Path) -> None:
     """What a program that multiplies images by turning them leaves in a folder, its ids numbered anew."""
     image, ids = (np.rot90(pixels) for pixels in picture(0))
@@ -259,6 +294,10 @@ def damaged(root: Path) -> None:
         (all_shifted, ["mask is shifted"]),
         (mirrored, ["mask is turned"]),
         (transposed, ["mask is turned"]),
+        (half_size, ["mask is scaled"]),
+        (double_size, ["mask is scaled"]),
+        (in_micrometres, ["mask is scaled"]),
+        (of_the_frame_before, ["one mask for several images"]),
         (twice_turned, ["image is there twice"]),
         (half_not_looked_at, ["cell as large as a part of the image"]),
         (outlines, ["outlines that are not filled"]),

@@ -50,11 +50,13 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _channels(found),
         _channel_names(found),
         _turned(found),
+        _scaled(found),
         _swapped(found, other_fit),
         _shifted(found),
         _inverted(found),
         _empty(found),
         _duplicates(found),
+        _same_mask(found),
         _giants(found),
         _apart(found),
         _hollow(found),
@@ -116,6 +118,17 @@ def _turned(found: Survey) -> Iterator[Finding]:
             )
 
 
+def _scaled(found: Survey) -> Iterator[Finding]:
+    for factor in sorted({image.scale for image in found.images} - {1.0}):
+        images = [image for image in found.images if image.scale == factor]
+        yield Finding(
+            "mask is scaled",
+            [file for image in images for file in (image.image, image.label)],
+            f"the outlines lie on no edges of the image, and would with coordinates {factor:.4g} times as large",
+            "export them in pixels of this very image, not of a smaller or larger one, nor in micrometres",
+        )
+
+
 def _photographs(found: Survey) -> Iterator[Finding]:
     files = [image.label for image in found.images if image.trouble == "photograph"]
     if files:
@@ -138,9 +151,14 @@ def _outlined(found: Survey) -> list[ImageFacts]:
 
 def _judged(found: Survey) -> list[ImageFacts]:
     """Images whose outlines can be judged: with cells, in a folder where outlines mostly lie on edges."""
-    outlined = [image for image in _outlined(found) if image.turn == 1]
+    outlined = [image for image in _outlined(found) if _as_drawn(image)]
     good = sum(image.outline >= ON_THE_EDGES for image in outlined)
     return outlined if 2 * good > len(outlined) or len(outlined) <= 2 else []
+
+
+def _as_drawn(image: ImageFacts) -> bool:
+    """Whether it is not known already that its mask is turned or scaled."""
+    return image.turn == 1 and image.scale == 1
 
 
 def _is_shifted(image: ImageFacts) -> bool:
@@ -155,7 +173,7 @@ def _swapped(found: Survey, other_fit: OtherFit | None) -> Iterator[Finding]:
         return
     judged = _judged(found)
     # where outlines mostly lie nowhere, names may be one off in all: some of them tell
-    suspects = judged or [image for image in _outlined(found) if image.turn == 1][:_TRIED]
+    suspects = judged or [image for image in _outlined(found) if _as_drawn(image)][:_TRIED]
     for image in suspects:
         if image.outline >= BY_CHANCE or image.best_outline >= 2 * ON_THE_EDGES:
             continue
@@ -249,6 +267,23 @@ def _duplicates(found: Survey) -> Iterator[Finding]:
                 f"{len(group)} files hold the same picture, as it is, turned or mirrored: with one in training and one "
                 "held out, scores are too good",
                 "keep one; training turns and mirrors images by itself",
+            )
+
+
+def _same_mask(found: Survey) -> Iterator[Finding]:
+    """The same cells in images that differ: a frame's mask given to all of a film, a table's line copied."""
+    same: dict[str, list[ImageFacts]] = defaultdict(list)
+    for image in found.images:
+        if image.drawn_hash:
+            same[image.drawn_hash].append(image)
+    for group in same.values():
+        if len({image.image_hash for image in group}) > 1:
+            yield Finding(
+                "one mask for several images",
+                [file for image in group for file in (image.image, image.label)],
+                f"{len(group)} images have the very same cells",
+                "give each image its own mask; right if all show one field, in other stains or planes of focus: hold "
+                "them out together then, else scores are too good",
             )
 
 

@@ -1,5 +1,7 @@
 """Whether the outlines of a mask lie on edges of its image."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -13,6 +15,8 @@ Labels = NDArray[np.int32]
 # an image of 256 px it reaches 4 to 5 by chance.
 ON_THE_EDGES = 6.0
 BY_CHANCE = 3.0
+# by which images are made smaller for viewing and drawing
+_FACTORS = (2.0, 4.0, 0.5, 0.25)
 
 
 def outline_fit(image: Image, cells: Labels) -> tuple[float, float, tuple[int, int]]:
@@ -58,3 +62,29 @@ def best_turn(image: Image, cells: Labels) -> int:
     fits = {turn: outline_fit(image, upright(cells, turn))[0] for turn in range(2, 9) if square or turn < 5}
     best = max(fits, key=lambda turn: np.nan_to_num(fits[turn], nan=-np.inf))
     return best if fits[best] >= ON_THE_EDGES else 1
+
+
+def best_scale(image: Image, cells: Labels, also: Sequence[float] = ()) -> float:
+    """Factor by which the coordinates of a mask that lies on no edges of its image have to be multiplied to do so.
+
+    Args:
+        image: grey values, (H, W).
+        cells: label image of the same shape, drawn on the image at another size, or in another unit than pixels.
+        also: factors that are tried besides usual ones.
+
+    Returns:
+        The factor; 1 where there is none.
+    """
+    factors = [factor for factor in (*_FACTORS, *also) if 0.1 <= factor <= 10 and factor != 1]
+    fits = {}
+    for factor in factors:
+        part = _scaled(cells, factor)
+        fits[factor] = outline_fit(image[: part.shape[0], : part.shape[1]], part)[0]
+    best = max(fits, key=lambda factor: np.nan_to_num(fits[factor], nan=-np.inf))
+    return best if fits[best] >= ON_THE_EDGES else 1.0
+
+
+def _scaled(cells: Labels, factor: float) -> Labels:
+    """Label image larger or smaller from its upper left corner, as much of it as lies in the image."""
+    rows, columns = (((np.arange(length) + 0.5) / factor).astype(int) for length in cells.shape)
+    return cells[np.ix_(rows[rows < cells.shape[0]], columns[columns < cells.shape[1]])]

@@ -23,7 +23,7 @@ from unet_paper.data.annotation import OPEN, Annotation, InstancesFromAnnotation
 from unet_paper.data.channels import Channel
 from unet_paper.data.datasets import Case
 from unet_paper.data.notices import Progress
-from unet_paper.data.outline_fit import BY_CHANCE, best_turn, outline_fit
+from unet_paper.data.outline_fit import BY_CHANCE, best_scale, best_turn, outline_fit
 from unet_paper.data.photometric import upright
 from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import LabelReader, PageReader, layout, split_page
@@ -78,6 +78,9 @@ class ImageFacts:
         smallest: grey value.
         turn: orientation (of ``photometric.upright``) in which the mask would lie on the edges; 1 where it does, or
             where it does in none.
+        scale: factor by which the mask's coordinates would have to be multiplied to lie on the edges; 1 where they do,
+            or where none would help.
+        drawn_hash: of the cells as they lie in the image; empty where there are none, or nothing else.
         pointed: whether its cells are points, which have no size.
         thumbnail: of grey values, 16 x 16 px, mean 0 and standard deviation 1.
     """
@@ -116,6 +119,8 @@ class ImageFacts:
     apart: int = 0
     smallest: float = 0.0
     turn: int = 1
+    scale: float = 1.0
+    drawn_hash: str = ""
     pointed: bool = False
     thumbnail: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
@@ -316,6 +321,10 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
     own, best, shift = outline_fit(grey, np.zeros_like(cells) if pointed else cells)
     pieces, specks = _pieces(cells, areas)
     image_hash, label_hash = _hashes(pixels, cells)
+    pixel_size = micrometres(layout(split_page(case["image"])[0]))
+    turn = best_turn(grey, cells) if own < BY_CHANCE else 1
+    # programs write coordinates in micrometres, too
+    units = (1 / max(pixel_size), max(pixel_size)) if pixel_size else ()
     return ImageFacts(
         image=case["image"],
         label=case["label"],
@@ -326,7 +335,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         median=float(np.median(pixels)),
         high=float(np.percentile(pixels, 99.9)),
         largest=float(pixels.max()),
-        pixel_size=micrometres(layout(split_page(case["image"])[0])),
+        pixel_size=pixel_size,
         foreground=float((cells > 0).sum() / max(int(known.sum()), 1)),
         unknown=float(1 - known.mean()),
         areas=tuple(int(area) for area in areas),
@@ -350,7 +359,9 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         hollow=_hollow(cells),
         apart=id_apart(np.unique(drawn[cells > 0])),
         smallest=float(pixels.min()),
-        turn=best_turn(grey, cells) if own < BY_CHANCE else 1,
+        turn=turn,
+        scale=best_scale(grey, cells, units) if own < BY_CHANCE and turn == 1 else 1.0,
+        drawn_hash=_of_cells(cells) if 0 < np.mean(cells > 0) < 1 else "",
         pointed=pointed,
         thumbnail=_thumbnail(grey),
     )
@@ -377,10 +388,15 @@ def _hashes(pixels: NDArray[Any], cells: Labels) -> tuple[str, str]:
         sizes = str(turned.shape).encode()
         found.append((hashlib.sha256(sizes + turned.tobytes()).hexdigest(), drawn))
     image_hash, drawn = min(found, key=lambda one: one[0])
+    return image_hash, _of_cells(drawn)
+
+
+def _of_cells(cells: Labels) -> str:
+    """Hash of cells, whatever their ids."""
     # ids in the order in which they come
-    _, first, numbers = np.unique(drawn, return_index=True, return_inverse=True)
-    ranks = np.argsort(np.argsort(first))[numbers].reshape(drawn.shape)
-    return image_hash, hashlib.sha256(np.where(drawn > 0, ranks + 1, np.minimum(drawn, 0)).tobytes()).hexdigest()
+    _, first, numbers = np.unique(cells, return_index=True, return_inverse=True)
+    ranks = np.argsort(np.argsort(first))[numbers].reshape(cells.shape)
+    return hashlib.sha256(np.where(cells > 0, ranks + 1, np.minimum(cells, 0)).tobytes()).hexdigest()
 
 
 def _is_photograph(drawn: NDArray[np.int64]) -> bool:
