@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 from conftest import TINY
 from PIL import Image
 from scipy import ndimage
 
 from unet_paper.data.page import Layout
 from unet_paper.data.pixel_size import micrometres
+from unet_paper.data.reader import layout
 from unet_paper.measurements import cell_table
 from unet_paper.network import UNet
 from unet_paper.running import cell_outputs, checkpoint
@@ -350,12 +352,35 @@ def test_only_the_rim_of_a_cell_is_drawn() -> None:
         ((2e-4, 2e-4), "mm", (0.2, 0.2)),
         ((1 / 25400, 1 / 25400), "inch", (1.0, 1.0)),  # 25400 dots an inch: written by a microscope
         ((1 / 300, 1 / 300), "inch", None),  # a printer's
+        ((1 / 72, 1 / 72), "inches", None),
         ((0.1, 0.1), "furlong", None),
+        ((0.1, 0.1), "ms", None),
+        ((0.1, 0.1), "micrometers", (0.1, 0.1)),
+        ((0.1, 0.1), "\u03bcm", (0.1, 0.1)),  # the Greek letter, which looks as the micro sign does
+        ((0.1, 0.1), "\u00b5m", (0.1, 0.1)),
         (None, "micron", None),
     ],
 )
 def test_size_of_a_pixel(size: Any, unit: str, expected: Any) -> None:
     assert micrometres(Layout([(4, 4)], pixel_size=size, unit=unit)) == expected
+
+
+@pytest.mark.parametrize("unit", ["\u03bcm", "\u00b5m"])
+def test_a_micrometre_is_one_in_either_letter(unit: str, tmp_path: Path) -> None:
+    """The Greek letter and the micro sign, in OME-XML, OME-Zarr and as ImageJ escapes them."""
+    pixels = np.zeros((4, 6), np.uint8)
+    sizes = {f"PhysicalSize{axis}{what}": value for axis in "XY" for what, value in (("", 0.5), ("Unit", unit))}
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, metadata={"axes": "YX", **sizes})
+    metadata = {"axes": "YX", "unit": f"\\u{ord(unit[0]):04X}m"}
+    tifffile.imwrite(tmp_path / "b.tif", pixels, imagej=True, resolution=(2, 2), metadata=metadata)
+    axes = [{"name": axis, "type": "space", "unit": unit} for axis in "yx"]
+    scale = [{"type": "scale", "scale": [0.5, 0.5]}]
+    group = zarr.open_group(str(tmp_path / "c.zarr"), mode="w", zarr_format=2)
+    group.create_array("0", data=pixels)
+    levels = [{"path": "0", "coordinateTransformations": scale}]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": levels}]
+    found = [micrometres(layout(tmp_path / name)) for name in ("a.ome.tif", "b.tif", "c.zarr")]
+    assert found == 3 * [(0.5, 0.5)]
 
 
 ROWS = [

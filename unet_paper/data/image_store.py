@@ -27,28 +27,11 @@ from numpy.typing import NDArray
 
 from unet_paper.data import tiff_file
 from unet_paper.data.channels import Channel, channel_numbers, told_names, usual_names
-from unet_paper.data.pixel_size import micrometres
+from unet_paper.data.pixel_size import in_micrometres, micrometres
 
 MissingChunks = Literal["fill", "refuse"]
 VERSIONS = ("0.4", "0.5")
 TIFF = (".tif", ".tiff", ".btf", ".tf8")
-# of one micrometre
-_UNITS = {
-    "micrometer": 1.0,
-    "micron": 1.0,
-    "nanometer": 1e-3,
-    "millimeter": 1e3,
-    "angstrom": 1e-4,
-    "picometer": 1e-6,
-    "centimeter": 1e4,
-    "meter": 1e6,
-    "inch": 25_400.0,
-    "cm": 1e4,
-    "nm": 1e-3,
-    "mm": 1e3,
-    "µm": 1.0,
-    "um": 1.0,
-}
 # a chunk larger than this is decoded for every block that touches it
 LARGEST_CHUNK = 2**28
 # of a URL, to notice that it has changed
@@ -277,7 +260,7 @@ def _pixel_size(multiscale: Mapping[str, Any], axes: str) -> tuple[float, float]
         if transformation.get("type") == "scale" and "scale" in transformation:
             scale = [a * float(b) for a, b in zip(scale, transformation["scale"], strict=True)]
             found = True
-    units = {str(axis["name"]).lower(): _UNITS.get(axis.get("unit", "")) for axis in multiscale["axes"]}
+    units = {str(axis["name"]).lower(): in_micrometres(axis.get("unit") or "") for axis in multiscale["axes"]}
     if not found or units["y"] is None or units["x"] is None:
         return None
     return scale[axes.index("y")] * units["y"], scale[axes.index("x")] * units["x"]

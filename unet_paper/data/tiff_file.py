@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from unet_paper.data import photometric
 from unet_paper.data.channels import told_names
 from unet_paper.data.page import Layout, NotTaken, Page, naming, refuse_impossible_claim
+from unet_paper.data.pixel_size import in_micrometres
 
 _ORIENTATION, _COLOUR_MAP, _MAX_SAMPLE, _SMAX_SAMPLE = 274, 320, 281, 341
 _SIGNED_OFFSET = 32768
@@ -27,7 +28,6 @@ _FEW, _MANY = 4, 16
 # Codecs that change pixel values: old and new JPEG.
 _JPEG = (6, 7, 33007, 34892)
 _SPACES = {"MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "YCBCR"}
-_TO_MICRON = {"µm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4, "pm": 1e-6}
 
 
 @dataclass(frozen=True)
@@ -338,9 +338,9 @@ def _pixel_size(tiff: Any, page: Any) -> tuple[tuple[float, float] | None, float
     down, across = (below / above for above, below in values)
     if tiff.is_imagej:
         metadata = tiff.imagej_metadata or {}
-        unit = str(metadata.get("unit", ""))
-        # ImageJ escapes the Greek letter
-        unit = "micron" if re.fullmatch(r"(\\u00B5|µ|u)m|microns?", unit, re.IGNORECASE) else unit
+        # ImageJ escapes letters beyond ASCII
+        unit = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), str(metadata.get("unit", "")))
+        unit = "micron" if in_micrometres(unit) == 1 else unit
         if unit and unit.lower() not in ("pixel", "pixels"):
             return (down, across), float(metadata["spacing"]) if "spacing" in metadata else None, unit
     unit = {2: "inch", 3: "cm"}.get(int(tags[296].value) if 296 in tags else 2, "")
@@ -351,7 +351,7 @@ def _ome_size(attributes: dict[str, str]) -> tuple[tuple[float, float] | None, f
     sizes = {}
     for axis in "XYZ":
         size = float(attributes.get(f"PhysicalSize{axis}", 0))
-        factor = _TO_MICRON.get(attributes.get(f"PhysicalSize{axis}Unit", "µm"))
+        factor = in_micrometres(attributes.get(f"PhysicalSize{axis}Unit", "µm"))
         if size > 0 and factor:
             sizes[axis] = size * factor
     if not {"X", "Y"} <= sizes.keys():
