@@ -585,6 +585,27 @@ def test_rows_with_channels_are_no_stack(tmp_path: Path) -> None:
     np.testing.assert_array_equal(PageReader().get_data(tmp_path / "a.tif")[0], colours)
 
 
+def test_rows_with_many_channels_are_no_stack_and_narrow_pages_are(tmp_path: Path) -> None:
+    """Five stains, the last axis; and a channel of a mother machine, 20 px wide, over time."""
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((40, 48, 5), np.float32), photometric="minisblack")
+    with pytest.raises(ValueError, match=r"40 pages of 48 x 5 px: an image \(40, 48, 5\) whose last axis is"):
+        page_shapes(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "b.tif", np.zeros((200, 90, 20), np.float32), photometric="minisblack")
+    assert page_shapes(tmp_path / "b.tif") == 200 * [(90, 20)]
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("unspecified", 2), ("unassalpha", None), ("assocalpha", None)])
+def test_a_second_sample_is_a_channel_unless_it_says_that_it_is_transparency(
+    kind: str, channels: int | None, tmp_path: Path
+) -> None:
+    """One stain may be dark all over in one image of a set."""
+    samples = np.stack([GREY, np.zeros_like(GREY)], axis=-1)
+    settings = {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": [kind]}
+    tifffile.imwrite(tmp_path / "a.tif", samples, **settings)
+    pixels, _ = PageReader().get_data(tmp_path / "a.tif")
+    np.testing.assert_array_equal(pixels, samples if channels else GREY)
+
+
 def test_planes_that_a_description_promises_must_be_there(tmp_path: Path) -> None:
     path = one_directory(tmp_path / "a", GREY)
     path.write_bytes(path.read_bytes()[:-1])

@@ -23,8 +23,10 @@ from unet_paper.data.pixel_size import in_micrometres
 
 _ORIENTATION, _COLOUR_MAP, _MAX_SAMPLE, _SMAX_SAMPLE = 274, 320, 281, 341
 _SIGNED_OFFSET = 32768
-# pages so narrow, and so many of them, are rows of an image with its channels
-_FEW, _MANY = 4, 16
+# pages so narrow, so many times higher, and so many of them, are rows of an image with its channels
+_FEW, _TIMES, _MANY = 16, 4, 16
+# of tag 338: transparency, associated or not; 0 says nothing, and may be a channel
+_TRANSPARENT = {1, 2}
 # Codecs that change pixel values: old and new JPEG.
 _JPEG = (6, 7, 33007, 34892)
 _SPACES = {"MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "YCBCR"}
@@ -104,7 +106,7 @@ def read(file: Path, number: int) -> Page:
         return Page(
             photometric.upright(pixels, _orientation(chosen[0].page)),
             full_scale=_full_scale(tiff, first, pixels),
-            alpha=len(chosen) == 1 and pixels.ndim == 3 and pixels.shape[2] in (2, 4),
+            alpha=len(chosen) == 1 and _has_alpha(first) and pixels.ndim == 3 and pixels.shape[2] in (2, 4),
             channels=_channel_names(tiff, chosen),
             palette=palette,
             white_is_zero=first.photometric.name == "MINISWHITE",
@@ -175,7 +177,7 @@ def _planes(tiff: Any, directories: list[Any]) -> _Planes:
             pages.sort(key=lambda page: page[0].page.index)
         axes, sizes = "I", (len(pages),)
     height, width = _shape(pages[0][0].page)[:2]
-    if width <= _FEW and min(height, len(pages)) >= _MANY:
+    if width <= _FEW and min(height, len(pages)) >= max(_MANY, _TIMES * width):
         raise NotTaken(
             f"{len(pages)} pages of {height} x {width} px: an image ({len(pages)}, {height}, {width}) whose last axis "
             "is channels, saved as a stack? Save it with the channels first and axes CYX, or one file a channel"
@@ -254,6 +256,11 @@ def _refuse_other_colours(page: Any) -> None:
     space = getattr(page.photometric, "name", str(page.photometric))
     if space not in _SPACES or (space == "YCBCR" and int(page.compression) not in _JPEG):
         raise NotTaken(f"colours as {space}; save it as grey or RGB")
+
+
+def _has_alpha(page: Any) -> bool:
+    """Whether the last sample is transparency: it says so, or is the fourth of a pixel in colours."""
+    return page.photometric.name == "RGB" or bool(_TRANSPARENT.intersection(map(int, page.extrasamples)))
 
 
 def _orientation(page: Any) -> int:
