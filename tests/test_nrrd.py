@@ -10,6 +10,7 @@ import pytest
 import tifffile
 
 from unet_paper.data.datasets import images, pairs
+from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import LabelReader, PageReader, layout, page_shapes
 
 GREY = np.arange(6, dtype=np.uint8).reshape(2, 3)  # rows, columns
@@ -56,6 +57,30 @@ def test_colours_are_channels(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nrrd", colours, kinds=["RGB-color", "domain", "domain"])
     assert page_shapes(path) == [(2, 3, 3)]
     np.testing.assert_array_equal(PageReader().get_data(str(path))[0], np.stack([GREY, GREY + 10, GREY + 20], axis=-1))
+
+
+@pytest.mark.parametrize("kind", ["RGB-color", "list", "time"])
+def test_channels_and_times_are_no_planes(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nrrd", np.stack([GREY.T] * 3, axis=-1), kinds=["domain", "domain", kind])
+    with pytest.raises(ValueError, match=rf"a.nrrd: axes of kinds domain domain {kind.lower()}: channels, or times"):
+        layout(path)
+
+
+def test_a_slice_across_is_no_stack_of_rows(tmp_path: Path) -> None:
+    """A volume's slice along y, of which each row would be an image, in either format of volumes."""
+    across = np.zeros((40, 1, 30), np.uint8)
+    nibabel.save(nibabel.Nifti1Image(across, np.eye(4)), tmp_path / "a.nii.gz")
+    for path in (write(tmp_path / "a.nrrd", across), tmp_path / "a.nii.gz"):
+        with pytest.raises(ValueError, match="30 planes of 1 x 40 px: a slice along another axis than z"):
+            layout(path)
+
+
+def test_the_size_of_a_pixel_is_kept_where_its_unit_is_told(tmp_path: Path) -> None:
+    directions = {"space dimension": 2, "space directions": [[0.5, 0], [0, 0.25]]}
+    told = write(tmp_path / "a.nrrd", GREY.T, **directions, **{"space units": ["um", "um"]})
+    spaced = write(tmp_path / "b.nrrd", GREY.T, spacings=[0.5, 0.25], units=["um", "um"])
+    untold = write(tmp_path / "c.nrrd", GREY.T, spacings=[0.5, 0.25])
+    assert [micrometres(layout(path)) for path in (told, spaced, untold)] == [(0.25, 0.5), (0.25, 0.5), None]
 
 
 def test_a_segmentation_in_one_layer_keeps_its_values_and_its_place(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_paper.data.page import Layout, NotTaken, Page, naming, refuse_impossible_claim
+from unet_paper.data.page import Layout, NotTaken, Page, naming, refuse_impossible_claim, refuse_rows_as_pages
 
 _UNITS = {"meter": "m", "mm": "mm", "micron": "micron"}
 
@@ -23,6 +23,7 @@ def layout(file: Path) -> Layout:
     with naming(file):
         image = nibabel.load(file)
         width, height, planes, times = _axes(image.shape)
+        refuse_rows_as_pages(height, width, planes)
         if image.get_data_dtype().names:
             raise NotTaken(f"colour pixels {image.get_data_dtype().names}, expected one number a pixel")
         zooms = [float(z) for z in image.header.get_zooms()]

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_paper.data.page import Layout, Page, naming, refuse_impossible_claim
+from unet_paper.data.page import Layout, NotTaken, Page, naming, refuse_impossible_claim, refuse_rows_as_pages
+from unet_paper.data.pixel_size import in_micrometres
 
-_NOT_SPATIAL = ("color", "vector", "list", "complex", "quaternion", "stub")
+_NOT_SPATIAL = ("color", "vector", "list", "complex", "quaternion", "stub", "time")
 # Signs that bring a direction to that of NIfTI: right, anterior, superior.
 _SPACES = {
     "left-posterior-superior": (-1, -1, 1),
@@ -37,8 +38,18 @@ def layout(file: Path) -> Layout:
             channels, (left, top) = 0, _offset(header)
             width, height = width + left, height + top
         shape = (height, width, channels) if channels else (height, width)
+        refuse_rows_as_pages(height, width, planes)
         axes = ("Z", (planes,)) if planes > 1 else ("", ())
-        return Layout([shape] * planes, axes=axes[0], sizes=axes[1], affine=_affine(header))
+        size, spacing, unit = _pixel_size(header)
+        return Layout(
+            [shape] * planes,
+            axes=axes[0],
+            sizes=axes[1],
+            pixel_size=size,
+            spacing=spacing,
+            unit=unit,
+            affine=_affine(header),
+        )
 
 
 def read(file: Path, page: int) -> Page:
@@ -82,7 +93,12 @@ def _axes(header: Mapping[str, Any]) -> tuple[int, tuple[int, int, int]]:
     """Number of channels or layers, 0 where there is no such axis, and X, Y and Z."""
     sizes = tuple(int(n) for n in header["sizes"])
     kinds = [str(kind).lower() for kind in header.get("kinds", [])]
-    first = bool(kinds) and any(word in kinds[0] for word in _NOT_SPATIAL)
+    first, *others = [any(word in kind for word in _NOT_SPATIAL) for kind in kinds] or [False]
+    if any(others):
+        raise NotTaken(
+            f"axes of kinds {' '.join(kinds)}: channels, or times, must be the first axis, as 3D Slicer "
+            "writes them; save each channel or time as a file"
+        )
     spatial = sizes[1:] if first else sizes
     if not 2 <= len(spatial) <= 3 or min(sizes) < 1:
         raise ValueError(f"sizes {sizes} of kinds {kinds or 'unknown'}, expected planes: (X, Y) or (X, Y, Z)")
@@ -115,6 +131,25 @@ def _segments(layers: NDArray[Any], header: Mapping[str, Any]) -> NDArray[np.int
             ids[layer != 0 if value is None else layer == int(value)] = number + 1
     left, top = _offset(header)
     return np.pad(ids, ((top, 0), (left, 0)))
+
+
+def _pixel_size(header: Mapping[str, Any]) -> tuple[tuple[float, float] | None, float | None, str]:
+    """(row, column) size of a pixel, distance of planes, and their unit, where the header says one."""
+    units = {
+        str(unit).strip('"') for unit in header.get("space units", header.get("units", [])) if str(unit).strip('"')
+    }
+    unit = next(iter(units), "")
+    if len(units) != 1 or in_micrometres(unit) is None:
+        return None, None, ""
+    sizes = np.linalg.norm(_affine(header)[:3, :3], axis=0)
+    if "space directions" not in header:
+        spacings = np.asarray(header.get("spacings", []), float)
+        spacings = spacings[np.isfinite(spacings)][:3]
+        if len(spacings) < 2:
+            return None, None, ""
+        sizes[: len(spacings)] = spacings
+    across, down, depth = sizes.tolist()
+    return (down, across), depth, unit
 
 
 def _affine(header: Mapping[str, Any]) -> NDArray[np.float64]:

@@ -138,3 +138,16 @@ def refuse_impossible_claim(file: Path, shape: tuple[int, ...], itemsize: int) -
         raise ValueError(
             f"its header claims {shape[0]} x {shape[1]} px, {claimed / 2**30:.1f} GiB, in a file of {held} bytes"
         )
+
+
+def refuse_rows_as_pages(height: int, width: int, pages: int) -> None:
+    """Raise for a volume whose planes are single rows or columns: a slice of it that stands along another axis.
+
+    Raises:
+        NotTaken: names the size.
+    """
+    if pages > 1 and min(height, width) == 1 < max(height, width):
+        raise NotTaken(
+            f"{pages} planes of {height} x {width} px: a slice along another axis than z, whose rows would be images; "
+            "save it as a plane along x and y, or as TIFF or PNG"
+        )
