@@ -505,6 +505,23 @@ def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(tmp_path: Pat
         page_shapes(taken[1])
 
 
+@pytest.mark.parametrize(("axes", "fits"), [("TZYX", False), ("ZTYX", True), ("IYX", True)])
+def test_hyperstacks_are_paired_where_times_and_depths_agree(axes: str, fits: bool, tmp_path: Path) -> None:
+    """As many pages in another order; and a mask that does not say what its pages are, as most do not."""
+    image, mask = tmp_path / "a.ome.tif", tmp_path / "a_mask.ome.tif"
+    tifffile.imwrite(image, np.zeros((3, 2, 8, 9), np.uint8), metadata={"axes": "TZYX"})
+    pages = np.zeros((2, 3, 8, 9) if len(axes) == 4 else (6, 8, 9), np.uint8)
+    if axes == "IYX":
+        tifffile.imwrite(mask, pages, photometric="minisblack", ome=False)
+    else:
+        tifffile.imwrite(mask, pages, metadata={"axes": axes})
+    if fits:
+        assert len(datasets.pairs(image, mask)) == 6
+    else:
+        with pytest.raises(ValueError, match=r"a.ome.tif has 3 times and 2 depths, .* has 2 times and 3 depths"):
+            datasets.pairs(image, mask)
+
+
 def test_masks_beside_their_images_name_the_setting_that_pairs_them(tmp_path: Path) -> None:
     for name in ("images/a.png", "images/b.png", "masks/a_masks.png", "masks/b_masks.png"):
         png(tmp_path / name)

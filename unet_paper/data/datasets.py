@@ -413,6 +413,12 @@ def pairs(image: Path, label: Path) -> list[Case]:
     shapes, label_shapes = of_image.shapes, of_label.shapes
     if len(shapes) != len(label_shapes):
         raise ValueError(f"{image} has {len(shapes)} pages, {label} has {len(label_shapes)}: expected one label a page")
+    counted = [dict(zip(one.axes, one.sizes, strict=True)) for one in (of_image, of_label)]
+    if all({"T", "Z"} <= axes.keys() for axes in counted) and counted[0] != counted[1]:
+        raise ValueError(
+            f"{image} has {_counted(counted[0])}, {label} has {_counted(counted[1])}: pages would be paired in another "
+            "order; save the mask with its axes as the image has them"
+        )
     for page, (shape, label_shape) in enumerate(zip(shapes, label_shapes, strict=True)):
         if shape[:2] != label_shape[:2]:
             where = f"page {page} of " if len(shapes) > 1 else ""
@@ -428,6 +434,11 @@ def pairs(image: Path, label: Path) -> list[Case]:
         )
     addresses = zip(_addresses(image, len(shapes)), _addresses(label, len(shapes)), strict=True)
     return [{"image": i, "label": lab} for i, lab in addresses]
+
+
+def _counted(sizes: dict[str, int]) -> str:
+    """Times and depths of a hyperstack in words."""
+    return " and ".join(f"{sizes[axis]} {what}" for axis, what in (("T", "times"), ("Z", "depths")))
 
 
 def _run_otherwise(first: NDArray[np.float64] | None, second: NDArray[np.float64] | None, axes: int) -> bool:
