@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,35 @@ def test_ids_without_a_background_are_named_and_the_remedy_works(run: Run, seque
     for path in (*(truth / "SEG").iterdir(), *(truth / "TRA").iterdir(), *results.iterdir()):
         write(path, tifffile.imread(path) - 1)
     assert "note" not in run(truth, results)[1]
+
+
+def test_masks_among_label_images_and_unknown_for_background_are_named(run: Run, sequence: tuple[Path, Path]) -> None:
+    truth, results = sequence
+    quarters = np.zeros((24, 24), np.uint8)
+    quarters[2:9, 2:9] = quarters[14:21, 2:9] = quarters[2:9, 14:21] = 255
+    written = sorted(results.iterdir())
+    write(written[0], quarters)
+    assert "1 of 3 predictions hold one id in pieces: masks among label images?" in run(truth, results)[1]
+    for path in (truth / "SEG").iterdir():
+        ids = tifffile.imread(path).astype(np.int16)
+        write(path, np.where(ids == 0, -1, ids))
+    printed = run(truth, results)[1]
+    assert "no pixel of 2 references is 0, the background; -1 is taken for unknown: is it the background" in printed
+    write(written[0], quarters.astype(np.int16) - 1)
+    status, _, said = run(truth, results)
+    assert status == 2
+    assert f"{written[0]}: holds -1; of a prediction 0 is background" in said
+
+
+def test_names_are_paired_whatever_their_letters_are_made_of(run: Run, tmp_path: Path) -> None:
+    """Accents as one letter or two, as a Mac writes them, and endings in capitals."""
+    for folder, form, ending in (("truth", "NFC", "tif"), ("found", "NFD", "TIF")):
+        for number, word in enumerate(("Zählung", "Größe")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write(tmp_path / folder / f"{unicodedata.normalize(form, word)}.{ending}", cells(number))
+    status, printed, _ = run(tmp_path / "truth", tmp_path / "found")
+    assert status == 0
+    assert "| SEG | 1.000000 |" in printed
 
 
 def test_rims_of_interpolated_masks_are_named(run: Run, sequence: tuple[Path, Path]) -> None:

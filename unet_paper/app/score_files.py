@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unet_paper.data import photometric
-from unet_paper.data.annotation import ids_in_pieces, rims_of_cells
+from unet_paper.data.annotation import UNKNOWN, ids_in_pieces, rims_of_cells
+from unet_paper.data.datasets import stem
 from unet_paper.data.reader import EXTENSIONS, LabelReader, PageReader, extension, page_shapes
 from unet_paper.metrics.ctc import LabelImage
 
@@ -149,6 +150,11 @@ def read_frames(label_path: Path, prediction_path: Path) -> Frames:
     by_key = {}
     for kind, of_kind in pairs.items():
         for path, prediction in of_kind:
+            if images[prediction].min(initial=0) < 0:
+                raise ValueError(
+                    f"{prediction}: holds {images[prediction].min()}; of a prediction 0 is background, and cells are "
+                    "above 0"
+                )
             found, wanted = images[prediction].shape, images[path].shape
             if found != wanted:
                 raise ValueError(
@@ -171,6 +177,11 @@ def read_frames(label_path: Path, prediction_path: Path) -> Frames:
             notes.append(
                 f"no {side} has more than one id, some more than one piece: masks? Every cell needs its own id, else "
                 "all cells of a frame count as one object"
+            )
+        elif masks := sum(map(_is_mask, ids)):
+            notes.append(
+                f"{masks} of {len(ids)} {side}s hold one id in pieces: masks among label images? Every cell needs its "
+                "own id, else all cells of such a frame count as one object"
             )
     return Frames(label_path, prediction_path, by_key, read["SEG"], read["TRA"], tuple(notes))
 
@@ -309,7 +320,8 @@ def _paired(references: Sequence[Path], predictions: Sequence[Path]) -> list[tup
 
 
 def _name(path: Path) -> str:
-    return path.name.removesuffix(extension(path)).removesuffix(_CELLS).lower()
+    # .TIF is an ending, too
+    return stem(path).removesuffix(_CELLS).lower()
 
 
 def _frame(path: Path) -> str:
@@ -330,18 +342,22 @@ def _ids(path: Path) -> LabelImage:
     if pages > 1:
         raise ValueError(f"{path}: a stack of {pages} pages; SEG and DET are scored here in single frames, one a file")
     ids, _ = LabelReader().get_data((str(path),))
+    if ids.min(initial=0) < UNKNOWN:
+        raise ValueError(f"{path}: holds {ids.min()}; 0 is background, {UNKNOWN} unknown, and cells are above 0")
     return ids
 
 
 def _doubts(side: str, images: Sequence[LabelImage]) -> list[str]:
     """What makes ids of a side no cells, although they can be scored."""
     notes = []
-    filled = [image for image in images if image.min() > 0 and image.min() != image.max()]
+    filled = [image for image in images if image.all() and image.min() != image.max()]
     if filled:
         values, counts = np.unique(filled[0], return_counts=True)
+        commonest = f"{values[counts.argmax()]}, the commonest id, is taken for a cell"
+        meant = "-1 is taken for unknown" if values[0] < 0 else commonest
         notes.append(
-            f"no pixel of {len(filled)} {side}s is 0, the background; {values[counts.argmax()]}, the commonest id, is "
-            "taken for a cell: is it the background, as 1 in masks of ilastik? Then save it as 0"
+            f"no pixel of {len(filled)} {side}s is 0, the background; {meant}: is it the background, as 1 in masks of "
+            "ilastik? Then save it as 0"
         )
     rims = 0
     for image in images:
@@ -354,6 +370,12 @@ def _doubts(side: str, images: Sequence[LabelImage]) -> list[str]:
             "interpolated, or classes? Every cell needs one id"
         )
     return notes
+
+
+def _is_mask(image: LabelImage) -> bool:
+    """Whether the only id lies in pieces none of which has half of its pixels."""
+    ids, in_pieces, _ = ids_in_pieces(image)
+    return len(ids) == 1 and bool(in_pieces[0])
 
 
 def _looks_like_masks(images: Sequence[LabelImage]) -> bool:
