@@ -235,6 +235,13 @@ def outlines(root: Path) -> None:
         write(root, number, ids=np.where(inside, 0, ids).astype(np.uint8))
 
 
+def thin_outlines(root: Path) -> None:
+    """In black and white, one pixel wide, whose pixels touch by corners: in pieces for whoever counts neighbours."""
+    for number in range(6):
+        cells = read(root, number) > 0
+        write(root, number, ids=(cells & ~ndimage.binary_erosion(cells)).astype(np.uint8) * 255)
+
+
 def twelve_bits(root: Path) -> None:
     for number in (1, 4):
         image, _ = picture(number)
@@ -301,6 +308,7 @@ def damaged(root: Path) -> None:
         (twice_turned, ["image is there twice"]),
         (half_not_looked_at, ["cell as large as a part of the image"]),
         (outlines, ["outlines that are not filled"]),
+        (thin_outlines, ["outlines that are not filled"]),
         (a_corner_not_looked_at, ["id far above the others"]),
         (twelve_bits, ["types differ"]),
         (one_in_colour, ["numbers of channels differ"]),

@@ -313,7 +313,7 @@ def _apart(found: Survey) -> Iterator[Finding]:
 
 def _hollow(found: Survey) -> Iterator[Finding]:
     """What lies around the cells, mostly: of one cell with a large hole nothing is said."""
-    files = [image.label for image in found.images if 2 * image.hollow > len(image.areas)]
+    files = [image.label for image in found.images if _is_hollow(image)]
     if files:
         yield Finding(
             "outlines that are not filled",
@@ -322,6 +322,10 @@ def _hollow(found: Survey) -> Iterator[Finding]:
             "fill them, in ImageJ by Process > Binary > Fill Holes; if the holes are the cells, and what lies between "
             "is drawn, say its value, --background_value, in check and train",
         )
+
+
+def _is_hollow(image: ImageFacts) -> bool:
+    return 2 * image.hollow > len(image.areas)
 
 
 def _usual(found: Survey) -> float:
@@ -360,7 +364,8 @@ def _pieces(found: Survey) -> Iterator[Finding]:
 
 
 def _specks(found: Survey) -> Iterator[Finding]:
-    dotted = [image for image in found.images if image.specks]
+    # pieces of a thin outline are none
+    dotted = [image for image in found.images if image.specks and not _is_hollow(image)]
     if dotted:
         yield Finding(
             "specks",

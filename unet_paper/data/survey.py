@@ -356,7 +356,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         corner_value=_of_corners(drawn),
         largest_id=int(drawn[cells > 0].max(initial=0)),
         widest_id=int(drawn[cells == columns["id"][areas.argmax()]][0]) if len(areas) else 0,
-        hollow=_hollow(cells),
+        hollow=_hollow(cells, by_corners=transform.annotation in ("binary", "either")),
         apart=id_apart(np.unique(drawn[cells > 0])),
         smallest=float(pixels.min()),
         turn=turn,
@@ -429,16 +429,25 @@ def _pieces(cells: Labels, areas: NDArray[np.int64]) -> tuple[int, int]:
     return int(np.count_nonzero(large[1:] > 1)), specks
 
 
-def _hollow(cells: Labels) -> int:
-    """Cells whose holes are larger than themselves."""
+def _hollow(cells: Labels, by_corners: bool) -> int:
+    """Cells whose holes are larger than themselves.
+
+    Args:
+        cells: shape (H, W).
+        by_corners: whether cells that touch by a corner may be pieces of one outline, as a thin line is in black and
+            white: cells that touch more than that are one there.
+    """
     labels = np.maximum(cells, 0)
-    ids, numbered = np.unique(labels, return_inverse=True)
-    numbered = numbered.reshape(labels.shape) + int(ids[0] > 0)
+    if by_corners:
+        numbered = ndimage.label(labels > 0, np.ones((3, 3)))[0]
+    else:
+        ids, numbered = np.unique(labels, return_inverse=True)
+        numbered = numbered.reshape(labels.shape) + int(ids[0] > 0)
     found = 0
     for number, box in enumerate(ndimage.find_objects(numbered), start=1):
         one = numbered[box] == number
-        if 2 * one.sum() < one.size:  # else there is no room for such holes
-            found += int(ndimage.binary_fill_holes(one).sum() > 2 * one.sum())
+        if 2 * one.sum() < one.size and ndimage.binary_fill_holes(one).sum() > 2 * one.sum():  # else there is no room
+            found += len(np.unique(labels[box][one]))
     return found
 
 
