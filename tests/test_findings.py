@@ -60,7 +60,9 @@ def read(root: Path, number: int) -> np.ndarray:
 def found(root: Path) -> list[str]:
     layout = folder_layout.find(root)
     read = cases_of(layout, root.parent / "place")
-    result = survey(read.cases, annotation=annotation_of(read.cases), other_files=layout.other_files)
+    result = survey(
+        read.cases, annotation=annotation_of(read.cases), other_files=layout.other_files, left_out=layout.left_out
+    )
     return sorted(finding.kind for finding in [*read.unusable, *findings(result, _fit_of_other(result, None))])
 
 
@@ -130,6 +132,20 @@ def one_image(root: Path) -> None:
 def many_others(root: Path) -> None:
     for number in range(1000):
         (root / "images" / f"note{number}.txt").touch()
+
+
+def of_another_kind(root: Path) -> None:
+    for kind, pixels in zip(("images", "masks"), picture(7), strict=True):
+        Image.fromarray(pixels).save(root / kind / "well7.gif")
+
+
+def a_folder_further_in(root: Path) -> None:
+    """A second day; and notes, and a folder without an image, which are none of it."""
+    for kind, pixels in zip(("images", "masks"), picture(7), strict=True):
+        (root / kind / "day2").mkdir()
+        Image.fromarray(pixels).save(root / kind / "day2" / "well7.png")
+    (root / "images" / "notes").mkdir()
+    (root / "images" / "notes" / "day1.txt").write_text("sunny")
 
 
 def too_dark(root: Path) -> None:
@@ -297,6 +313,8 @@ def damaged(root: Path) -> None:
         (photograph, ["mask is a photograph"]),
         (one_image, ["one image only"]),
         (many_others, ["many other files"]),
+        (of_another_kind, ["images are left out"]),
+        (a_folder_further_in, ["images are left out"]),
         (too_dark, ["another brightness"]),
         (all_shifted, ["mask is shifted"]),
         (mirrored, ["mask is turned"]),

@@ -153,6 +153,7 @@ def _looked_at(
         num_classes=asked["out_channels"] or 2,
         other_files=layout.other_files,
         spacing=read.spacing,
+        left_out=layout.left_out,
     )
     suspicions = [*grouped(read.unusable), *findings(found, _fit_of_other(found, asked["channel"]))]
     if not found.cells:

@@ -66,6 +66,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _outliers(found),
         _pixel_sizes(found),
         _one_image(found),
+        _left_out(found),
         _other_files(found),
     )
     return [finding for rule in rules for finding in rule]
@@ -430,6 +431,16 @@ def _one_image(found: Survey) -> Iterator[Finding]:
             [found.images[0].image],
             "a block of it is held out, and its score says little about other images",
             "annotate a part of some more images; three small ones teach more than a large one",
+        )
+
+
+def _left_out(found: Survey) -> Iterator[Finding]:
+    if found.left_out:
+        yield Finding(
+            "images are left out",
+            found.left_out,
+            "pictures of kinds that are not read, or folders of images, which are not looked into",
+            "save them as TIFF or PNG beside the others, with their masks; or list all pairs in pairs.csv",
         )
 
 

@@ -15,9 +15,10 @@ as napari writes them (``.csv``), in such a folder or beside the images, of imag
 """
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unet_paper.data.datasets import MASK_ENDINGS, natural_order, stem
@@ -41,6 +42,27 @@ _OF_MASKS = {
     *("gt", "groundtruth", "ground", "truth", "instances", "rois", "points"),
 }
 _OF_IMAGES = {"image", "images", "img", "raw", "ome", "cp", "cell", "cells"}
+# of pictures that are not read
+_UNREAD = {
+    *(
+        ".gif",
+        ".webp",
+        ".avif",
+        ".heic",
+        ".jxl",
+        ".jp2",
+        ".jpx",
+        ".psd",
+        ".xcf",
+        ".npy",
+        ".npz",
+        ".h5",
+        ".hdf5",
+        ".mat",
+    ),
+    *(".btf", ".tf8", ".svs", ".ndpi", ".mrxs", ".scn", ".qptiff", ".vsi", ".ets", ".ims", ".lsm", ".oib", ".oif"),
+    *(".oir", ".zvi", ".stk", ".dv", ".sld", ".mrc", ".dm3", ".dm4", ".ser", ".dcm", ".mha", ".mhd", ".pgm", ".ppm"),
+}
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +89,14 @@ class FolderLayout:
         plain: whether ``data.datasets.folder`` finds the same by itself, with ``mask_suffix``.
         mask_suffix: that the masks have.
         other_files: of kinds that are not taken.
+        left_out: beside the images, pictures among those, and folders with images, which are not looked into.
     """
 
     images: Sequence[AnnotatedImage]
     plain: bool
     mask_suffix: str = ""
     other_files: int = 0
+    left_out: Sequence[str] = ()
 
 
 def find(folder: str | Path, mask_suffix: str | None = None) -> FolderLayout:
@@ -118,10 +142,10 @@ def _found(root: Path, inside: Sequence[Path], endings: Sequence[str] | None = N
         if len(drawn) > 1:
             others = ", ".join(path.name for path in drawn[1:])
             logger.warning("%s: annotations are taken from %s; left out: %s", root, drawn[0].name, others)
-        return _two_folders(pictures, drawn[0], endings)
+        return replace(_two_folders(pictures, drawn[0], endings), left_out=_pictures_beside(pictures))
     coco = sorted(root.glob("*.json"))
     if pictures and coco:
-        return FolderLayout(_by_coco(_files(pictures), coco), plain=False)
+        return FolderLayout(_by_coco(_files(pictures), coco), plain=False, left_out=_pictures_beside(pictures))
     bowl = [path for path in inside if (path / "images").is_dir() or (path / "masks").is_dir()]
     # several images in most of them: data sets of their own
     with_one = [path for path in bowl if (path / "images").is_dir() and len(_files(path / "images")) == 1]
@@ -226,7 +250,10 @@ def _bowl(folders: Sequence[Path]) -> FolderLayout:
                 raise ValueError(f"{folder}: no {needed} in it; each of these folders holds an image and its masks")
         pictures = _files(folder / "images")
         if len(pictures) != 1:
-            raise ValueError(f"{folder / 'images'}: {len(pictures)} images; one is expected, its cells in masks")
+            raise ValueError(
+                f"{folder / 'images'}: {len(pictures)} images; one is expected, its cells in masks. If {folder} is a "
+                "data set of its own, name that folder"
+            )
         masks = _files(folder / "masks")
         if not masks:
             raise ValueError(f"{folder / 'masks'}: no mask; without a cell, give one that is black all over")
@@ -331,6 +358,21 @@ def _tables(folder: Path, pictures: Sequence[Path], annotations: Sequence[Path])
     found = [file for file in folder.iterdir() if not file.name.startswith(".") and is_table(file)]
     wanted = [file for file in found if _without_ending(stem(file)) in names - taken]
     return sorted(wanted, key=natural_order)
+
+
+def _pictures_beside(folder: Path) -> list[str]:
+    """What of a folder of images is one, too, or holds some, and is not taken."""
+    found = []
+    for path in folder.iterdir():
+        if path.name.startswith(".") or is_image(path):
+            continue
+        if path.suffix.lower() in _UNREAD if path.is_file() else path.is_dir() and _holds_images(path):
+            found.append(str(path))
+    return sorted(found)
+
+
+def _holds_images(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK) and any(map(is_image, folder.iterdir()))
 
 
 def _without_ending(name: str) -> str:

@@ -138,6 +138,7 @@ class Survey:
         unreadable: images that cannot be read, and why.
         spacing: px, how far points are apart where they lie densest: of cells that touch, as far as they are wide. It
             stands for the diameters where all cells are points.
+        left_out: images, and folders of some, that are not taken.
     """
 
     images: Sequence[ImageFacts]
@@ -148,6 +149,7 @@ class Survey:
     num_classes: int = 2
     unreadable: Sequence[tuple[str, str]] = ()
     spacing: float | None = None
+    left_out: Sequence[str] = ()
     diameters: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -221,6 +223,7 @@ def survey(
     num_classes: int = 2,
     other_files: int = 0,
     spacing: float | None = None,
+    left_out: Sequence[str] = (),
 ) -> Survey:
     """Look at every image and mask once.
 
@@ -229,7 +232,7 @@ def survey(
         annotation, channel, ignore_value, background_value: the settings of training of the same names.
         num_classes: its ``out_channels``.
         other_files: how many there are that are neither.
-        spacing: of points, see :class:`Survey`.
+        spacing, left_out: see :class:`Survey`.
 
     Raises:
         ValueError: none of the images can be read. A mask that cannot be used is an ``ImageFacts.trouble``.
@@ -245,7 +248,9 @@ def survey(
         progress.step()
     if not images:
         raise ValueError(unreadable[0][1] if unreadable else "no images")
-    return Survey(images, annotation, other_files, ignore_value, background_value, num_classes, unreadable, spacing)
+    return Survey(
+        images, annotation, other_files, ignore_value, background_value, num_classes, unreadable, spacing, left_out
+    )
 
 
 def _transform(
