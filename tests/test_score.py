@@ -326,6 +326,19 @@ def test_masks_among_label_images_and_unknown_for_background_are_named(run: Run,
     assert f"{written[0]}: holds -1; of a prediction 0 is background" in said
 
 
+def test_ids_of_any_size_are_cells(run: Run, sequence: tuple[Path, Path]) -> None:
+    """Ids of 64 bits, and on the other side colours of 16 bits each."""
+    truth, results = sequence
+    right = run(truth, results)[1]
+    for path in results.iterdir():
+        ids = tifffile.imread(path).astype(np.uint64)
+        write(path, np.where(ids > 0, ids + 2**50, 0).astype(np.uint64))
+    for path in (truth / "SEG").iterdir():
+        ids = tifffile.imread(path)
+        tifffile.imwrite(path, np.stack([9000 * ids, ids, 3 * ids], axis=-1), photometric="rgb")
+    assert run(truth, results)[1] == right
+
+
 def test_names_are_paired_whatever_their_letters_are_made_of(run: Run, tmp_path: Path) -> None:
     """Accents as one letter or two, as a Mac writes them, and endings in capitals."""
     for folder, form, ending in (("truth", "NFC", "tif"), ("found", "NFD", "TIF")):

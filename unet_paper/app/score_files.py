@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unet_paper.data import photometric
-from unet_paper.data.annotation import UNKNOWN, ids_in_pieces, rims_of_cells
+from unet_paper.data.annotation import LARGEST_ID, UNKNOWN, ids_in_pieces, rims_of_cells
 from unet_paper.data.datasets import stem
 from unet_paper.data.reader import EXTENSIONS, LabelReader, PageReader, extension, page_shapes
 from unet_paper.metrics.ctc import LabelImage
@@ -344,6 +344,10 @@ def _ids(path: Path) -> LabelImage:
     ids, _ = LabelReader().get_data((str(path),))
     if ids.min(initial=0) < UNKNOWN:
         raise ValueError(f"{path}: holds {ids.min()}; 0 is background, {UNKNOWN} unknown, and cells are above 0")
+    if ids.max(initial=0) > LARGEST_ID:
+        # colours of 16 bits, ids of 64: numbered anew, as in training
+        cells = np.unique(ids[ids > 0])
+        ids = np.where(ids > 0, np.searchsorted(cells, ids) + 1, ids)
     return ids
 
 
