@@ -194,6 +194,7 @@ def test_pairs_by_name(picture: str, mask: str, plain: bool, suffix: str, tmp_pa
     "content",
     [
         b"image,mask\nx\xc3\xa9.png,deep/y.png\n",
+        b"sep=;\r\nimage;mask\r\nx\xc3\xa9.png;deep/y.png\r\n",
         b"\xef\xbb\xbfImage; Mask\r\nx\xc3\xa9.png;deep/y.png\r\n;\r\n",
         b"note;image;mask\n1;x\xe9.png;deep\\y.png\n",  # of a spreadsheet program of Western Europe, on Windows
         "image\tmask\nx\u00e9.png\tdeep/y.png\n".encode("utf-16"),

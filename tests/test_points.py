@@ -261,6 +261,22 @@ def test_points_of_several_pages_are_not_put_on_one(tmp_path: Path) -> None:
         drawn(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("y;x\n1,2;2,4\n3,0;7,6\n", "utf-8"),
+        ("y\tx\n1\t2\n3\t8\n", "utf-16"),
+        ("y,x,Maß\n1,2,1\n3,8,2\n", "cp1252"),
+    ],
+)
+def test_tables_of_spreadsheets_are_read(text: str, encoding: str, tmp_path: Path) -> None:
+    """With a comma in numbers and semicolons between them, and as what such programs call Unicode text."""
+    image(tmp_path / "images" / "a.png")
+    (tmp_path / "points").mkdir()
+    (tmp_path / "points" / "a.csv").write_bytes(text.encode(encoding))
+    assert picture(drawn(tmp_path))[:5] == EXPECTED[:5]
+
+
 def test_masks_that_are_made_follow_the_values_of_the_others(tmp_path: Path) -> None:
     """Points beside label images whose background is 1 and whose unknown is 2."""
     for name in ("a", "b"):

@@ -24,14 +24,17 @@ def read_pairs(table: Path, drawn: Sequence[str] = ()) -> list[tuple[Path, Path]
     """
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such file")
-    lines = _text(table).splitlines()
+    lines = text_of(table).splitlines()
+    # a line that spreadsheet programs read, and do not show
+    hidden = int(bool(lines) and lines[0].startswith("sep="))
+    del lines[:hidden]
     header = lines[0] if lines else ""
     rows = list(csv.reader(lines, delimiter=max(",;\t", key=header.count)))
     columns = [name.strip().lower() for name in rows[0]] if rows else []
     if len(rows) < 2 or not {"image", "mask"} <= set(columns):
         raise ValueError(f"{table}: a table with the columns image and mask is needed, and a line for every pair")
     found = []
-    for number, row in enumerate(rows[1:], start=2):
+    for number, row in enumerate(rows[1:], start=2 + hidden):
         if not any(field.strip() for field in row):
             continue
         named = dict(zip(columns, (field.strip() for field in row), strict=False))
@@ -46,11 +49,12 @@ def read_pairs(table: Path, drawn: Sequence[str] = ()) -> list[tuple[Path, Path]
     return found
 
 
-def _text(table: Path) -> str:
-    """Of a table, in whichever of the encodings of spreadsheet programs."""
-    content = table.read_bytes()
+def text_of(table: Path, size: int = -1) -> str:
+    """Text of a table, in whichever encoding of spreadsheet programs; of its first ``size`` bytes."""
+    with table.open("rb") as file:
+        content = file.read(size)
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return content.decode("utf-16")
+        return content.decode("utf-16", errors="replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from unet_paper.data.annotation import OPEN
+from unet_paper.data.pairs_table import text_of
 
 __all__ = [
     "TABLES",
@@ -69,8 +70,7 @@ def is_table(file: Path) -> bool:
     """Whether a file is a table of points: ``axis-0`` and ``axis-1`` as napari writes it, or ``y`` and ``x``."""
     if file.suffix.lower() not in TABLES or not file.is_file():
         return False
-    with file.open(encoding="utf-8-sig", errors="replace") as text:
-        names = set(_split(text.readline(2**12)))
+    names = set(_split(next(iter(text_of(file, 2**13).splitlines()), "")))
     return _axes(names) is not None or names >= _CALIBRATED
 
 
@@ -86,7 +86,7 @@ def read_table(file: Path, pages: int = 1) -> list[Point]:
     Raises:
         ValueError: no such columns, corners of outlines, what is no number, or not one point.
     """
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    lines = text_of(file).splitlines()
     names = _split(lines[0]) if lines else []
     if _SHAPES.issubset(names):
         raise ValueError(
@@ -114,7 +114,7 @@ def read_table(file: Path, pages: int = 1) -> list[Point]:
         if not any(fields.values()):
             continue
         try:
-            place = [int(np.floor(float(fields[axis]) + 0.5)) for axis in axes]
+            place = [int(np.floor(float(_decimal(fields[axis], lines[0])) + 0.5)) for axis in axes]
         except (KeyError, ValueError, OverflowError):
             raise ValueError(f"{file}: line {number} ({line[:60]!r}) is no point; numbers are needed") from None
         page, row, column = place if len(place) == 3 else (0, *place)
@@ -142,8 +142,17 @@ def _axes(names: set[str]) -> tuple[str, ...] | None:
 
 
 def _split(line: str, header: str | None = None) -> list[str]:
-    separator = max(",;\t", key=(line if header is None else header).count)
+    separator = _separator(line if header is None else header)
     return [field.strip() for field in next(csv.reader([line], delimiter=separator), [])]
+
+
+def _separator(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _decimal(number: str, header: str) -> str:
+    """A number with a point: where columns are parted by semicolons, spreadsheets write a comma."""
+    return number.replace(",", ".") if _separator(header) == ";" else number
 
 
 def nearest_distances(places: Places) -> NDArray[np.float64]:
