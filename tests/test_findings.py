@@ -148,6 +148,10 @@ def a_folder_further_in(root: Path) -> None:
     (root / "images" / "notes" / "day1.txt").write_text("sunny")
 
 
+def negative(root: Path) -> None:
+    write(root, 4, image=255 - picture(4)[0])
+
+
 def too_dark(root: Path) -> None:
     image, _ = picture(2)
     write(root, 2, image=(image // 40).astype(np.uint8))
@@ -315,6 +319,7 @@ def damaged(root: Path) -> None:
         (many_others, ["many other files"]),
         (of_another_kind, ["images are left out"]),
         (a_folder_further_in, ["images are left out"]),
+        (negative, ["image is a negative"]),
         (too_dark, ["another brightness"]),
         (all_shifted, ["mask is shifted"]),
         (mirrored, ["mask is turned"]),

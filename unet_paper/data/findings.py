@@ -64,6 +64,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _specks(found),
         _types(found),
         _outliers(found),
+        _negatives(found),
         _pixel_sizes(found),
         _one_image(found),
         _left_out(found),
@@ -407,6 +408,21 @@ def _outliers(found: Survey) -> Iterator[Finding]:
             files,
             "twenty times brighter or darker than the middle one of the images",
             "was it saved with another number of bits, or cut off? Take it out, or save all alike",
+        )
+
+
+def _negatives(found: Survey) -> Iterator[Finding]:
+    """Cells that are clearly bright in some images and clearly dark in others; in phase contrast they are neither."""
+    clear = [image for image in found.images if abs(image.contrast) >= 1 and not image.inverted and not image.pointed]
+    groups = [[image for image in clear if (image.contrast > 0) == bright] for bright in (False, True)]
+    if all(groups):
+        fewer = min(groups, key=len)
+        yield Finding(
+            "image is a negative",
+            [image.image for image in fewer],
+            f"cells are {'brighter' if fewer[0].contrast > 0 else 'darker'} than the rest, unlike in "
+            f"{len(clear) - len(fewer)} other images",
+            "swap black and white where they were swapped, in ImageJ by Edit > Invert; right if it is another stain",
         )
 
 
