@@ -505,6 +505,15 @@ def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(tmp_path: Pat
         page_shapes(taken[1])
 
 
+@pytest.mark.parametrize("mask", ["c_mask.tif", "c_seg.png", "mask_c.tif", "label_c.png"])
+def test_a_mask_beside_its_image_is_not_predicted(mask: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("c.tif", mask, "mask_of_silk.png"):
+        Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / name)
+    found = [Path(case["image"]).name for case in datasets.images(tmp_path)]
+    assert found == ["c.tif", "mask_of_silk.png"]
+    assert f"left out: 1 masks, such as {mask}, beside images of their names" in caplog.text
+
+
 @pytest.mark.parametrize(("axes", "fits"), [("TZYX", False), ("ZTYX", True), ("IYX", True)])
 def test_hyperstacks_are_paired_where_times_and_depths_agree(axes: str, fits: bool, tmp_path: Path) -> None:
     """As many pages in another order; and a mask that does not say what its pages are, as most do not."""

@@ -43,8 +43,9 @@ Case = dict[str, str]
 logger = logging.getLogger(__name__)
 
 PARTS = ("training", "validation", "all")
-# what masks' names commonly have after their images'
+# what masks' names commonly have after and before their images'
 MASK_ENDINGS = ("_masks", "_mask", "_seg", "_labels", "_label", "-mask", "-masks", "_cp_masks")
+MASK_BEGINNINGS = ("mask_", "masks_", "label_", "seg_")
 ANNOTATIONS = {"gold": ("GT",), "silver": ("ST",), "gold+silver": ("ST", "GT")}
 
 
@@ -516,7 +517,7 @@ def _one_of_a_name(files: Sequence[Path]) -> list[Path]:
 def _without_masks(files: Sequence[Path]) -> list[Path]:
     """Files but for the masks beside their images, ``a_mask.tif`` beside ``a.tif``; one line names those."""
     stems = {stem(file) for file in files}
-    masks = [f for f in files if any(stem(f).removesuffix(end) in stems - {stem(f)} for end in MASK_ENDINGS)]
+    masks = [file for file in files if _images_of_mask(stem(file)) & stems]
     if masks:
         logger.warning(
             "%s: left out: %d masks, such as %s, beside images of their names",
@@ -525,6 +526,12 @@ def _without_masks(files: Sequence[Path]) -> list[Path]:
             masks[0].name,
         )
     return [file for file in files if file not in masks]
+
+
+def _images_of_mask(name: str) -> set[str]:
+    """Names that an image has whose mask has this one."""
+    before = {name.removeprefix(beginning) for beginning in MASK_BEGINNINGS}
+    return (before | {name.removesuffix(ending) for ending in MASK_ENDINGS}) - {name}
 
 
 def _further_in(folder: Path) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unet_paper.data.datasets import MASK_ENDINGS, natural_order, stem
+from unet_paper.data.datasets import MASK_BEGINNINGS, MASK_ENDINGS, natural_order, stem
 from unet_paper.data.drawing_files import DRAWN, coco_file
 from unet_paper.data.pairs_table import read_pairs
 from unet_paper.data.points import TABLES, is_table
@@ -35,7 +35,6 @@ FOLDERS = (
     *("segmentation", "segmentations", "gt", "ground_truth", "groundtruth", "points"),
 )
 ENDINGS = (*MASK_ENDINGS, "_points")
-BEGINNINGS = ("mask_", "masks_", "label_", "seg_")
 # words in names that tell what a file is, not of what
 _OF_MASKS = {
     *("mask", "masks", "seg", "segmentation", "label", "labels", "annotation", "annotations"),
@@ -215,7 +214,7 @@ def _paired(
         return [AnnotatedImage(f, by_name[stem(f)]) for f in pictures], None
     lonely = [name for name in names if name not in annotations]
     lonely = lonely or names
-    also = endings or (*MASK_ENDINGS[:3], BEGINNINGS[0])
+    also = endings or (*MASK_ENDINGS[:3], MASK_BEGINNINGS[0])
     raise ValueError(
         f"{where}: no annotation for image {lonely[0]} ({len(lonely)} such); it has the image's name, or that with "
         f"{', '.join(also)} (--mask_suffix takes another ending); move images that have none elsewhere"
@@ -224,7 +223,7 @@ def _paired(
 
 def _affixes(endings: Sequence[str] | None) -> list[tuple[str, str]]:
     """What masks' names may have before and after their images'."""
-    return [("", e) for e in endings] if endings else [*(("", e) for e in ENDINGS), *((b, "") for b in BEGINNINGS)]
+    return [("", e) for e in endings] if endings else [*(("", e) for e in ENDINGS), *((b, "") for b in MASK_BEGINNINGS)]
 
 
 def _cores(names: Iterable[str]) -> dict[str, str]:
