@@ -1,6 +1,7 @@
 """Cells annotated by points: what training sees of them, what is scored, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,27 @@ def test_points_of_a_stack_say_their_page(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 3 pages, and it does not say which point is on which"):
         drawn(tmp_path)
     assert [point.page for point in read_table(file)] == [0]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_points_that_one_roi_has_of_a_whole_stack_go_to_their_pages(channels: int, tmp_path: Path) -> None:
+    """As the multi-point tool saves what was clicked on one page after the other; ImageJ counts from 1."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "points").mkdir()
+    stack = np.zeros((3, channels, *SHAPE), np.uint8)
+    tifffile.imwrite(tmp_path / "images" / "s.tif", stack, imagej=True, metadata={"axes": "TCYX"})
+    roi = point_roi([(x + 0.5, y + 0.5) for x, y in [*CELLS, (0, 6)]])
+    roi.counters = np.zeros(3, np.uint8)
+    roi.counter_positions = 1 + channels * np.array([0, 0, 2], np.uint32)
+    roifile.roiwrite(tmp_path / "points" / "s.zip", roi)
+    labels = drawn(tmp_path)
+    assert picture(labels[0])[:5] == EXPECTED[:5]
+    assert (labels[1] == -1).all()
+    assert set(np.unique(labels[2])) == {-2, 1}
+    shutil.rmtree(tmp_path / "images")
+    image(tmp_path / "images" / "s.png")
+    with pytest.raises(ValueError, match=r"s.zip: its cells lie on [23] pages of a stack, and s.png has one"):
+        drawn(tmp_path)
 
 
 def test_points_of_several_pages_are_not_put_on_one(tmp_path: Path) -> None:

@@ -246,7 +246,8 @@ def _rois(file: Path, known: Layout) -> Iterator[_Shape]:
         if roi.subtype in _OVERLAYS:
             left_out.append(roi.subtype.name.lower())
         elif roi.roitype == roifile.ROI_TYPE.POINT:
-            yield _Shape(_page_of(roi, file, known), points=np.concatenate(of), meaning=meaning_of(roi.name))
+            for page, points in _points_by_page(roi, np.concatenate(of), file, known):
+                yield _Shape(page, points=points, meaning=meaning_of(roi.name))
         elif roi.roitype in _AREAS and max(map(len, of), default=0) > 2:
             parts = [[ring for ring in of if len(ring) > 2]]
             yield _Shape(_page_of(roi, file, known), parts, meaning=meaning_of(roi.name))
@@ -272,6 +273,23 @@ def _read_rois(file: Path) -> list[Any]:
             return [roifile.ImagejRoi.frombytes(archive.read(str(name))) for name in rois]
     except Exception as error:  # of whatever it raises for what is no ROI
         raise ValueError(f"{file}: cannot be read as ROIs of ImageJ: {error}; save them again") from error
+
+
+def _points_by_page(roi: Any, points: Ring, file: Path, known: Layout) -> Iterator[tuple[int | None, Ring]]:
+    """Points of one ROI, which ImageJ's multi-point tool collects from all pages of a stack, each with its own."""
+    positions = np.zeros(len(points), int) if roi.counter_positions is None else roi.counter_positions.astype(int)
+    if len(positions) != len(points) or not positions.any():
+        yield _page_of(roi, file, known), points
+        return
+    if not positions.all() and len(known.shapes) > 1:
+        raise ValueError(
+            f"{file}: {np.count_nonzero(positions == 0)} points of the ROI {roi.name!r} do not say on which of "
+            f"{len(known.shapes)} pages they lie; set them on the stack, page by page"
+        )
+    # ImageJ counts channels first
+    pages = (positions - 1) // max(len(known.channels), 1)
+    for page in np.unique(pages).tolist():
+        yield page if page >= 0 else None, points[pages == page]
 
 
 def _page_of(roi: Any, file: Path, known: Layout) -> int | None:
