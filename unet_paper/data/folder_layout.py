@@ -215,9 +215,10 @@ def _paired(
     lonely = [name for name in names if name not in annotations]
     lonely = lonely or names
     also = endings or (*MASK_ENDINGS[:3], MASK_BEGINNINGS[0])
+    others = _kinds_of(where, (*DRAWN, *TABLES, ".json"))
     raise ValueError(
-        f"{where}: no annotation for image {lonely[0]} ({len(lonely)} such); it has the image's name, or that with "
-        f"{', '.join(also)} (--mask_suffix takes another ending); move images that have none elsewhere"
+        f"{where}: no annotation for image {lonely[0]} ({len(lonely)} such{others}); it has the image's name, or that "
+        f"with {', '.join(also)} (--mask_suffix takes another ending); move images that have none elsewhere"
     )
 
 
@@ -334,11 +335,11 @@ def _further_in(folders: Sequence[Path]) -> str:
     return f"; a data set of its own is {' and '.join(held)}: name that folder" if held else ""
 
 
-def _kinds_of(folder: Path) -> str:
+def _kinds_of(folder: Path, taken: Iterable[str] = ()) -> str:
     """Other kinds of files in a folder, in words."""
     kinds: dict[str, int] = {}
     for file in folder.iterdir():
-        if file.is_file() and not is_image(file) and not file.name.startswith("."):
+        if file.is_file() and not is_image(file) and not file.name.startswith(".") and file.suffix.lower() not in taken:
             kinds[file.suffix.lower() or "other"] = kinds.get(file.suffix.lower() or "other", 0) + 1
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return f"; {listed}, which are not taken" if listed else ""
