@@ -222,6 +222,7 @@ def test_a_table_of_pairs(content: bytes, tmp_path: Path) -> None:
         (["1/images/a.png", "1/masks/a.png", "2/masks/b.png"], "2: no images in it"),
         (["images/w1/a.png", "masks/w1/a.png"], "1 folders, which are not looked into: list the pairs in .*pairs.csv"),
         (["images/a.png", "masks/b.png"], "no annotation for image a"),
+        (["images/a.png", "masks/a.gif"], "no annotation for image a .1 such; 1 .gif, which are not taken.;"),
         (["images/a.png", "masks/a.png", "masks/b.png"], "no image for b"),
         (["a.png"], "no images with masks found"),
         (["a.png", "a_mask.png", "b.png", "c.png"], "no annotation for image b.png .2 such., .* named NAME_mask"),
@@ -522,6 +523,19 @@ def test_categories_and_ids_of_coco_are_taken_for_what_they_mean(
     file.write_text(json.dumps(content))
     np.testing.assert_array_equal(drawn(tmp_path), np.where(ids() == 2, -1, ids().astype(int)))
     assert f"{file}: left out, since only areas and points are cells: 1 outline around no pixel" in caplog.text
+
+
+def test_annotations_of_no_image_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As where a program counts images from 0, and their annotations from 1."""
+    coco(tmp_path)
+    file = tmp_path / "annotations.json"
+    content = json.loads(file.read_text())
+    for entry in content["images"]:
+        entry["id"] -= 1
+    file.write_text(json.dumps(content))
+    drawn(tmp_path)
+    drawn(tmp_path)
+    assert caplog.text.count("annotations.json: 1 annotations are of image ids that none of its images has") == 1
 
 
 def test_a_group_of_cells_is_unknown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

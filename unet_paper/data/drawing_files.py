@@ -415,6 +415,7 @@ def _coco(content: Any, file: Path, image: Path, shape: tuple[int, ...]) -> Iter
                 f"{file}: {image.name} was of {stated} px when its cells were drawn, and has {shape} px: was it "
                 "scaled? Use the image that was drawn on"
             )
+        _say_strangers(file, _strangers(content))
         classes = {entry.get("id"): entry.get("name") for entry in content.get("categories") or []}
         left_out, groups = [], 0
         for entry in content["annotations"]:
@@ -437,6 +438,23 @@ def _coco(content: Any, file: Path, image: Path, shape: tuple[int, ...]) -> Iter
             image.name,
         )
     _say_left_out(left_out, file)
+
+
+def _strangers(content: Mapping[str, Any]) -> int:
+    """How many annotations of a COCO file are of images that it does not list."""
+    known = {str(entry["id"]) for entry in content["images"]}
+    return sum(str(entry["image_id"]) not in known for entry in content["annotations"])
+
+
+@functools.lru_cache(maxsize=64)  # a file is asked for by every image
+def _say_strangers(file: Path, count: int) -> None:
+    if count:
+        logger.warning(
+            "%s: %d annotations are of image ids that none of its images has, and are left out: were ids counted "
+            "from 0 in one place and from 1 in the other? Look whether the others lie on their cells",
+            file,
+            count,
+        )
 
 
 def _is_in_pieces(inside: NDArray[np.bool_]) -> bool:
