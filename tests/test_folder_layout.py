@@ -428,7 +428,23 @@ def test_outlines_around_nothing_are_said(tmp_path: Path, caplog: pytest.LogCapt
     assert "only areas and points are cells: 1 outline around no pixel" in caplog.text
     assert "only areas and points are cells: 2 empty polygon" in caplog.text
     file.write_text(file.read_text().replace("0.1", "NaN"))
-    with pytest.raises(ValueError, match=r"a1.geojson: no GeoJSON of outlines .*a coordinate is no number"):
+    with pytest.raises(ValueError, match=r"a1.geojson: no GeoJSON of outlines .*a corner is no x and y"):
+        drawn(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"type": "FeatureCollection", "features": None},
+        {"type": "FeatureCollection", "features": 1},
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[]]]}},
+        {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 1], "plane": {"z": float("inf")}}},
+    ],
+)
+def test_what_is_no_geojson_is_named(content: dict[str, Any], tmp_path: Path) -> None:
+    qupath(tmp_path)
+    (tmp_path / "annotations" / "a1.geojson").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"a1.geojson: no GeoJSON of outlines"):
         drawn(tmp_path)
 
 
@@ -475,6 +491,10 @@ def test_an_oval_is_an_ellipse(tmp_path: Path) -> None:
     ("change", "said"),
     [
         (lambda content: content["annotations"][0].pop("segmentation"), "annotation 0 has no segmentation"),
+        (
+            lambda content: content["images"][0].update(height=float("inf"), width=1),
+            "annotations.json: not as COCO has",
+        ),
         (lambda content: content["images"][0].update(height=200, width=300), r"was of \(200, 300\) px when"),
         (
             lambda content: content["annotations"][0].update(segmentation=[[900, 900, 950, 900, 950, 950]]),

@@ -314,6 +314,8 @@ def _depths(known: Layout) -> int:
 
 def _geojson(content: Any, file: Path, known: Layout) -> Iterator[_Shape]:
     collection = content.get("features", [content]) if isinstance(content, dict) else content
+    if not isinstance(collection, list):
+        raise ValueError(f"{file}: no GeoJSON of outlines (its features are no list); export it again")
     depths = _depths(known)
     left_out = []
     for feature in collection:
@@ -322,7 +324,7 @@ def _geojson(content: Any, file: Path, known: Layout) -> Iterator[_Shape]:
             plane = geometry.get("plane", {})
             page = int(plane.get("t", 0)) * depths + int(plane.get("z", 0))
             cell, points, meaning = _cell_of(geometry), _points_of(geometry), meaning_of(_class_of(feature))
-        except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise ValueError(f"{file}: no GeoJSON of outlines ({error!r}); export it again") from error
         if cell or len(points):
             yield _Shape(page, cell, points, meaning)
@@ -340,8 +342,8 @@ def _cell_of(geometry: Mapping[str, Any]) -> Cell:
         return []
     parts = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
     rings = [[np.array(ring, float)[:, :2] for ring in part if ring] for part in parts]
-    if not all(np.isfinite(ring).all() for part in rings for ring in part):
-        raise ValueError("a coordinate is no number")
+    if not all(ring.shape[1] == 2 and np.isfinite(ring).all() for part in rings for ring in part):
+        raise ValueError("a corner is no x and y, or no number")
     return [part for part in rings if part]
 
 
@@ -394,7 +396,7 @@ def _coco_as_it_should_be(file: Path) -> Iterator[None]:
     """What is missing, or of another type, in a COCO file as an error that names the file."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(
             f"{file}: not as COCO has it ({what}): images have id and file_name, annotations image_id, category_id and "
