@@ -137,9 +137,11 @@ def test_names_that_differ_in_capitals_alone_are_told_apart_or_refused(
 def test_whether_a_disk_tells_capitals_apart_is_tried_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, alike: bool
 ) -> None:
-    if alike:  # as such a disk does it
-        told = Path.exists
-        monkeypatch.setattr(Path, "exists", lambda path: told(path) or told(path.with_name(path.name.swapcase())))
+    def is_there(path: Path) -> bool:
+        names = [name.lower() if alike else name for name in os.listdir(path.parent)]
+        return (path.name.lower() if alike else path.name) in names
+
+    monkeypatch.setattr(Path, "exists", is_there)  # as a disk of either kind answers, whichever this one is
     assert prediction_job._ignores_case(tmp_path / "not" / "yet") is alike
     assert list(tmp_path.iterdir()) == []
 

@@ -453,7 +453,7 @@ def _check_given(threshold: Any, min_size: Any, field_of_interest: Any) -> None:
         kinds = (int,) if name == "field_of_interest" else (int, float)
         is_number = isinstance(value, kinds) and not isinstance(value, bool)
         if value is not None and not (is_number and least <= value < limit):
-            raise ValueError(f"{name}={value!r}: {what} is needed; leave --{name} out for the preset's or the weights'")
+            raise ValueError(f"{name}={value!r}: {what} is needed; or leave --{name} out")
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:

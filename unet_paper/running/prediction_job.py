@@ -101,7 +101,7 @@ class PredictionJob:
         self._machine = dict(machine or {})
         first_of_a_name: dict[str, str] = {}
         for source in self._addresses:
-            first = first_of_a_name.setdefault(self.path(source, "cells").name.casefold(), source)
+            first = first_of_a_name.setdefault(self.path(source, "cells").name.lower(), source)
             if reason := self._misnamed(source) or self._in_the_place_of(first, source):
                 self.fail(source, ValueError(reason))
         self._done = [source for source in self.predicted if self._is_done(source, overwrite)]
