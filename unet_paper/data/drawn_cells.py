@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_paper.data.annotation import OPEN, UNKNOWN
-from unet_paper.data.drawing_files import DRAWN, Drawing, drawings
+from unet_paper.data.drawing import Drawing
+from unet_paper.data.drawing_files import DRAWN, drawings
 from unet_paper.data.points import BACKGROUND, CELL, TABLES, Places, Point, disc_radius, nearest_distances, point_labels
 from unet_paper.data.reader import layout
 

@@ -21,8 +21,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unet_paper.data.coco import coco_file
 from unet_paper.data.datasets import MASK_BEGINNINGS, MASK_ENDINGS, natural_order, stem
-from unet_paper.data.drawing_files import DRAWN, coco_file
+from unet_paper.data.drawing_files import DRAWN
 from unet_paper.data.pairs_table import read_pairs
 from unet_paper.data.points import TABLES, is_table
 from unet_paper.data.reader import ZARR, extension, is_image
