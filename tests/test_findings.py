@@ -60,9 +60,8 @@ def read(root: Path, number: int) -> np.ndarray:
 def found(root: Path) -> list[str]:
     layout = folder_layout.find(root)
     read = cases_of(layout, root.parent / "place")
-    result = survey(
-        read.cases, annotation=annotation_of(read.cases), other_files=layout.other_files, left_out=layout.left_out
-    )
+    annotation = annotation_of(read.cases) if read.radius is None else "points"
+    result = survey(read.cases, annotation=annotation, other_files=layout.other_files, left_out=layout.left_out)
     return sorted(finding.kind for finding in [*read.unusable, *findings(result, _fit_of_other(result, None))])
 
 
@@ -343,6 +342,36 @@ def damaged(root: Path) -> None:
 )
 def test_each_fault_is_found_and_nothing_else(clean: Path, harm: Callable[[Path], None], kinds: list[str]) -> None:
     harm(clean)
+    assert found(clean) == kinds
+
+
+def points_at(root: Path, place: Callable[[np.ndarray], np.ndarray]) -> None:
+    """In place of the masks a table of their cells' middles, moved."""
+    (root / "points").mkdir()
+    for number in range(6):
+        ids = read(root, number)
+        middles = np.array(ndimage.center_of_mass(ids > 0, ids, range(1, ids.max() + 1)))
+        lines = [f"{y:.3f},{x:.3f}" for y, x in place(middles)]
+        (root / "points" / f"well{number}.csv").write_text("\n".join(["y,x", *lines]))
+    shutil.rmtree(root / "masks")
+
+
+@pytest.mark.parametrize(
+    ("place", "kinds"),
+    [
+        (lambda middles: middles, []),
+        # 0.65 and 0.3 micrometres a pixel
+        (lambda middles: 0.65 * middles, ["points in one corner"]),
+        (lambda middles: 0.3 * middles, ["points in one corner"]),
+        # a clump in the middle, and one at the left border, are as they are
+        (lambda middles: SIZE / 4 + middles / 2, []),
+        (lambda middles: middles * (1.0, 0.5), []),
+    ],
+)
+def test_points_in_micrometres_are_told_from_cells_that_lie_together(
+    clean: Path, place: Callable[[np.ndarray], np.ndarray], kinds: list[str]
+) -> None:
+    points_at(clean, place)
     assert found(clean) == kinds
 
 

@@ -430,3 +430,15 @@ def test_from_points_to_a_network_that_is_scored_by_what_points_tell(
     assert not check.is_current(pointed, place, None, {"point_radius": 3.0})
     assert main(["check", "cells", "--point_radius", "0"]) == 1
     assert "--point_radius 0: a radius above 0 px is needed" in capfd.readouterr().err
+
+
+def test_a_radius_of_points_is_refused_where_there_are_none(pointed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (pointed / "points").rename(pointed.parent / "put aside")
+    (pointed / "masks").mkdir()
+    for image in sorted((pointed / "images").iterdir()):
+        ids = np.zeros((128, 128), np.uint8)
+        ids[20:40, 30:50] = 1
+        tifffile.imwrite(pointed / "masks" / f"{image.stem}.tif", ids)
+    assert main(["check", "cells", "--point_radius", "4"]) == 1
+    assert "--point_radius 4: no image of cells is annotated by points; leave it out" in capfd.readouterr().err
+    assert main(["check", "cells"]) == 0

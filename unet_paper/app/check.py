@@ -136,6 +136,8 @@ def _read(
     if not read.cases:
         lines = map(_line, grouped(read.unusable))
         raise ValueError(f"{folder}: none of its images can be used:\n" + "\n".join(lines))
+    if point_radius is not None and read.radius is None:
+        raise ValueError(f"--point_radius {point_radius:g}: no image of {folder} is annotated by points; leave it out")
     return read
 
 

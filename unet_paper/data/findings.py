@@ -23,6 +23,9 @@ _TRIED, _OTHERS = 6, 40
 
 OtherFit = Callable[[ImageFacts, ImageFacts], float]
 
+# of height and width, that points in another unit leave empty at least: nearer to pixels they lie within their cells
+_EMPTY = 0.1
+
 _CLASSES = 8  # at most, that values of masks may be
 _TURNS = {
     2: "mirrored left to right",
@@ -51,6 +54,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _channel_names(found),
         _turned(found),
         _scaled(found),
+        _in_one_corner(found),
         _swapped(found, other_fit),
         _shifted(found),
         _inverted(found),
@@ -128,6 +132,31 @@ def _scaled(found: Survey) -> Iterator[Finding]:
             [file for image in images for file in (image.image, image.label)],
             f"the outlines lie on no edges of the image, and would with coordinates {factor:.4g} times as large",
             "export them in pixels of this very image, not of a smaller or larger one, nor in micrometres",
+        )
+
+
+def _in_one_corner(found: Survey) -> Iterator[Finding]:
+    """Points have no outline that could lie on an edge; in micrometres they leave the right and the bottom empty.
+
+    A table of points rarely says its unit. Cells that fill the images reach both borders alike: of all points none
+    would by chance stay away from one once in a million folders. A clump in the middle stays away from all four.
+    """
+    images = [image for image in found.images if image.pointed and image.areas]
+    if not images:
+        return
+    # fractions of height and width that no image has a point in
+    top, left, bottom, right = (
+        min(image.margins[side] / image.shape[side % 2] for image in images) for side in range(4)
+    )
+    points = sum(len(image.areas) for image in images)
+    by_chance = ((1 - bottom) * (1 - right)) ** points
+    if by_chance < 1e-6 and min(bottom, right) > _EMPTY and bottom > 4 * top and right > 4 * left:
+        yield Finding(
+            "points in one corner",
+            [image.label for image in images],
+            f"of {points} points none lies in the lower {bottom:.0%} or the right {right:.0%} of any image",
+            "export them in pixels of these very images, not of smaller ones, nor in micrometres; or put a point in "
+            "every cell; if there are no cells in the rest, nothing",
         )
 
 

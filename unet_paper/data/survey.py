@@ -82,6 +82,7 @@ class ImageFacts:
             or where none would help.
         drawn_hash: of the cells as they lie in the image; empty where there are none, or nothing else.
         pointed: whether its cells are points, which have no size.
+        margins: rows above, and columns left of, all cells, and those below and right of them, px.
         thumbnail: of grey values, 16 x 16 px, mean 0 and standard deviation 1.
     """
 
@@ -122,6 +123,7 @@ class ImageFacts:
     scale: float = 1.0
     drawn_hash: str = ""
     pointed: bool = False
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0)
     thumbnail: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
@@ -368,8 +370,17 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         scale=best_scale(grey, cells, units) if own < BY_CHANCE and turn == 1 else 1.0,
         drawn_hash=_of_cells(cells) if 0 < np.mean(cells > 0) < 1 else "",
         pointed=pointed,
+        margins=_margins(cells > 0),
         thumbnail=_thumbnail(grey),
     )
+
+
+def _margins(inside: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if not len(rows):
+        return (0, 0, 0, 0)
+    height, width = inside.shape
+    return int(rows[0]), int(columns[0]), int(height - 1 - rows[-1]), int(width - 1 - columns[-1])
 
 
 def _thumbnail(grey: Image) -> NDArray[np.float32]:
