@@ -375,6 +375,22 @@ def test_points_in_micrometres_are_told_from_cells_that_lie_together(
     assert found(clean) == kinds
 
 
+@pytest.mark.parametrize(("width", "value"), [(1, None), (1, 255), (3, None), (3, 255)])
+def test_dots_in_place_of_cells_are_said_and_can_be_points(clean: Path, width: int, value: int | None) -> None:
+    for number in range(6):
+        ids = read(clean, number)
+        dots = np.zeros_like(ids)
+        for cell in range(1, ids.max() + 1):
+            row, column = (int(middle) for middle in ndimage.center_of_mass(ids == cell))
+            dots[row : row + width, column : column + width] = value or cell
+        write(clean, number, ids=dots)
+    assert found(clean) == ["cells are dots"]
+    for number in range(6):
+        write(clean, number, ids=ndimage.label(read(clean, number))[0].astype(np.uint8))
+    points_at(clean, lambda middles: middles)
+    assert found(clean) == []
+
+
 def test_what_is_said_of_black_and_white_masks_among_ids_can_be_done(clean: Path) -> None:
     for number in (1, 4):
         write(clean, number, ids=(read(clean, number) > 0).astype(np.uint8) * 255)

@@ -14,7 +14,7 @@ from unet_paper.data.datasets import Case
 from unet_paper.data.finding import CHANNELS, PHOTOGRAPH, Finding, grouped, no_image, no_mask
 from unet_paper.data.outline_fit import BY_CHANCE, ON_THE_EDGES
 from unet_paper.data.pixel_size import TOLERANCE
-from unet_paper.data.survey import ImageFacts, Survey
+from unet_paper.data.survey import DOT, ImageFacts, Survey
 
 __all__ = ["case_of", "findings"]
 
@@ -55,6 +55,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _turned(found),
         _scaled(found),
         _in_one_corner(found),
+        _dots(found),
         _swapped(found, other_fit),
         _shifted(found),
         _inverted(found),
@@ -157,6 +158,19 @@ def _in_one_corner(found: Survey) -> Iterator[Finding]:
             f"of {points} points none lies in the lower {bottom:.0%} or the right {right:.0%} of any image",
             "export them in pixels of these very images, not of smaller ones, nor in micrometres; or put a point in "
             "every cell; if there are no cells in the rest, nothing",
+        )
+
+
+def _dots(found: Survey) -> Iterator[Finding]:
+    # pieces of a thin outline are none
+    files = [image.label for image in found.images if image.dotted and not _is_hollow(image)]
+    if files:
+        yield Finding(
+            "cells are dots",
+            files,
+            f"most cells have {DOT} px or fewer: what stands for a cell would be learnt as all of it",
+            "outline the cells; or annotate by points: in the mask's place a table with the columns y and x of each "
+            "cell, in pixels",
         )
 
 

@@ -34,6 +34,7 @@ __all__ = ["ImageFacts", "LoadedCase", "Survey", "load_case", "survey"]
 logger = logging.getLogger(__name__)
 
 THUMBNAIL = 16  # px
+DOT = 9  # px, 3 x 3: a cell that is no larger has no outline to be learnt
 # images to the next but so many, for what a group has in common
 _FURTHER_ON = 4
 
@@ -82,6 +83,7 @@ class ImageFacts:
             or where none would help.
         drawn_hash: of the cells as they lie in the image; empty where there are none, or nothing else.
         pointed: whether its cells are points, which have no size.
+        dotted: whether most cells of the mask are dots of a few pixels, which stand for cells and are none.
         margins: rows above, and columns left of, all cells, and those below and right of them, px.
         thumbnail: of grey values, 16 x 16 px, mean 0 and standard deviation 1.
     """
@@ -123,6 +125,7 @@ class ImageFacts:
     scale: float = 1.0
     drawn_hash: str = ""
     pointed: bool = False
+    dotted: bool = False
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)
     thumbnail: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
@@ -324,9 +327,10 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
     inside = ~touching_border(columns, cells.shape)
     known = cells >= 0
     pointed = bool((cells == OPEN).any())
-    # discs lie on no edges
-    own, best, shift = outline_fit(grey, np.zeros_like(cells) if pointed else cells)
-    pieces, specks = _pieces(cells, areas)
+    dotted = not pointed and len(areas) > 0 and float(np.median(areas)) <= DOT
+    # discs and dots lie on no edges
+    own, best, shift = outline_fit(grey, np.zeros_like(cells) if pointed or dotted else cells)
+    pieces, specks = (0, 0) if dotted else _pieces(cells, areas)
     image_hash, label_hash = _hashes(pixels, cells)
     pixel_size = micrometres(layout(split_page(case["image"])[0]))
     turn = best_turn(grey, cells) if own < BY_CHANCE else 1
@@ -370,6 +374,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         scale=best_scale(grey, cells, units) if own < BY_CHANCE and turn == 1 else 1.0,
         drawn_hash=_of_cells(cells) if 0 < np.mean(cells > 0) < 1 else "",
         pointed=pointed,
+        dotted=dotted,
         margins=_margins(cells > 0),
         thumbnail=_thumbnail(grey),
     )
