@@ -162,8 +162,7 @@ def _in_one_corner(found: Survey) -> Iterator[Finding]:
 
 
 def _dots(found: Survey) -> Iterator[Finding]:
-    # pieces of a thin outline are none
-    files = [image.label for image in found.images if image.dotted and not _is_hollow(image)]
+    files = [image.label for image in found.images if image.dotted]
     if files:
         yield Finding(
             "cells are dots",

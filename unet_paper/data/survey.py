@@ -327,7 +327,9 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
     inside = ~touching_border(columns, cells.shape)
     known = cells >= 0
     pointed = bool((cells == OPEN).any())
-    dotted = not pointed and len(areas) > 0 and float(np.median(areas)) <= DOT
+    hollow = _hollow(cells, by_corners=transform.annotation in ("binary", "either"))
+    # pieces of a thin outline are none
+    dotted = not pointed and len(areas) > 0 and float(np.median(areas)) <= DOT and 2 * hollow <= len(areas)
     # discs and dots lie on no edges
     own, best, shift = outline_fit(grey, np.zeros_like(cells) if pointed or dotted else cells)
     pieces, specks = (0, 0) if dotted else _pieces(cells, areas)
@@ -367,7 +369,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         corner_value=_of_corners(drawn),
         largest_id=int(drawn[cells > 0].max(initial=0)),
         widest_id=int(drawn[cells == columns["id"][areas.argmax()]][0]) if len(areas) else 0,
-        hollow=_hollow(cells, by_corners=transform.annotation in ("binary", "either")),
+        hollow=hollow,
         apart=id_apart(np.unique(drawn[cells > 0])),
         smallest=float(pixels.min()),
         turn=turn,
