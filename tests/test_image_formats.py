@@ -1,5 +1,6 @@
 """Images that are no plain files: OME-Zarr folders, and what microscopes write."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,18 @@ def test_an_ome_zarr_is_an_image_like_any_other(tmp_path: Path) -> None:
     assert datasets.images(tmp_path / "images") == [{"image": f"{path}#{page}"} for page in (0, 1)]
     with pytest.raises(ValueError, match="a stack of 2 pages"):
         PageReader().get_data(path)
+
+
+def test_further_images_of_a_group_are_named_as_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = ome_zarr(tmp_path / "a.zarr", STACK[0, 0], "yx")
+    assert layout(path).left_out == ""
+    group = zarr.open_group(path, mode="r+")
+    first = group.attrs["ome"]["multiscales"][0]
+    group.attrs["ome"] = {**group.attrs["ome"], "multiscales": [first, {**first, "name": "denoised"}]}
+    assert layout(path).left_out == "image 'denoised'"
+    with caplog.at_level(logging.WARNING):
+        assert len(datasets.images(tmp_path)) == 1
+    assert f"{path}: left out image 'denoised'" in caplog.text
 
 
 @pytest.mark.parametrize("names", [["DAPI"], ["DAPI", "", ""], ["DAPI", "1", "2", "RFP"]])

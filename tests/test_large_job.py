@@ -159,7 +159,7 @@ def test_the_magnification_follows_the_pixel_size(job: Job, tmp_path: Path) -> N
         assert job(path, magnification=0.5, pixel_size=trained).plan(image).magnification == expected
 
 
-def test_images_that_a_tiff_holds_besides_are_refused_or_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_that_a_tiff_holds_besides_are_refused_or_said(tmp_path: Path) -> None:
     tiled: dict[str, Any] = {"tile": (64, 64), "photometric": "minisblack"}
     sizes, scenes, macro = (tmp_path / f"{name}.tif" for name in ("sizes", "scenes.ome", "macro.ome"))
     with tifffile.TiffWriter(sizes) as tiff:
@@ -174,8 +174,8 @@ def test_images_that_a_tiff_holds_besides_are_refused_or_said(tmp_path: Path, ca
     for path in (sizes, scenes):
         with pytest.raises(ValueError, match=r"holds 2 pages in several images or sizes, of which blocks would take 1"):
             open_image(path)
-    assert open_image(macro).size == (100, 130)
-    assert "left out image 'macro' of 600 px" in caplog.text
+    opened = open_image(macro)
+    assert (opened.size, opened.left_out) == ((100, 130), "image 'macro' of 600 px")
 
 
 class TestInterrupted:
@@ -426,6 +426,15 @@ class TestBadInput:
         root.create_array("1", shape=(50, 140), dtype="uint8")
         with pytest.raises(ValueError, match=r"levels of shapes \(100, 130\), \(50, 140\): not versions of one image"):
             job(small).run()
+
+    def test_further_images_of_a_group_are_named(self, job: Job, small: Path, caplog: pytest.LogCaptureFixture) -> None:
+        root = zarr.open_group(small, mode="r+")
+        metadata = dict(root.attrs["ome"])
+        metadata["multiscales"].append({**metadata["multiscales"][0], "name": "denoised"})
+        root.attrs["ome"] = metadata
+        with caplog.at_level(logging.WARNING):
+            job(small).run()
+        assert f"{small}: left out image 'denoised'" in caplog.text
 
     def test_missing_chunks_are_filled_and_said_or_refused(
         self, job: Job, small: Path, caplog: pytest.LogCaptureFixture

@@ -1,9 +1,9 @@
 """Images that are read block by block: OME-Zarr, and TIFF files through their chunks.
 
-OME-Zarr 0.4 and 0.5 (https://ngff.openmicroscopy.org), the full-resolution level of an image with axes out of t, c, z,
-y, x, from a folder or from a URL that fsspec knows, which is only read. TIFF and BigTIFF through ``tifffile``'s Zarr
-view, the full-resolution level of the largest series; uncompressed ones are mapped. Every plane, that is every time and
-every depth, is a case; all channels of it belong to it.
+OME-Zarr 0.4 and 0.5 (https://ngff.openmicroscopy.org), the full-resolution level of a group's first image, with axes
+out of t, c, z, y, x, from a folder or from a URL that fsspec knows, which is only read. TIFF and BigTIFF through
+``tifffile``'s Zarr view, the full-resolution level of the largest series; uncompressed ones are mapped. Every plane,
+that is every time and every depth, is a case; all channels of it belong to it.
 
 Chunks that a store lacks are, as Zarr defines it, the fill value: writers leave out empty ones. ``missing_chunks=
 "refuse"`` is for stores that have been copied and may have lost some.
@@ -53,6 +53,7 @@ class ImageStore:
         full_scale: grey value that is white, where the file states another one than its dtype.
         channel_names: where the metadata name them.
         identity: what tells this image from others: address, shape, dtype, and a hash of its headers.
+        left_out: what the file or group holds besides, in words.
     """
 
     address: str
@@ -62,6 +63,7 @@ class ImageStore:
     full_scale: float | None = None
     channel_names: tuple[str, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
+    left_out: str = ""
 
     def state(self) -> str:
         """What changes where pixels are written anew under the same headers.
@@ -219,7 +221,16 @@ def _open_zarr(address: str, missing_chunks: MissingChunks) -> ImageStore:
     }
     labels = [str(channel.get("label") or "") for channel in metadata.get("omero", {}).get("channels", ())]
     names = told_names(labels, array.shape[axes.index("c")] if "c" in axes else 1) if any(labels) else ()
-    return ImageStore(address, array, axes, _pixel_size(multiscale, axes), channel_names=names, identity=identity)
+    others = [f"image {one.get('name', '')!r}" for one in metadata["multiscales"][1:]]
+    return ImageStore(
+        address,
+        array,
+        axes,
+        _pixel_size(multiscale, axes),
+        channel_names=names,
+        identity=identity,
+        left_out=", ".join(others),
+    )
 
 
 def _full_resolution(address: str, node: Any, multiscale: Mapping[str, Any], axes: str) -> Any:
@@ -321,11 +332,9 @@ def _open_tiff(path: Path) -> ImageStore:
             f"dataset_dir={path}: holds {len(known.shapes)} pages in several images or sizes, of which blocks would "
             f"take {planes}; save each image as a file of its own, or predict it with the config inference"
         )
-    if known.left_out:
-        logger.warning("%s: left out %s", path, known.left_out)
     channels = shape[axes.index("c")] if "c" in axes else 1
     names = tuple(known.channels) if len(known.channels) == channels else ()
-    return ImageStore(str(path), array, axes, micrometres(known), full_scale, names, identity)
+    return ImageStore(str(path), array, axes, micrometres(known), full_scale, names, identity, known.left_out)
 
 
 class _TiffPixels:

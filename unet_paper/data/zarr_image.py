@@ -27,6 +27,7 @@ def layout(file: Path) -> Layout:
         channels=store.channel_names if store.channels > 1 else (),
         pixel_size=store.pixel_size,
         unit="micron" if store.pixel_size else "",
+        left_out=store.left_out,
     )
 
 
