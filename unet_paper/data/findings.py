@@ -69,6 +69,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _specks(found),
         _types(found),
         _outliers(found),
+        _hot_pixels(found),
         _negatives(found),
         _pixel_sizes(found),
         _one_image(found),
@@ -450,6 +451,20 @@ def _outliers(found: Survey) -> Iterator[Finding]:
             files,
             "twenty times brighter or darker than the middle one of the images",
             "was it saved with another number of bits, or cut off? Take it out, or save all alike",
+        )
+
+
+def _hot_pixels(found: Survey) -> Iterator[Finding]:
+    """In 8 bits no pixel is far from the others."""
+    hot = [image for image in found.images if image.hot]
+    if hot:
+        worst = max(hot, key=lambda image: abs(image.hottest - image.largest))
+        yield Finding(
+            "hot pixels",
+            [image.image for image in hot],
+            f"pixels far from all others: {sum(image.hot for image in hot)}, such as {worst.hottest:g} where others "
+            f"reach from {worst.smallest:g} to {worst.largest:g}",
+            "nothing, if a camera's dead or hot pixels: black and white are chosen without them; they are cut off",
         )
 
 

@@ -22,6 +22,7 @@ from skimage.transform import resize_local_mean
 from unet_paper.data.annotation import OPEN, Annotation, InstancesFromAnnotationd, id_apart, is_inverted
 from unet_paper.data.channels import Channel
 from unet_paper.data.datasets import Case
+from unet_paper.data.hot_pixels import grey_range
 from unet_paper.data.notices import Progress
 from unet_paper.data.outline_fit import BY_CHANCE, best_scale, best_turn, outline_fit
 from unet_paper.data.photometric import upright
@@ -52,7 +53,7 @@ class ImageFacts:
         channels: that the network would be given.
         dtype: of the file.
         low, median, high: grey values in the file's units: 0.1, 50 and 99.9 % of the pixels lie below.
-        largest: grey value.
+        largest: grey value, but for hot pixels.
         pixel_size: micrometres, (height, width); None where the file does not say.
         foreground: fraction of the known pixels that are cell.
         unknown: fraction of all pixels that are unknown.
@@ -76,7 +77,9 @@ class ImageFacts:
         widest_id: of its cell with most pixels, as in the file.
         hollow: cells that are more hole than cell, as outlines are that nobody has filled.
         apart: the largest number of 8, 16 or 32 bits as an id, where all others are far below; else 0.
-        smallest: grey value.
+        smallest: grey value, but for hot pixels.
+        hot: pixels that are, see ``data.hot_pixels``.
+        hottest: grey value of the one that is farthest from all others.
         turn: orientation (of ``photometric.upright``) in which the mask would lie on the edges; 1 where it does, or
             where it does in none.
         scale: factor by which the mask's coordinates would have to be multiplied to lie on the edges; 1 where they do,
@@ -121,6 +124,8 @@ class ImageFacts:
     hollow: int = 0
     apart: int = 0
     smallest: float = 0.0
+    hot: int = 0
+    hottest: float = 0.0
     turn: int = 1
     scale: float = 1.0
     drawn_hash: str = ""
@@ -336,6 +341,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
     image_hash, label_hash = _hashes(pixels, cells)
     pixel_size = micrometres(layout(split_page(case["image"])[0]))
     turn = best_turn(grey, cells) if own < BY_CHANCE else 1
+    greys = grey_range(pixels)
     # programs write coordinates in micrometres, too
     units = (1 / max(pixel_size), max(pixel_size)) if pixel_size else ()
     return ImageFacts(
@@ -347,7 +353,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         low=float(np.percentile(pixels, 0.1)),
         median=float(np.median(pixels)),
         high=float(np.percentile(pixels, 99.9)),
-        largest=float(pixels.max()),
+        largest=greys.largest,
         pixel_size=pixel_size,
         foreground=float((cells > 0).sum() / max(int(known.sum()), 1)),
         unknown=float(1 - known.mean()),
@@ -371,7 +377,9 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         widest_id=int(drawn[cells == columns["id"][areas.argmax()]][0]) if len(areas) else 0,
         hollow=hollow,
         apart=id_apart(np.unique(drawn[cells > 0])),
-        smallest=float(pixels.min()),
+        smallest=greys.smallest,
+        hot=greys.hot,
+        hottest=max(float(pixels.min()), float(pixels.max()), key=lambda value: abs(value - greys.largest)),
         turn=turn,
         scale=best_scale(grey, cells, units) if own < BY_CHANCE and turn == 1 else 1.0,
         drawn_hash=_of_cells(cells) if 0 < np.mean(cells > 0) < 1 else "",

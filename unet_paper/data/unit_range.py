@@ -10,6 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from unet_paper.data.hot_pixels import at_most
 from unet_paper.data.notices import Notices
 from unet_paper.data.reader import source_of
 
@@ -95,7 +96,19 @@ class ScaleToUnitRanged(MapTransform):
             raise ValueError(
                 f"{source}: grey values of {dtype} from {low:g} to {high:g}, whose full scale is unknown; {remedy}"
             )
-        if not (low >= self.minimum - slack and high <= reach * maximum + slack):
+        lowest, highest = self.minimum - slack, reach * maximum + slack
+        if not (low >= lowest and high <= highest):
+            beyond = int(torch.count_nonzero((tensor < lowest) | (tensor > highest)))
+            if beyond <= at_most(tensor.numel()) and math.isfinite(low + high):
+                self._notices.warn(
+                    "hot pixels",
+                    source,
+                    f"{source}: {beyond} pixels are beyond {lowest:g} to {highest:g}, up to "
+                    f"{low if low < lowest else high:g}: taken for hot ones, and cut off there",
+                )
+                tensor = tensor.clamp(lowest, highest)
+                low, high = max(low, lowest), min(high, highest)
+        if not (low >= lowest and high <= highest):
             raise ValueError(
                 f"{source}: grey values of {dtype} from {low:g} to {high:g}, expected {self.minimum:g} to {maximum:g}; "
                 f"{remedy}"
