@@ -375,6 +375,44 @@ def test_points_in_micrometres_are_told_from_cells_that_lie_together(
     assert found(clean) == kinds
 
 
+@pytest.mark.parametrize("size", [(SIZE, SIZE), (SIZE, SIZE - 16)])
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (lambda middles, _: middles[:, ::-1], "x and y were exchanged"),
+        (lambda middles, size: (0, size[1]) + (1, -1) * middles, "they were mirrored left to right"),
+        (lambda middles, size: (size[0], 0) + (-1, 1) * middles, "they were mirrored top to bottom"),
+    ],
+)
+def test_points_with_their_axes_exchanged_or_mirrored_are_named(
+    clean: Path, place: Callable[[np.ndarray, tuple[int, int]], np.ndarray], said: str, size: tuple[int, int]
+) -> None:
+    for number in range(6):
+        image = np.array(Image.open(clean / "images" / f"well{number}.png"))
+        write(clean, number, image[: size[0], : size[1]], read(clean, number)[: size[0], : size[1]])
+
+    def moved(middles: np.ndarray) -> np.ndarray:
+        middles = middles[~np.isnan(middles).any(axis=1)]
+        there = place(middles, size)
+        return there[((there >= 0) & (there < size)).all(axis=1)]
+
+    points_at(clean, moved)
+    layout = folder_layout.find(clean)
+    read_ = cases_of(layout, clean.parent / "place")
+    (finding,) = findings(survey(read_.cases, annotation="points"))
+    assert finding.kind == "points are turned"
+    assert len(finding.files) > 3
+    assert f"would lie on something if {said}" in finding.what
+
+
+def test_points_of_the_next_image_are_named(clean: Path) -> None:
+    points_at(clean, lambda middles: middles)
+    tables = [(clean / "points" / f"well{number}.csv").read_text() for number in range(6)]
+    for number in range(6):
+        (clean / "points" / f"well{number}.csv").write_text(tables[(number + 1) % 6])
+    assert found(clean) == ["points of another image"]
+
+
 @pytest.mark.parametrize(("width", "value"), [(1, None), (1, 255), (3, None), (3, 255)])
 def test_dots_in_place_of_cells_are_said_and_can_be_points(clean: Path, width: int, value: int | None) -> None:
     for number in range(6):

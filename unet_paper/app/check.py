@@ -30,7 +30,7 @@ from unet_paper.data.channels import Channel
 from unet_paper.data.finding import UNUSABLE, Finding, grouped, shown
 from unet_paper.data.findings import case_of, findings
 from unet_paper.data.folder_layout import FolderLayout
-from unet_paper.data.outline_fit import outline_fit
+from unet_paper.data.outline_fit import outline_fit, point_fit
 from unet_paper.data.survey import ImageFacts, Survey, load_case, survey
 from unet_paper.running.placement import placed
 
@@ -363,7 +363,7 @@ def _fit_of_other(found: Survey, channel: Channel | None) -> Any:
     def fit(image: ImageFacts, other: ImageFacts) -> float:
         grey = load_case(case_of(image), transform, channel).pixels.astype(np.float32).mean(axis=0)
         cells = load_case(case_of(other), transform, channel).cells
-        return outline_fit(grey, cells)[0]
+        return point_fit(grey, cells) if other.pointed else outline_fit(grey, cells)[0]
 
     return fit
 

@@ -4,6 +4,7 @@ Every rule is one function, every threshold in it a number with a reason. A find
 at; none of them ends a run.
 """
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 
 from unet_paper.data.datasets import Case
 from unet_paper.data.finding import CHANNELS, PHOTOGRAPH, Finding, grouped, no_image, no_mask
-from unet_paper.data.outline_fit import BY_CHANCE, ON_THE_EDGES
+from unet_paper.data.outline_fit import BY_CHANCE, EXCHANGED, ON_THE_EDGES
 from unet_paper.data.pixel_size import TOLERANCE
 from unet_paper.data.survey import DOT, ImageFacts, Survey
 
@@ -27,6 +28,8 @@ OtherFit = Callable[[ImageFacts, ImageFacts], float]
 _EMPTY = 0.1
 
 _CLASSES = 8  # at most, that values of masks may be
+# of another image's points: those of an image of seven cells come to 6, of the wrong one to 3
+_ON_SOMETHING = 4.5
 _TURNS = {
     2: "mirrored left to right",
     3: "turned by 180 degrees",
@@ -53,6 +56,8 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _channels(found),
         _channel_names(found),
         _turned(found),
+        _turned_points(found),
+        _exchanged_points(found, other_fit),
         _scaled(found),
         _in_one_corner(found),
         _dots(found),
@@ -112,6 +117,51 @@ def _channel_names(found: Survey) -> Iterator[Finding]:
                 f"{listed}: they are taken by their place",
                 f'say which by name, in check and train: --channel "[{", ".join(usual)}]"',
             )
+
+
+def _turned_points(found: Survey) -> Iterator[Finding]:
+    """Of all images together: of the few points of one, chance may tell anything."""
+    images = [image for image in found.images if image.pointed and image.areas]
+    if len(images) < 2:
+        return
+    known = min(len(image.point_fits) for image in images)
+    # of images that have nothing to do with their points, the sum of n has the standard deviation sqrt(n)
+    mean = np.abs(np.mean([image.point_fits[:known] for image in images], axis=0))
+    turn = int(mean.argmax()) + 1
+    pooled = mean[turn - 1] * math.sqrt(len(images))
+    # cells keep away from borders, so that wrong points, which do so too, lie a little better than anywhere
+    if mean[0] < min(BY_CHANCE, mean[turn - 1] / 2) and mean[turn - 1] >= BY_CHANCE and pooled >= ON_THE_EDGES:
+        exchanged = turn == EXCHANGED
+        yield Finding(
+            "points are turned",
+            [image.label for image in images],
+            "the points lie where the images have nothing, and would lie on something if "
+            + ("x and y were exchanged" if exchanged else f"they were {_TURNS[turn]}"),
+            "y counts rows from the top, x columns from the left: "
+            + ("give the columns each other's name" if exchanged else "export them from images the same side up"),
+        )
+
+
+def _exchanged_points(found: Survey, other_fit: OtherFit | None) -> Iterator[Finding]:
+    """Two images at least, each with nothing at its points, and something at those of another one."""
+    images = [image for image in found.images if image.pointed and image.areas]
+    suspects = [image for image in images if abs(image.point_fits[0]) < BY_CHANCE]
+    if other_fit is None:
+        return
+    hits = []
+    for image in suspects[:_TRIED]:
+        others = [other for other in images if other is not image and other.shape == image.shape][:_OTHERS]
+        best, whose = max(((abs(other_fit(image, other)), other.image) for other in others), default=(0.0, ""))
+        if best >= max(_ON_SOMETHING, abs(image.point_fits[0]) + BY_CHANCE):
+            hits.append((image, whose))
+    if len(hits) >= 2:
+        yield Finding(
+            "points of another image",
+            [file for image, _ in hits for file in (image.image, image.label)],
+            f"the points lie where these images have nothing; those of {hits[0][1]} lie on something in "
+            f"{hits[0][0].image}",
+            "give each image its own points; where names are one off in all, all of them",
+        )
 
 
 def _turned(found: Survey) -> Iterator[Finding]:

@@ -15,6 +15,8 @@ Labels = NDArray[np.int32]
 # an image of 256 px it reaches 4 to 5 by chance.
 ON_THE_EDGES = 6.0
 BY_CHANCE = 3.0
+# the orientation with rows for columns, as photometric.upright counts them
+EXCHANGED = 5
 # by which images are made smaller for viewing and drawing
 _FACTORS = (2.0, 4.0, 0.5, 0.25)
 
@@ -62,6 +64,46 @@ def best_turn(image: Image, cells: Labels) -> int:
     fits = {turn: outline_fit(image, upright(cells, turn))[0] for turn in range(2, 9) if square or turn < 5}
     best = max(fits, key=lambda turn: np.nan_to_num(fits[turn], nan=-np.inf))
     return best if fits[best] >= ON_THE_EDGES else 1
+
+
+def point_fit(image: Image, cells: Labels) -> float:
+    """How far the grey values around points are from those around the same points elsewhere in the image.
+
+    The mean grey value in the discs around the points, for every shift of all of them at once, as ``outline_fit`` does
+    it. Below 0 where they are darker. Cells whose insides are as grey as the ground tell nothing.
+
+    Args:
+        image: grey values, (H, W).
+        cells: label image of the same shape, a disc around each point.
+
+    Returns:
+        Standard deviations over all shifts; 0 without points, or where the image is all alike.
+    """
+    discs = (cells > 0).astype(np.float32)
+    smooth = ndimage.gaussian_filter(image, 1.0)
+    if not discs.any() or discs.all() or not np.ptp(smooth) > 0:
+        return 0.0
+    spectrum = np.fft.rfft2(smooth - smooth.mean()) * np.conj(np.fft.rfft2(discs - discs.mean()))
+    fit = np.fft.irfft2(spectrum, s=smooth.shape)
+    return float((fit[0, 0] - fit.mean()) / fit.std())
+
+
+def points_turned(image: Image, cells: Labels) -> tuple[float, ...]:
+    """``point_fit`` of points as they are and in the other orientations, in the order in which ``upright`` counts them.
+
+    All eight of a square image, of another those that keep its shape and the one with rows for columns.
+    """
+    square = cells.shape[0] == cells.shape[1]
+    turns = range(1, 9) if square else range(1, EXCHANGED + 1)
+    return tuple(point_fit(image, _laid(upright(cells, turn), cells.shape)) for turn in turns)
+
+
+def _laid(cells: Labels, shape: tuple[int, ...]) -> Labels:
+    """What of a label image lies in an image of another shape, from their upper left corners."""
+    laid = np.zeros(shape, cells.dtype)
+    part = cells[: shape[0], : shape[1]]
+    laid[: part.shape[0], : part.shape[1]] = part
+    return laid
 
 
 def best_scale(image: Image, cells: Labels, also: Sequence[float] = ()) -> float:

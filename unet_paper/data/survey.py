@@ -24,7 +24,7 @@ from unet_paper.data.channels import Channel
 from unet_paper.data.datasets import Case
 from unet_paper.data.hot_pixels import grey_range
 from unet_paper.data.notices import Progress
-from unet_paper.data.outline_fit import BY_CHANCE, best_scale, best_turn, outline_fit
+from unet_paper.data.outline_fit import BY_CHANCE, best_scale, best_turn, outline_fit, points_turned
 from unet_paper.data.photometric import upright
 from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import LabelReader, PageReader, layout, split_page
@@ -78,6 +78,7 @@ class ImageFacts:
         hollow: cells that are more hole than cell, as outlines are that nobody has filled.
         apart: the largest number of 8, 16 or 32 bits as an id, where all others are far below; else 0.
         smallest: grey value, but for hot pixels.
+        point_fits: of points, see ``outline_fit.points_turned``; else none.
         hot: pixels that are, see ``data.hot_pixels``.
         hottest: grey value of the one that is farthest from all others.
         turn: orientation (of ``photometric.upright``) in which the mask would lie on the edges; 1 where it does, or
@@ -126,6 +127,7 @@ class ImageFacts:
     smallest: float = 0.0
     hot: int = 0
     hottest: float = 0.0
+    point_fits: tuple[float, ...] = ()
     turn: int = 1
     scale: float = 1.0
     drawn_hash: str = ""
@@ -378,6 +380,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         hollow=hollow,
         apart=id_apart(np.unique(drawn[cells > 0])),
         smallest=greys.smallest,
+        point_fits=points_turned(grey, cells) if pointed else (),
         hot=greys.hot,
         hottest=max(float(pixels.min()), float(pixels.max()), key=lambda value: abs(value - greys.largest)),
         turn=turn,
