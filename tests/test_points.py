@@ -162,7 +162,9 @@ def test_the_radius_is_half_of_that_of_the_smallest_cells_that_touch() -> None:
     assert disc_radius(np.array([100.0] * 20)) == disc_radius(np.empty(0)) == 5.0
 
 
-def test_outlines_and_points_of_one_file_are_cells_and_the_rest_is_open(tmp_path: Path) -> None:
+def test_outlines_and_points_of_one_file_are_cells_and_the_rest_is_open(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A point within an outline is that cell, whose disc would be another; areas may be background or unknown."""
     image(tmp_path / "images" / "a.png")
     (tmp_path / "masks").mkdir()
@@ -196,6 +198,12 @@ def test_outlines_and_points_of_one_file_are_cells_and_the_rest_is_open(tmp_path
     expected = np.zeros(SHAPE, int)
     expected[1:3, 1:4], expected[:2, 9:] = 1, -1
     np.testing.assert_array_equal(drawn(tmp_path), expected)
+    # QuPath's class for parts of an image is none of cells, whatever lies in it
+    assert "Region" not in caplog.text
+    regions = [area(5, 2, 8, 5, "Region*"), area(0, 0, 5, 4, "Region*")]
+    (tmp_path / "masks" / "a.geojson").write_text(json.dumps([*content[1:], *regions]))
+    np.testing.assert_array_equal(drawn(tmp_path), expected)
+    assert "a.geojson: left out, since QuPath's class Region* is for parts of an image: 2" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Drawings of cells as files hold them: ROIs of ImageJ, QuPath's GeoJSON, COCO's JSON, tables of points, masks.
 
 What is drawn counts from the corner of the first pixel; a pixel belongs to a cell if its centre is within the outline,
-and holes are outside. Drawings named ``Background``, or of that class, are background, those of ``Ignore`` unknown.
+and holes are outside. Drawings named ``Background``, or of that class, are background, those of ``Ignore`` unknown;
+areas of QuPath's class ``Region*`` are left out.
 """
 
+import logging
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -26,6 +28,10 @@ _AREAS = {roifile.ROI_TYPE[kind] for kind in ("POLYGON", "RECT", "OVAL", "FREEHA
 # labels and pictures laid over an image, which ImageJ keeps as rectangles
 _OVERLAYS = {roifile.ROI_SUBTYPE[kind] for kind in ("TEXT", "IMAGE")}
 _DEPTHS = 2**20
+# of QuPath, for parts of an image that a program looks at
+_REGION = "Region*"
+
+logger = logging.getLogger(__name__)
 
 
 class _Shape(NamedTuple):
@@ -227,21 +233,26 @@ def _geojson(content: Any, file: Path, known: Layout) -> Iterator[_Shape]:
     if not isinstance(collection, list):
         raise ValueError(f"{file}: no GeoJSON of outlines (its features are no list); export it again")
     depths = _depths(known)
-    left_out = []
+    left_out, regions = [], 0
     for feature in collection:
         try:
             geometry = feature.get("geometry", feature) or {"type": "none"}
             plane = geometry.get("plane", {})
             page = int(plane.get("t", 0)) * depths + int(plane.get("z", 0))
-            cell, points, meaning = _cell_of(geometry), _points_of(geometry), meaning_of(_class_of(feature))
+            name = _class_of(feature)
+            cell, points, meaning = _cell_of(geometry), _points_of(geometry), meaning_of(name)
         except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise ValueError(f"{file}: no GeoJSON of outlines ({error!r}); export it again") from error
-        if cell or len(points):
+        if cell and name == _REGION:
+            regions += 1
+        elif cell or len(points):
             yield _Shape(page, cell, points, meaning)
         else:
             kind = str(geometry["type"]).lower()
             left_out.append(f"empty {kind}" if "polygon" in kind else kind)
     say_left_out(left_out, file)
+    if regions:
+        logger.warning("%s: left out, since QuPath's class %s is for parts of an image: %d", file, _REGION, regions)
 
 
 def _cell_of(geometry: Mapping[str, Any]) -> Cell:
