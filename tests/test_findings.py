@@ -82,6 +82,11 @@ def foreign(root: Path) -> None:
     write(root, 2, ids=picture(77)[1])
 
 
+def of_another_experiment(root: Path) -> None:
+    for number in range(6):
+        write(root, number, ids=picture(70 + number)[1])
+
+
 def shifted(root: Path) -> None:
     write(root, 3, ids=np.roll(read(root, 3), (5, -8), (0, 1)))
 
@@ -305,6 +310,7 @@ def damaged(root: Path) -> None:
         (other_pixel_size, ["pixel sizes differ"]),
         (swapped, 2 * ["mask of another image"]),
         (foreign, ["mask of another image"]),
+        (of_another_experiment, ["masks lie on nothing"]),
         (one_off, 6 * ["mask of another image"]),
         (shifted, ["mask is shifted"]),
         (inverted, ["mask is inverted"]),

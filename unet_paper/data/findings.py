@@ -30,6 +30,10 @@ _EMPTY = 0.1
 _CLASSES = 8  # at most, that values of masks may be
 # of another image's points: those of an image of seven cells come to 6, of the wrong one to 3
 _ON_SOMETHING = 4.5
+# in the mean of all images: outlines of others come to 1 to 1.6, right ones to 10 and more
+_NOWHERE = 2.0
+# what tells that masks lie in the wrong place
+_OF_PLACE = ("mask is turned", "mask is scaled", "mask of another image", "mask is shifted", "cells are dots")
 _TURNS = {
     2: "mirrored left to right",
     3: "turned by 180 degrees",
@@ -81,7 +85,24 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _left_out(found),
         _other_files(found),
     )
-    return [finding for rule in rules for finding in rule]
+    said = [finding for rule in rules for finding in rule]
+    if not any(finding.kind in _OF_PLACE for finding in said):
+        said += _nowhere(found)
+    return said
+
+
+def _nowhere(found: Survey) -> Iterator[Finding]:
+    """Where no mask lies on anything, and none is known to belong elsewhere."""
+    outlined = [image for image in _outlined(found) if not image.pointed]
+    fits = [image.outline for image in outlined]
+    # as of masks of other images: they keep away from borders, too, and lie a little better than anywhere
+    if len(fits) > 2 and max(fits) < _ON_SOMETHING and statistics.mean(fits) < _NOWHERE:
+        yield Finding(
+            "masks lie on nothing",
+            [image.label for image in outlined],
+            "in no image do the outlines lie on edges more than they would anywhere",
+            "look at masks over images; are they of another experiment, or the cells in another channel (--channel 1)",
+        )
 
 
 def _unreadable(found: Survey) -> Iterator[Finding]:
