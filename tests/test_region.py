@@ -1,5 +1,6 @@
 """Regions of large images: what is read, which are cases, and a training on them."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,17 @@ def test_cases_are_the_annotated_squares(annotated: tuple[Path, Path]) -> None:
     ]
     assert datasets.large(image, "training", label=label, side=64, folds=2, fold=0) == cases[1:]
     assert datasets.large(image, "validation", label=label, side=64, folds=2, fold=0) == cases[:1]
+
+
+def test_further_images_of_a_group_are_named(annotated: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    image, label = annotated
+    root = zarr.open_group(image, mode="r+")
+    metadata = dict(root.attrs["ome"])
+    metadata["multiscales"].append({**metadata["multiscales"][0]})
+    root.attrs["ome"] = metadata
+    with caplog.at_level(logging.WARNING):
+        datasets.large(image, "all", label=label, side=64)
+    assert f"{image}: left out image 1" in caplog.text
 
 
 def test_the_readers_read_regions(annotated: tuple[Path, Path]) -> None:

@@ -65,6 +65,11 @@ class ImageStore:
     identity: Mapping[str, Any] = field(default_factory=dict)
     left_out: str = ""
 
+    def say_left_out(self) -> None:
+        """Warn of what is not read; for those that begin with an image, not for each that opens it."""
+        if self.left_out:
+            logger.warning("%s: left out %s", self.address, self.left_out)
+
     def state(self) -> str:
         """What changes where pixels are written anew under the same headers.
 
@@ -221,7 +226,7 @@ def _open_zarr(address: str, missing_chunks: MissingChunks) -> ImageStore:
     }
     labels = [str(channel.get("label") or "") for channel in metadata.get("omero", {}).get("channels", ())]
     names = told_names(labels, array.shape[axes.index("c")] if "c" in axes else 1) if any(labels) else ()
-    others = [f"image {one.get('name', '')!r}" for one in metadata["multiscales"][1:]]
+    others = [f"image {(one.get('name') or number)!r}" for number, one in enumerate(metadata["multiscales"][1:], 1)]
     return ImageStore(
         address,
         array,

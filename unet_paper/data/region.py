@@ -90,6 +90,8 @@ def annotated_regions(image: str | Path, label: str | Path, side: int = 1024) ->
         )
     if labels.channels != 1:
         raise ValueError(f"{label}: has {labels.channels} channels; save labels with one channel")
+    for store in (pictures, labels):
+        store.say_left_out()
     cases = [
         {"image": str(Region(str(image), plane, rows, columns)), "label": str(Region(str(label), plane, rows, columns))}
         for plane in labels.planes()

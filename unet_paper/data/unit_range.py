@@ -25,8 +25,9 @@ class ScaleToUnitRanged(MapTransform):
 
     The full scale is what the file states (12 bits a sample: 4095), or else that of its dtype: 255 for uint8, 65535 for
     uint16. Floating point must lie in [0, 1] already. Anything else needs ``maximum``, and so do images that use a part
-    of their dtype's range without saying so, such as 12-bit data in uint16 (``maximum=4095``): one line says so. An
-    image scaled before stays as it is.
+    of their dtype's range without saying so, such as 12-bit data in uint16 (``maximum=4095``): one line says so. Hot
+    pixels, at most one in 10,000 beyond black or white, are cut off there, which a line says, too. An image scaled
+    before stays as it is.
 
     Args:
         keys: keys of images of any shape.
@@ -68,7 +69,8 @@ class ScaleToUnitRanged(MapTransform):
         """Return the item with its images as float32 in [0, 1].
 
         Raises:
-            ValueError: the scale is unknown, or a pixel lies outside of it; names file, range and remedy.
+            ValueError: the scale is unknown, or more than a few hot pixels lie outside of it, or any that is infinite;
+                names file, range and remedy.
         """
         item = dict(data)
         for key in self.key_iterator(item):

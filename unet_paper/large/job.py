@@ -229,8 +229,7 @@ class LargePrediction:
         """
         with interruption.saying_how_to_go_on(self.output_dir):
             image = open_image(self.dataset_dir, self.missing_chunks)
-            if image.left_out:
-                logger.warning("%s: left out %s", image.address, image.left_out)
+            image.say_left_out()
             plan = self.plan(image)
             name = Path(image.address.rstrip("/").rsplit("/", 1)[-1]).stem.removesuffix(".ome")
             cases = [Case(self.output_dir / f"{name}_work", plan, plane) for plane in image.planes()]
