@@ -20,7 +20,8 @@ from monai.bundle import create_workflow
 from PIL import Image
 
 from unet_paper.data import datasets, phantom
-from unet_paper.running.settings import cause, unused_settings
+from unet_paper.running.settings import cause
+from unet_paper.running.unused_settings import unused_settings
 
 Run = Callable[..., None]
 

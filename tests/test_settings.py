@@ -1,5 +1,6 @@
 """Unused settings of a config, and the error inside MONAI's wrappers."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import CONFIGS, TINY
 from monai.bundle import ConfigParser
 
 from unet_paper.running import facts, settings
+from unet_paper.running.unused_settings import unused_settings
 
 
 def test_only_what_nothing_refers_to_is_unused() -> None:
@@ -26,11 +28,11 @@ def test_only_what_nothing_refers_to_is_unused() -> None:
         },
         "run": ["$@train#trainer.run()"],
     }
-    assert settings.unused_settings(config) == {"rat": 0.2, "train#epoch": 4}
+    assert unused_settings(config) == {"rat": 0.2, "train#epoch": 4}
 
 
 def test_expressions_and_nested_references_count_as_use() -> None:
-    assert settings.unused_settings({"a": [1, 2], "b": {"c": {"d": "$@a[0] + 1"}}, "run": "$print(@b#c#d)"}) == {}
+    assert unused_settings({"a": [1, 2], "b": {"c": {"d": "$@a[0] + 1"}}, "run": "$print(@b#c#d)"}) == {}
 
 
 def test_refusal_names_setting_value_and_neighbour() -> None:
@@ -141,6 +143,61 @@ def test_what_would_run_nothing_is_refused_naming_the_right_id(
     assert f"run {asked}: would run nothing" in str(settings.cause(info.value))
     assert right in str(settings.cause(info.value))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ("learnig_rate: 0.01\n", "learnig_rate: 0.01: no part of this config uses it; did you mean learning_rate"),
+        ("train#max_epoch: 3\n", "train#max_epoch: 3: no part of this config uses it"),
+        ("+train: {traner: 1}\n", "train#traner: 1: no part of this config uses it; did you mean train#trainer"),
+        ("rate: 0.01\nlearning_rate: '@rates'\nrates: 0.02\n", "rate: 0.01: no part of this config uses it"),
+    ],
+)
+def test_a_misspelt_setting_in_a_file_of_ones_own_is_refused_naming_the_file(
+    own: str, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(own)
+    given = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "run"), "logging_file": False}
+    with pytest.raises(RuntimeError) as info:
+        monai.bundle.run("training", config_file=[str(CONFIGS / "train.yaml"), str(file)], **given)
+    assert f"{file}: {said}" in str(settings.cause(info.value))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_section_that_would_replace_another_is_refused_and_the_remedies_work(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    files = [str(CONFIGS / "train.yaml"), str(own)]
+    given = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "run"), "mine": ["$print(@train#inferer)"]}
+    own.write_text("train: {inferer: {_target_: SimpleInferer}}\n")
+    with pytest.raises(RuntimeError) as info:
+        monai.bundle.run("mine", config_file=files, logging_file=False, **given)
+    said = str(settings.cause(info.value))
+    assert said.startswith(f"{own}: train: takes the place of the whole section")
+    assert "trainer" in said
+    assert "'train#inferer:'" in said
+    assert "'+train:'" in said
+    for content in ("train#inferer: {_target_: SimpleInferer}\n", "+train: {inferer: {_target_: SimpleInferer}}\n"):
+        own.write_text(content)
+        monai.bundle.run("mine", config_file=files, logging_file=False, **given)
+
+
+def test_a_file_of_ones_own_may_have_what_another_config_uses_and_what_an_argument_replaces(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("rate: 0.01\nlearning_rate: '@rate'\nthreshold: 0.4\nckpt_path: '-'\nmine: [$print('mine')]\n")
+    given = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "out"), "learning_rate": 0.02}
+    files = [str(CONFIGS / "train.yaml"), str(own)]
+    monai.bundle.run("mine", config_file=files, logging_file=False, **given)
+
+
+def test_every_entry_of_the_bundles_configs_is_used_by_one_of_them() -> None:
+    contents = [ConfigParser.load_config_file(path) for path in sorted(CONFIGS.glob("*.yaml"))]
+    assert len(contents) > 20
+    for content in contents:
+        unused = unused_settings(content, *contents)
+        # deeper ones are arguments of a component, or metrics of a list
+        assert [name for name in unused if re.fullmatch("((train|validate)#)?[^#]+", name)] == []
 
 
 def test_a_workflow_of_ones_own_runs(run_bundle: Callable[..., None], tmp_path: Path) -> None:

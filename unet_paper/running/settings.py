@@ -24,24 +24,22 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import monai.bundle
 from monai.bundle import ConfigParser
-from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
-from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.workflows import ConfigWorkflow
 from monai.utils import ensure_tuple
 
 from unet_paper.running import given_paths
 from unet_paper.running.bundle_folder import bundle_folder
 from unet_paper.running.setting_kinds import refuse_other_kinds
+from unet_paper.running.unused_settings import RUN_IDS, named, refuse_replaced_sections, refuse_unused
 
 # How the errors begin in which MONAI wraps what really happened.
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")
-# Ids that MONAI looks up itself, besides those of its workflow properties.
-_RUN_IDS = ("imports", "initialize", "run", "training", "evaluating", "finalize", "_meta_")
 # What monai.bundle.load hands on to the workflow from its args_file, though it is meant for the download.
 _DOWNLOAD = ("name", "version", "bundle_dir", "source", "repo", "url", "remove_prefix", "progress")
 # What YAML knows as truth values and the command line leaves a string, which would be true whatever it says; the short
@@ -87,24 +85,18 @@ def refuse_unknown_settings() -> None:
         raise RuntimeError("refuse_unknown_settings() must be called from within a MONAI config")
     asked = {owner.run_id for owner in _callers() if isinstance(owner, ConfigWorkflow)}
     _refuse_code_for_folders()
-    declared = {*_declared(), *asked, *(_DOWNLOAD if _is_loading() else ())}
-    unknown = {name: value for name, value in unused_settings(parser.get()).items() if name not in declared}
-    if unknown:
-        known = sorted(set(_settings(parser.get())) - set(unknown))
-        name, value = next(iter(unknown.items()))
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"settings are {', '.join(known)}"
-        raise ValueError(f"--{name}={value!r}: no part of this config uses it; {hint}")
+    files = _files()
+    refuse_replaced_sections(files)
+    refuse_unused(parser.get(), files, _bundles_files, {*asked, *(_DOWNLOAD if _is_loading() else ())})
     dropped = _dropped()
-    for name, value in _settings(parser.get()).items():
+    for name, value in named(parser.get()).items():
         if value == "null" or (name in dropped and value is not None):
             raise ValueError(
                 f"--{name} {value if value == 'null' else None}: MONAI takes no None from the command line; write "
                 f"'{name}: null' into a YAML file of your own and add it to --config_file"
             )
-    files = _files()
-    usual = {name: value for content in reversed(files) for name, value in content.items()}  # of the first that has it
-    _take_what_is_meant(parser, files, usual)
+    usual = {name: value for content in reversed(files.values()) for name, value in content.items()}  # of the first
+    _take_what_is_meant(parser, list(files.values()), usual)
     refuse_other_kinds(parser.get(), usual)
     for name, path in given_paths.as_given(parser.get(), sys.argv[1:]).items():
         # anything that MONAI resolves gets "::" for "#" again
@@ -173,10 +165,17 @@ def _differs(value: Any, given: Any) -> bool:
     return bool(value != given) or type(value) is not type(given)
 
 
-def _files() -> list[dict[str, Any]]:
-    """Content of the config files that are run, in their order."""
+def _files() -> dict[str, dict[str, Any]]:
+    """Content of the config files that are run, in their order, by what they were given as."""
     given = next((frame.f_locals["config_file"] for frame in _frames() if frame.f_locals.get("config_file")), ())
-    return [ConfigParser.load_config_file(file) for file in ensure_tuple(given)]
+    return {str(file): ConfigParser.load_config_file(file) for file in ensure_tuple(given)}
+
+
+def _bundles_files() -> list[dict[str, Any]]:
+    """Content of all configs of the bundle."""
+    folder = Path(bundle_root(), "configs")
+    files = sorted(path for kind in ("*.yaml", "*.json") for path in folder.glob(kind))
+    return [ConfigParser.load_config_file(path) for path in files if path.name != "metadata.json"]
 
 
 def refuse_idle_runs() -> None:
@@ -192,7 +191,7 @@ def refuse_idle_runs() -> None:
     if asked == "":
         return  # 3D Slicer's, through MONAI Label: MONAI evaluates all of the config, and "run" with it
     content = flow.parser.get().get(asked)
-    steps = content if isinstance(content, list) and asked not in _RUN_IDS else []
+    steps = content if isinstance(content, list) and asked not in RUN_IDS else []
     if any(isinstance(step, str) and step.startswith("$") for step in steps):
         return  # a workflow of one's own
     known = [name for name in _WORKFLOWS if name in flow.parser]
@@ -221,21 +220,6 @@ def _refuse_code_for_folders() -> None:
     for name, value in _given():
         if name in ("dataset_dir", "output_dir") and isinstance(value, str):
             given_paths.refuse_meaning(name, value, value)
-
-
-def _declared() -> Iterator[str]:
-    """Settings that the config files themselves hold: one override may well make another setting useless."""
-    frames = list(_frames())
-    given = next((frame.f_locals["config_file"] for frame in frames if frame.f_locals.get("config_file")), None)
-    if given is None:
-        # initialize() was called by hand: what any config of the bundle knows is no misspelling
-        roots = [owner.config_root_path for owner in _callers() if isinstance(owner, ConfigWorkflow)]
-        files = (path for kind in ("*.yaml", "*.json") for path in roots[0].glob(kind)) if roots else ()
-        given = [str(path) for path in files if path.name != "metadata.json"]
-    for file in ensure_tuple(given):
-        for name, value in ConfigParser.load_config_file(file).items():
-            yield name.replace("::", "#")
-            yield from (f"{name}#{key}" for key in value) if isinstance(value, dict) else ()
 
 
 def _is_loading() -> bool:
@@ -270,48 +254,6 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
     sys.__excepthook__(kind, error, traceback)
     inner = cause(error)
     print(f"\n{type(inner).__name__}: {inner}", file=sys.stderr)
-
-
-def unused_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a merged config that neither another part of it nor MONAI refers to.
-
-    Args:
-        config: merged content of all config files and overrides.
-
-    Returns:
-        ``{"section#name": value}`` of every top-level entry, and of every entry of a section (a dictionary without
-        ``_target_``), that has no effect.
-
-    >>> unused_settings({"rate": 0.1, "rat": 0.2, "run": "$print(@rate)"})
-    {'rat': 0.2}
-    """
-    properties = TrainProperties if "train" in config else InferProperties
-    used = {ReferenceResolver.normalize_id(entry["id"]) for entry in (*properties.values(), *MetaProperties.values())}
-    used.update(_RUN_IDS)
-    for text in _strings(config):
-        used.update(ReferenceResolver.match_refs_pattern(text))
-    used.update({"::".join(name.split("::")[:depth]) for name in used for depth in (1, 2)})
-    return {name: value for name, value in _settings(config).items() if name.replace("#", "::") not in used}
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Top-level entries, and those of the ``train`` and ``validate`` sections, by their command-line name."""
-    settings = dict(config)
-    for section in ("train", "validate"):
-        if isinstance(config.get(section), dict):
-            settings.update({f"{section}#{name}": value for name, value in config[section].items()})
-    return settings
-
-
-def _strings(config: Any) -> Iterator[str]:
-    if isinstance(config, str):
-        yield config
-    elif isinstance(config, Mapping):
-        for value in config.values():
-            yield from _strings(value)
-    elif isinstance(config, list | tuple):
-        for value in config:
-            yield from _strings(value)
 
 
 def _callers() -> Iterator[Any]:
