@@ -39,6 +39,23 @@ def test_masks_without_a_cell_are_said_once(key: str, caplog: pytest.LogCaptureF
     assert not caplog.records
 
 
+def test_an_unknown_value_that_no_mask_has_is_said(
+    run_bundle: Run, cells_folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given: dict[str, Any] = {**TINY, "dataset_dir": cells_folder, "max_epochs": 1, "steps_per_epoch": 1}
+    run_bundle("training", "train", **given, output_dir=str(tmp_path / "run"), ignore_value=250)
+    (said,) = (r.getMessage() for r in caplog.records if "--ignore_value" in r.getMessage())
+    assert said.startswith("--ignore_value 250: none of the ")
+    caplog.clear()
+    AnnotatedDataset(
+        [{"label": "0.png"}],
+        lambda item: item | {"label": np.array([[[0, 3, -1]]])},
+        annotation="instances",
+        ignore_value=9,
+    )
+    assert not caplog.records
+
+
 def test_black_and_white_taken_for_ids_is_refused_with_the_setting_that_helps() -> None:
     with pytest.raises(ValueError, match=r"2 cells in 2 masks, and 2 of them \(ids 255\) .* say --annotation binary"):
         dataset(BLACK_AND_WHITE, BLACK_AND_WHITE, [[0, 0, 0, 0, 0]])

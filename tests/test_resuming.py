@@ -65,11 +65,14 @@ def test_more_epochs_of_a_decaying_schedule_go_on_as_if_they_had_always_been_the
 
 
 def test_other_steps_per_epoch_go_on_where_a_run_of_such_epochs_would_be(
-    begun: dict[str, Any], run_bundle: Run, tmp_path: Path
+    begun: dict[str, Any], run_bundle: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The rate falls to zero with the last step, not before it and not later."""
+    """The rate falls to zero with the last step, not before it and not later; the weights know all steps."""
     shorter = {"max_epochs": 4, "steps_per_epoch": 1, "val_interval": 4}
-    run_bundle("training", "train", **{**begun, **shorter}, resume=True)
+    with caplog.at_level(logging.INFO):
+        run_bundle("training", "train", **{**begun, **shorter}, resume=True)
+    assert "1 steps an epoch, of 2 before: of the 2 steps done, epochs of now count 1" in caplog.text
+    assert facts.read(tmp_path / "run" / "model.pt").trained_with("trained_steps") == 2 + 3
     expected = [0.002 * (1 - done / 4) ** 0.9 for done in (2, 3, 4)]
     assert rates(tmp_path / "run")[1:] == pytest.approx(expected, rel=1e-6)
 

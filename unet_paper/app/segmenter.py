@@ -22,6 +22,7 @@ from unet_paper.measurements import Columns, cell_table
 from unet_paper.running import checkpoint, facts
 from unet_paper.running.bundle_folder import bundle_folder
 from unet_paper.running.prediction_summary import CLASS
+from unet_paper.running.setting_ranges import refuse_impossible_values
 from unet_paper.running.settings import cause
 
 # what the config does to reach an array in a file
@@ -94,6 +95,7 @@ class Segmenter:
         parser = ConfigParser()
         parser.read_config([str(config_path(config)) for config in ("inference", *release)])
         _refuse_unknown(settings, parser.get())
+        refuse_impossible_values(settings, "{}={}")
         # an archive's configs cannot find their folder from here
         root = {"bundle_root": str(bundle_folder())}
         parser.update({**root, **given, "inferer#inferer#progress": False, **settings})

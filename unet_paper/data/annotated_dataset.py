@@ -8,7 +8,7 @@ import numpy as np
 from monai.data.dataset import CacheDataset
 from numpy.typing import NDArray
 
-from unet_paper.data.annotation import Annotation, ids_in_pieces, is_inverted
+from unet_paper.data.annotation import UNKNOWN, Annotation, ids_in_pieces, is_inverted
 from unet_paper.data.notices import Progress
 
 logger = logging.getLogger(__name__)
@@ -46,13 +46,14 @@ class AnnotatedDataset(ReadOnceDataset):
     One line says that none of the masks holds a cell, or that in most of them one cell reaches the corners and covers
     most of the image, as a background does. Masks for ``annotation="instances"`` that have the same few ids
     throughout, most of them in pieces none of which has half of their pixels, are black and white, or classes: refused.
-    Where this is so of every fourth, it is said.
+    Where this is so of every fourth, it is said. So is an ``ignore_value`` that none of the masks has.
 
     Args:
         data: cases with ``label``.
         transform: of every case; leaves the instance image under ``instances``, or under ``label`` before the weight
             map.
         annotation: what the masks are, see ``annotation.InstancesFromAnnotationd``.
+        ignore_value: value in the masks that is unknown; None: none is.
         progress: whether a bar shows how far reading is.
 
     Raises:
@@ -65,6 +66,7 @@ class AnnotatedDataset(ReadOnceDataset):
         transform: Callable[[Any], Any],
         *,
         annotation: Annotation,
+        ignore_value: int | None = None,
         progress: bool = True,
     ) -> None:
         super().__init__(data, transform, progress=progress)
@@ -86,6 +88,14 @@ class AnnotatedDataset(ReadOnceDataset):
                 "background, say which value it has, --background_value ... (in black and white mostly 255 or 1)",
                 turned,
                 len(masks),
+            )
+        if ignore_value is not None and masks and not any((mask == UNKNOWN).any() for mask in masks):
+            logger.warning(
+                "--ignore_value %d: none of the %d masks has this value, beginning with %s: all of their pixels are "
+                "learned from; give the value that unknown pixels have, or leave it out",
+                ignore_value,
+                len(masks),
+                data[0]["label"],
             )
         if annotation == "instances":
             _judge_ids(drawn)

@@ -36,7 +36,7 @@ def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: 
     >>> channel_numbers(["GFP", 0], ["DAPI", "GFP", "RFP"], 3, "a.tif")
     [1, 0]
     """
-    asked = [channel] if isinstance(channel, int | str) else list(channel)
+    asked = list(channel) if isinstance(channel, list | tuple) else [channel]
     if len(asked) == count > 1 and are_usual(names) and not are_usual(list(map(str, asked))):
         _say_by_place(tuple(map(str, asked)))
         return list(range(count))

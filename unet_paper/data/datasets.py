@@ -380,7 +380,10 @@ def _held_out(part: str, fold: int | str, folds: int) -> int | None:
     if folds < 2:
         raise ValueError(f"folds={folds}: at least 2, or fold='all' to train on everything")
     if not isinstance(fold, int) or not 0 <= fold < folds:
-        raise ValueError(f"fold={fold!r}: expected 0 to {folds - 1}, or 'all' to train on everything")
+        raise ValueError(
+            f"fold={fold!r}: expected 0 to {folds - 1}, or 'all' to train on everything; for a folder or a store also "
+            "'block', a part of every image"
+        )
     return fold
 
 

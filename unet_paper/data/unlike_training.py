@@ -46,6 +46,9 @@ class SayUnlikeTrainingd(MapTransform):
         ratio: of the standard deviations, above 1.
         saturated: share of white pixels.
         allow_missing_keys: skip keys that an item lacks.
+
+    Raises:
+        ValueError: ranges that are none.
     """
 
     def __init__(
@@ -61,6 +64,11 @@ class SayUnlikeTrainingd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if ranges is not None and not isinstance(ranges, Mapping):
+            raise ValueError(
+                f"expected_grey_values={ranges!r}: ranges by name are needed, as grey_statistics gives them, or null, "
+                "by which mean and spread alone are compared"
+            )
         self.mean = _average(mean)
         self.std = _average(std)
         self.ranges = ranges

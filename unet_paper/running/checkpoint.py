@@ -260,8 +260,13 @@ def start_from(
     several times as many features starts from copies of each.
 
     Raises:
-        FileNotFoundError, ValueError: as ``load_weights``.
+        FileNotFoundError, ValueError: as ``load_weights``; a checksum, or parts to start from chance, without weights.
     """
+    for name, value in {"pretrained_sha256": expected_sha256, "reinitialise": reinitialise}.items():
+        if value and pretrained is None:
+            raise ValueError(
+                f"{name}={value}: has no effect without weights to start from; give --pretrained FILE, or leave it out"
+            )
     if pretrained is not None:
         load_weights(
             network,

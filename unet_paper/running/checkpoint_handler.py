@@ -77,6 +77,9 @@ class Checkpoints:
         self.minutes = minutes
         self._written_at = time.monotonic()
         self._first_loss: float | None = None
+        # steps done besides those that the engine counts, which after a change of steps_per_epoch are those of a run
+        # that had it from the beginning
+        self._further_steps = 0
         # all steps of the epoch are done, but it is not validated and on disk
         self._open = False
         self._most_images = 0
@@ -137,6 +140,16 @@ class Checkpoints:
             )
         engine.state.epoch = content["epoch"]
         engine.state.iteration = content["epoch"] * length + done
+        self._further_steps = content.get("trained_steps", content["iteration"]) - engine.state.iteration
+        if length != saved_length and not self.read_only:
+            logger.warning(
+                "resume: %d steps an epoch, of %d before: of the %d steps done, epochs of now count %d; from there "
+                "steps are numbered and the learning rate falls",
+                length,
+                saved_length,
+                engine.state.iteration + self._further_steps,
+                engine.state.iteration,
+            )
         self._first_loss = content.get("first_loss")
         states = content.get("handlers", {})
         for name, handler in engines.resumable(engine).items():
@@ -201,7 +214,7 @@ class Checkpoints:
                     {
                         **checkpoint.bare_network(self.kept).state_dict(),
                         # a run may end before its plan, and its best network come long before its end
-                        **self._told(trained_steps=engine.state.iteration),
+                        **self._told(trained_steps=engine.state.iteration + self._further_steps),
                     },
                     best,
                 )
@@ -242,6 +255,7 @@ class Checkpoints:
                 "epoch": closed,
                 "iteration": engine.state.iteration,
                 "epoch_length": length,
+                "trained_steps": engine.state.iteration + self._further_steps,
                 "first_loss": self._first_loss,
                 "handlers": handlers,
                 "best_metric": -1.0 if state is None else float(state.best_metric),

@@ -34,6 +34,7 @@ from unet_paper.data.pixel_size import TOLERANCE, micrometres
 from unet_paper.data.reader import extension, layout, split_page
 from unet_paper.instances import PRESETS, WHOLE_FIELD, Settings
 from unet_paper.running import checkpoint
+from unet_paper.running.setting_ranges import refuse_impossible_values
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ class Facts:
             value = plain[name]
             if not all(isinstance(number, int | float) for number in (value if isinstance(value, list) else [value])):
                 raise ValueError(f"{name}={value!r}: a number, or one for each channel, is needed")
+        refuse_impossible_values({name: plain[name] for name in ("grey_mean", "grey_std", "in_channels")}, "{}={}")
 
     def to_json(self) -> str:
         """The facts as JSON, with the version of the package that wrote them."""

@@ -36,6 +36,7 @@ from monai.utils import ensure_tuple
 from unet_paper.running import given_paths
 from unet_paper.running.bundle_folder import bundle_folder
 from unet_paper.running.setting_kinds import refuse_other_kinds
+from unet_paper.running.setting_ranges import refuse_impossible_values
 from unet_paper.running.unused_settings import RUN_IDS, named, refuse_replaced_sections, refuse_unused
 
 # How the errors begin in which MONAI wraps what really happened.
@@ -77,7 +78,8 @@ def refuse_unknown_settings() -> None:
 
     Raises:
         ValueError: naming the unused setting, its value and the names that come close to it; a setting given as None,
-            which MONAI drops; or one of another kind than it takes, see ``setting_kinds``.
+            which MONAI drops; or one of another kind than it takes, see ``setting_kinds``, or a value that it cannot
+            have, see ``setting_ranges``.
         RuntimeError: if called from outside a MONAI config.
     """
     parser = next((owner for owner in _callers() if isinstance(owner, ConfigParser)), None)
@@ -98,6 +100,7 @@ def refuse_unknown_settings() -> None:
     usual = {name: value for content in reversed(files.values()) for name, value in content.items()}  # of the first
     _take_what_is_meant(parser, list(files.values()), usual)
     refuse_other_kinds(parser.get(), usual)
+    refuse_impossible_values(parser.get())
     for name, path in given_paths.as_given(parser.get(), sys.argv[1:]).items():
         # anything that MONAI resolves gets "::" for "#" again
         parser.ref_resolver.resolved_content[name] = path
