@@ -21,7 +21,7 @@ BELOW["app"] = {*BELOW["running"], "running", "large", "release"}
 BELOW["face"] = {"geometry", "nouns", "app"}
 READ_THE_FACE = {"running", "large", "release", "app"}
 YAML = ("yaml", "ruamel", "ruamel_yaml", "monai.bundle")
-YAML_READERS = ("running.settings", "release", "app")
+YAML_READERS = ("running.settings", "running.unused_settings", "release", "app")
 
 
 class Import(NamedTuple):

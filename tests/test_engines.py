@@ -1,6 +1,7 @@
 """The training step: nothing waits for the device, and compiling it changes neither result nor checkpoint."""
 
 import platform
+import re
 import resource
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from unet_paper.grey_values import RandGreyValuesd
 from unet_paper.loss import PixelWeightedCrossEntropy
 from unet_paper.network import UNet
 from unet_paper.running import engines
+from unet_paper.running.settings import cause
 
 
 class WaitingCopies(TorchDispatchMode):
@@ -110,6 +112,27 @@ def test_compiled_and_resumed_equals_uninterrupted(
     for name, value in whole["network"].items():
         assert torch.equal(value, parts["network"][name]), name
     assert whole["iteration"] == parts["iteration"] == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"train#trainer#amp": True},
+            "trainer#amp=True: has no effect here; leave it out, and say --precision bfloat16",
+        ),
+        ({"validate#evaluator#amp": True}, "evaluator#amp=True: has no effect here"),
+        ({"train#trainer#accumulation_steps": 4}, "trainer#accumulation_steps=4: has no effect here; .* --batch_size"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*GradScaler")
+def test_what_monais_own_step_does_and_ours_does_not_is_refused(
+    given: dict[str, Any], said: str, run_bundle: Callable[..., None], cells_folder: str, tmp_path: Path
+) -> None:
+    settings = {**TINY, "max_epochs": 1, "steps_per_epoch": 1, "dataset_dir": cells_folder}
+    with pytest.raises(RuntimeError) as info:
+        run_bundle("training", "train", **settings, **given, output_dir=str(tmp_path / "run"))
+    assert re.search(said, str(cause(info.value)))
 
 
 def test_channels_last_learns_the_same(run_bundle: Callable[..., None], cells_folder: str, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ WRONG = [
     ({"pixel_size": -1}, "--pixel_size -1: a number above 0 is needed", {"pixel_size": 0.1}),
     ({"displacement_std": -1}, "--displacement_std -1: 0 or more is needed", {"displacement_std": 0}),
     ({"class_weights": [0, 0]}, "give at least one class a weight above 0", {"class_weights": [0, 1]}),
+    ({"weight_preset": "fast"}, "--weight_preset fast: choose one of falk2019, paper", {"weight_preset": "paper"}),
     ({"blur": [2, 1]}, '--blur [2, 1]: the lower limit comes first, "[1, 2]"', {"blur": [1, 2]}),
     ({"tile_size": 570, "features": 5 * [1]}, "valid sizes are 16k+60, nearest 556 and 572", {"tile_size": 556}),
     ({"blur": [0, 200], "tile_size": 188, "features": [4, 8]}, "--blur [0, 200]: ", {"blur": [0, 20]}),

@@ -168,6 +168,11 @@ def _check_precision(precision: Precision) -> Precision:
     return precision
 
 
+def _refuse_amp(engine: Any, name: str) -> None:
+    if getattr(engine, "amp", False):
+        raise ValueError(f"{name}#amp=True: has no effect here; leave it out, and say --precision bfloat16")
+
+
 def _arrays(engine: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
     """The arrays of a batch as plain tensors on the engine's device."""
     return {
@@ -185,12 +190,22 @@ class TrainingStep:
 
     Args:
         precision: ``"float32"``, or ``"bfloat16"`` for autocast; weights and loss stay in float32.
+
+    Raises:
+        ValueError: an engine with ``amp`` or ``accumulation_steps``, which MONAI's own step has and this one has not.
     """
 
     def __init__(self, precision: Precision = "float32") -> None:
         self.precision = _check_precision(precision)
 
     def __call__(self, engine: Any, batch: Mapping[str, Any]) -> list[dict[str, Tensor]]:
+        _refuse_amp(engine, "trainer")
+        accumulated = getattr(engine, "accumulation_steps", 1)
+        if accumulated > 1:
+            raise ValueError(
+                f"trainer#accumulation_steps={accumulated}: has no effect here; leave it out, and "
+                "give --batch_size for steps of several tiles"
+            )
         output = _arrays(engine, batch)
         engine.state.output = [output]
         engine.network.train()
@@ -217,6 +232,9 @@ class EvaluationStep:
     Args:
         loss_function: called with (logits, label, weight); None computes no loss.
         precision: ``"float32"``, or ``"bfloat16"`` for autocast.
+
+    Raises:
+        ValueError: an engine with ``amp``, which MONAI's own step has and this one has not.
     """
 
     def __init__(self, loss_function: PixelLoss | None = None, precision: Precision = "float32") -> None:
@@ -224,6 +242,7 @@ class EvaluationStep:
         self.precision = _check_precision(precision)
 
     def __call__(self, engine: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        _refuse_amp(engine, "evaluator")
         output = _arrays(engine, batch)
         engine.state.output = output
         with engine.mode(engine.network):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unet_paper import geometry
+from unet_paper.weight_map import BORDER_TERM
 
 # whole numbers, and the least that each may be
 _COUNTS: Mapping[str, float] = {
@@ -44,6 +45,9 @@ def refuse_impossible_values(settings: Mapping[str, Any], form: str = "--{} {}")
         needed = _needed(name, numbers, settings)
         if needed:
             raise ValueError(f"{form.format(name, value)}: {needed}")
+    weighting = settings.get("weight_preset")  # which the weight map calls its preset, as the network calls another
+    if isinstance(weighting, str) and not weighting.startswith(("$", "@")) and weighting not in BORDER_TERM:
+        raise ValueError(f"{form.format('weight_preset', weighting)}: choose one of {', '.join(sorted(BORDER_TERM))}")
     _check_channels(settings, form)
     _check_tile(settings, form)
 
