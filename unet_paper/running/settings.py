@@ -35,6 +35,7 @@ from monai.utils import ensure_tuple
 
 from unet_paper.running import given_paths
 from unet_paper.running.bundle_folder import bundle_folder
+from unet_paper.running.config_order import refuse_wrong_order
 from unet_paper.running.setting_kinds import refuse_other_kinds
 from unet_paper.running.setting_ranges import refuse_impossible_values
 from unet_paper.running.unused_settings import RUN_IDS, named, refuse_replaced_sections, refuse_unused
@@ -79,7 +80,7 @@ def refuse_unknown_settings() -> None:
     Raises:
         ValueError: naming the unused setting, its value and the names that come close to it; a setting given as None,
             which MONAI drops; or one of another kind than it takes, see ``setting_kinds``, or a value that it cannot
-            have, see ``setting_ranges``.
+            have, see ``setting_ranges``; files in an order in which one takes back what another changes.
         RuntimeError: if called from outside a MONAI config.
     """
     parser = next((owner for owner in _callers() if isinstance(owner, ConfigParser)), None)
@@ -88,6 +89,7 @@ def refuse_unknown_settings() -> None:
     asked = {owner.run_id for owner in _callers() if isinstance(owner, ConfigWorkflow)}
     _refuse_code_for_folders()
     files = _files()
+    refuse_wrong_order(files)
     refuse_replaced_sections(files)
     refuse_unused(parser.get(), files, _bundles_files, {*asked, *(_DOWNLOAD if _is_loading() else ())})
     dropped = _dropped()
