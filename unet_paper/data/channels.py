@@ -53,7 +53,11 @@ def channel_numbers(channel: Channel, names: Sequence[str], count: int, source: 
         if by_name and wanted.isdecimal() and int(wanted) < count and int(wanted) != number:
             _say_by_name(one, number, names[int(wanted)])
         if not 0 <= number < count:
-            numbered = f"0 to {count - 1}" if len(asked) == 1 else f'"{list(range(min(len(asked), count)))}" by number'
+            numbered = (
+                ("0" if count == 1 else f"0 to {count - 1}")
+                if len(asked) == 1
+                else f'"{list(range(min(len(asked), count)))}" by number'
+            )
             raise ValueError(f"{source}: no channel {one!r}; it has {count}{known}: --channel {numbered}")
         numbers.append(number)
     if not numbers or len(set(numbers)) < len(numbers):
