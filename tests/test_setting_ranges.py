@@ -32,7 +32,7 @@ WRONG = [
     ({"grey_std": 0}, "--grey_std 0: a number above 0 is needed", {"grey_std": 0.1}),
     ({"grey_std": [0.1, -1.0]}, "from 0 for black to 1", {"grey_std": [0.1, 0.1]}),
     ({"learning_rate": float("nan")}, "--learning_rate nan: a number is needed", {"learning_rate": 1}),
-    ({"learning_rate": 0}, "--learning_rate 0: a number above 0 is needed", {"learning_rate": 1e-9}),
+    ({"learning_rate": -0.1}, "--learning_rate -0.1: 0 or more is needed", {"learning_rate": 0.0}),
     ({"pixel_size": -1}, "--pixel_size -1: a number above 0 is needed", {"pixel_size": 0.1}),
     ({"displacement_std": -1}, "--displacement_std -1: 0 or more is needed", {"displacement_std": 0}),
     ({"class_weights": [0, 0]}, "give at least one class a weight above 0", {"class_weights": [0, 1]}),

@@ -20,8 +20,8 @@ _COUNTS: Mapping[str, float] = {
     **dict.fromkeys(("ignore_value", "background_value", "fold", "tile_size"), -math.inf),
 }
 _OF_WHITE = ("grey_mean", "grey_std")
-_ABOVE_0 = ("grey_std", "learning_rate", "pixel_size", "magnification", "point_radius", "sigma")
-_FROM_0 = ("displacement_std", "class_weights", "unknown_radius")
+_ABOVE_0 = ("grey_std", "pixel_size", "magnification", "point_radius", "sigma")
+_FROM_0 = ("learning_rate", "displacement_std", "class_weights", "unknown_radius")
 # (low, high) of what is drawn for every tile
 _DRAWN = ("rotate", "scale", "paste_cells", "exposure", "contrast", "blur")
 
