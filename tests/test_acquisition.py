@@ -109,8 +109,23 @@ def test_a_seed_tells_everything_and_the_argument_stays() -> None:
         ({"blur": (-1.0, 1.0)}, r"blur=\(-1.0, 1.0\): px, 0 <= low <= high"),
         ({"shading": -0.1}, "shading=-0.1: expected 0"),
         ({"noise_std": float("nan")}, "further_noise_std=nan"),
+        ({"noise_std": True}, "further_noise_std=True: .*noise_std"),
+        ({"shading": float("inf")}, "shading=inf"),
+        ({"contrast": 2.0}, "contrast=2.0: factors"),
+        ({"contrast": (1.0, float("inf"))}, r"contrast=\(1.0, inf\)"),
+        ({"blur": (1.0,)}, r"blur=\(1.0,\): px"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RandAcquisition(**options)
+
+
+def test_images_that_cannot_be_changed_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"image: shape \(8, 8\).*channel first"):
+        RandAcquisition(shading=0.1)(torch.zeros(8, 8))
+    with pytest.raises(ValueError, match=r"torch.uint8: .*floating point"):
+        RandAcquisition(blur=(1.0, 1.0))(torch.zeros(1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"sigma of 3 px reaches 12 px, .*\(1, 12, 40\); blur less"):
+        RandAcquisition(blur=(3.0, 3.0))(torch.zeros(1, 12, 40))
+    assert RandAcquisition(blur=(3.0, 3.0))(torch.zeros(1, 13, 40)).shape == (1, 13, 40)

@@ -357,6 +357,15 @@ def test_autocast_does_not_move_pixels() -> None:
         ({"scale": (2.0, 1.0)}, r"scale=\(2.0, 1.0\): a range"),
         ({"scale": (0.0, 1.0)}, r"scale=\(0.0, 1.0\): magnifications"),
         ({"image_mode": "area"}, "image_mode='area'"),
+        ({"input_size": True, "output_size": True}, "input_size=True"),
+        ({"std": float("inf")}, "std=inf"),
+        ({"grid_size": 2.5}, "grid_size=2.5"),
+        ({"shift": float("inf")}, "shift=inf"),
+        ({"shift": True}, "shift=True"),
+        ({"rotate": 90.0}, "rotate=90.0: a range"),
+        ({"rotate": (0.0, float("inf"))}, r"rotate=\(0.0, inf\): a range"),
+        ({"scale": (1.0,)}, r"scale=\(1.0,\): a range"),
+        ({"flip": "no"}, "flip='no'"),
     ],
 )
 @pytest.mark.parametrize("transform", [RandElasticDeformation, RandElasticDeformationd])
@@ -373,6 +382,8 @@ def test_bad_data_are_named() -> None:
         transform({"image": noise(1, 40, 40), "label": noise(1, 40, 41)})
     with pytest.raises(ValueError, match=r"image: shape .* not empty"):
         transform({"image": noise(1, 0, 40), "label": noise(1, 0, 40)})
+    with pytest.raises(ValueError, match=f"label: holds {2**63}, .* up to {2**63 - 1}"):
+        transform({"image": noise(1, 40, 40), "label": np.full((1, 40, 40), 2**63, np.uint64)})
     with pytest.raises(ValueError, match="'picture' is not among keys"):
         RandElasticDeformationd(("image", "label"), image_keys="picture")
     with pytest.raises(RuntimeError, match="nothing drawn yet"):

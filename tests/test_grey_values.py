@@ -164,6 +164,12 @@ def test_input_and_other_keys_stay_untouched() -> None:
         ({"slope": (0.8, 0.9)}, r"slope=\(0.8, 0.9\): must include 0.8 .. 1"),
         ({"slope": (0.4, 1.2)}, "slope=.*could fall; the lower limit must be at least 0.5"),
         ({"noise_std": -1.0}, "noise_std=-1.0"),
+        ({"noise_std": float("inf")}, "noise_std=inf"),
+        ({"noise_std": True}, "noise_std=True"),
+        ({"black": 0.1}, "black=0.1: a range"),
+        ({"white": (1.0,)}, r"white=\(1.0,\): a range"),
+        ({"slope": (0.8, 1.2, 1.3)}, r"slope=\(0.8, 1.2, 1.3\): a range"),
+        ({"exposure": (1.0, float("inf"))}, r"exposure=\(1.0, inf\): a range"),
         ({"exposure": (2.0, 0.5)}, r"exposure=\(2.0, 0.5\): a range"),
         ({"exposure": (0.0, 1.0)}, r"exposure=\(0.0, 1.0\): factors are greater than 0"),
     ],
@@ -179,5 +185,9 @@ def test_bad_data_are_named() -> None:
         RandGreyValues()(torch.zeros(1, 4, 4, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"image: shape \(4, 4\), must be channel first"):
         RandGreyValues()(torch.zeros(4, 4))
+    with pytest.raises(ValueError, match=r"image: grey values from 0 to 255, must be scaled to \[0, 1\]"):
+        RandGreyValues()(torch.tensor([[[0.0, 255.0]]]))
+    with pytest.raises(ValueError, match=r"image: grey values from nan"):
+        RandGreyValues()(torch.tensor([[[0.0, float("nan")]]]))
     with pytest.raises(RuntimeError, match="nothing drawn for 1 channels"):
         RandGreyValues()(torch.zeros(1, 4, 4), randomize=False)

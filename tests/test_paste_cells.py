@@ -143,8 +143,20 @@ def test_dictionary_version_keeps_containers() -> None:
     ("settings", "message"),
     [
         ({"count": (2, 1)}, r"count=\(2, 1\)"),
-        ({"count": (-1, 1)}, "count"),
-        ({"count": (0.5, 1)}, "count"),
+        ({"count": (-1, 1)}, r"count=\(-1, 1\)"),
+        ({"count": (0.5, 1)}, r"count=\(0.5, 1\)"),
+        ({"count": (2,)}, r"count=\(2,\)"),
+        ({"count": (1, 2, 3)}, r"count=\(1, 2, 3\)"),
+        ({"count": 2}, "count=2"),
+        ({"count": "12"}, "count='12'"),
+        ({"count": (True, True)}, r"count=\(True, True\)"),
+        ({"count": (1, float("nan"))}, r"count=\(1, nan\)"),
+        ({"halo": 2.5}, "halo=2.5"),
+        ({"halo": True}, "halo=True"),
+        ({"gap": float("inf")}, "gap=inf"),
+        ({"turn": "no"}, "turn='no'"),
+        ({"turn": 2}, "turn=2"),
+        ({"num_classes": 1}, "out_channels=1.*num_classes"),
         ({"halo": 0}, "halo=0"),
         ({"gap": -1.0}, "gap=-1"),
         ({"gap": float("nan")}, "gap=nan"),
@@ -153,5 +165,56 @@ def test_dictionary_version_keeps_containers() -> None:
 def test_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RandPasteCells(**settings)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        RandPasteCellsd(**settings)  # type: ignore[arg-type]
+
+
+def test_data_that_cannot_be_are_refused() -> None:
+    image, labels = disks()
     with pytest.raises(ValueError, match="needed"):
         RandPasteCells()(np.zeros((1, 4, 4)), np.zeros((5, 4), np.int32))
+    with pytest.raises(ValueError, match="image: holds NaN"):
+        RandPasteCells()(image * np.float32("nan"), labels)
+    with pytest.raises(ValueError, match=r"type bool: .*skimage.measure.label\(mask\)"):
+        RandPasteCells()(image, labels > 0)  # type: ignore[arg-type]
+    for wrong in (labels * 0.5, np.where(labels > 0, labels, np.nan)):
+        with pytest.raises(ValueError, match="type float64 hold values that are not whole numbers"):
+            RandPasteCells()(image, wrong)
+    with pytest.raises(ValueError, match=f"the id {2**63 - 1}: no id is left above it"):
+        RandPasteCells()(image, np.where(labels > 0, 2**63 - 1, 0))
+    with pytest.raises(ValueError, match=f"the id {2**63}: ids up to {2**63 - 1}"):
+        RandPasteCells()(image, np.where(labels > 0, np.uint64(2**63), np.uint64(0)))
+    with pytest.raises(ValueError, match=r"label: shape \(2, 96, 96\), one channel"):
+        RandPasteCellsd()({"image": image, "label": np.stack([labels, labels])})
+    with pytest.raises(ValueError, match=r"keys=.*: one image"):
+        RandPasteCellsd(("image", "second"))
+
+
+@pytest.mark.parametrize(
+    ("first", "dtype", "given_back"),
+    [
+        (1, np.uint8, np.int32),
+        (1, np.float32, np.int32),
+        (2**31 - 2, np.int32, np.int64),
+        (2**31, np.uint32, np.int64),
+        (2**33 + 1, np.int64, np.int64),
+        (2**33 + 1, np.uint64, np.int64),
+        (2**33 + 1, np.float64, np.int64),
+    ],
+)
+def test_ids_are_kept_whatever_their_type(first: int, dtype: type, given_back: type) -> None:
+    image, labels = disks()
+    wide = np.where(labels > 0, labels.astype(np.int64) + (first - 1), 0)
+    _, pasted = seeded(3, count=(1, 1))(image, wide.astype(dtype))
+    _, expected = seeded(3, count=(1, 1))(image, labels)
+    assert pasted.dtype == given_back
+    np.testing.assert_array_equal(pasted, np.where(expected > 0, expected.astype(np.int64) + (first - 1), 0))
+
+
+def test_copies_of_a_label_of_eight_bits_are_not_lost() -> None:
+    image, labels = disks()
+    transform = RandPasteCellsd(count=(1, 1))
+    transform.set_random_state(3)
+    item = transform({"image": image, "label": np.where(labels > 0, labels + 253, 0).astype(np.uint8)[None]})
+    assert item["label"].dtype == np.int32
+    assert np.unique(item["label"]).tolist() == [0, 254, 255, 256]

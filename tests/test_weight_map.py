@@ -124,8 +124,8 @@ class TestDistances:
         nearest_cells._nearest_two(cells, squares, 900)
         np.testing.assert_array_equal(squares, nearest_cells.two_nearest_squares(instances, 900))
 
-    @pytest.mark.parametrize("max_distance", [-1.0, np.nan])
-    def test_refuses_a_negative_limit(self, max_distance: float) -> None:
+    @pytest.mark.parametrize("max_distance", [-1.0, np.nan, True, "5"])
+    def test_refuses_a_negative_limit(self, max_distance: Any) -> None:
         with pytest.raises(ValueError, match="max_distance="):
             two_nearest_distances(single_cell(), max_distance)
 
@@ -170,7 +170,19 @@ class TestPaper:
         np.testing.assert_allclose(weight, [[8.26149] * 5], rtol=1e-6)
 
     @pytest.mark.parametrize(
-        "wrong", [{"w0": -1.0}, {"w0": np.inf}, {"sigma": 0.0}, {"sigma": np.nan}, {"class_weights": (1.0, -1.0)}]
+        "wrong",
+        [
+            {"w0": -1.0},
+            {"w0": np.inf},
+            {"w0": True},
+            {"sigma": 0.0},
+            {"sigma": np.nan},
+            {"sigma": "5"},
+            {"class_weights": (1.0, -1.0)},
+            {"class_weights": 2.0},
+            {"class_weights": ("a", "b")},
+            {"largest_class_weight": "2"},
+        ],
     )
     def test_refuses_parameters_out_of_range(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -181,12 +193,28 @@ class TestPaper:
         with pytest.raises(ValueError, match="instances"):
             weight_map(instances)
 
+    @pytest.mark.parametrize("num_classes", [1, 2.5, True])
+    def test_refuses_what_is_no_number_of_classes(self, num_classes: Any) -> None:
+        with pytest.raises(ValueError, match=f"={num_classes}: at least 2 classes .*num_classes"):
+            weight_map(single_cell(), num_classes=num_classes)
+
+    def test_ids_beyond_32_bits_are_refused_with_a_remedy_that_works(self) -> None:
+        instances = np.array([[2**33 + 7, 0, -1, 2**33 + 9]])
+        with pytest.raises(ValueError, match=f"the id {2**33 + 9}: .*np.unique"):
+            weight_map(instances)
+        instances[instances > 0] = np.unique(instances[instances > 0], return_inverse=True)[1] + 1
+        assert instances.tolist() == [[1, 0, -1, 2]]
+        with pytest.raises(ValueError, match=f"instances hold {-(2**33)}: 0 is background"):
+            weight_map(np.array([[-(2**33), 1]]))
+
 
 class TestFalk2019:
     def test_equals_its_definition(self, example: Labels) -> None:
         np.testing.assert_allclose(weight_map_falk2019(example), falk2019(example), rtol=2e-7, atol=2e-7)
 
-    @pytest.mark.parametrize("wrong", [{"w0": -1.0}, {"sigma": 0.0}, {"background": 1.1}, {"rim_sigma": 0.0}])
+    @pytest.mark.parametrize(
+        "wrong", [{"w0": -1.0}, {"sigma": 0.0}, {"background": 1.1}, {"rim_sigma": 0.0}, {"rim_sigma": np.inf}]
+    )
     def test_refuses_parameters_out_of_range(self, wrong: dict[str, float]) -> None:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             weight_map_falk2019(single_cell(), **wrong)
@@ -301,7 +329,15 @@ class TestTransforms:
             WeightMapd()({"image": 0})
 
     @pytest.mark.parametrize(
-        "image", [np.zeros((4, 4)), np.zeros((2, 4, 4)), np.full((1, 4, 4), 0.5), np.full((1, 4, 4), np.nan)]
+        "image",
+        [
+            np.zeros((4, 4)),
+            np.zeros((2, 4, 4)),
+            np.full((1, 4, 4), 0.5),
+            np.full((1, 4, 4), np.nan),
+            np.ones((1, 4, 4), bool),
+            np.full((1, 4, 4), 2**24 + 2, np.float32),  # that type has no 2**24 + 1
+        ],
     )
     def test_refuses_what_is_no_instance_image(self, image: NDArray[Any]) -> None:
         with pytest.raises(ValueError, match="instances of"):
@@ -335,5 +371,7 @@ def test_a_limit_of_the_balance_keeps_the_mean_of_the_weights() -> None:
     # rare background is limited in the same way, and a balance within the limit stays
     assert class_balance(1 - instances, largest=4) == pytest.approx((4.0, 384 / 396))
     assert class_balance(instances, largest=60) == class_balance(instances)
+    with pytest.raises(ValueError, match=r"instances of type bool.*skimage.measure.label"):
+        class_balance(instances > 0)
     with pytest.raises(ValueError, match=r"largest_class_weight=0.5"):
         weight_map(instances, largest_class_weight=0.5)

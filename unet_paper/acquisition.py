@@ -30,6 +30,8 @@ from monai.transforms import (
 from monai.utils import TransformBackends, convert_to_tensor
 from torch import Tensor
 
+from unet_paper.arguments import is_number, is_range
+
 Range = tuple[float, float]
 
 
@@ -39,8 +41,16 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
     Args:
         image: floating point.
         sigma: px, > 0.
+
+    Raises:
+        ValueError: for an image that is smaller than half of the filter.
     """
     kernel = gaussian_1d(torch.tensor(sigma), truncated=4.0).to(image)
+    if len(kernel) // 2 >= min(image.shape[1:]):
+        raise ValueError(
+            f"blur: a sigma of {sigma:.3g} px reaches {len(kernel) // 2} px, more than there are in an image of shape "
+            f"{tuple(image.shape)}; blur less"
+        )
     return separable_filtering(image[None], [kernel, kernel], mode="reflect")[0]
 
 
@@ -77,13 +87,16 @@ class RandAcquisition(RandomizableTransform):
         self, *, contrast: Range = (1.0, 1.0), shading: float = 0.0, blur: Range = (0.0, 0.0), noise_std: float = 0.0
     ) -> None:
         super().__init__(prob=1.0)
-        for name, (low, high), least in (("contrast", contrast, None), ("blur", blur, 0.0)):
-            if not (low <= high and (low > 0 if least is None else low >= least)):
-                needed = "factors (low, high) with 0 < low <= high" if least is None else "px, 0 <= low <= high"
-                raise ValueError(f"{name}={(low, high)}: {needed}")
-        for name, value in (("shading", shading), ("further_noise_std", noise_std)):
-            if not value >= 0:
-                raise ValueError(f"{name}={value}: expected 0, for none, or more")
+        if not (is_range(contrast) and contrast[0] > 0):
+            raise ValueError(f"contrast={contrast!r}: factors (low, high) with 0 < low <= high are needed")
+        if not (is_range(blur) and blur[0] >= 0):
+            raise ValueError(f"blur={blur!r}: px, 0 <= low <= high, are needed")
+        for name, value, hint in (
+            ("shading", shading, ""),
+            ("further_noise_std", noise_std, " (in Python: noise_std)"),
+        ):
+            if not (is_number(value) and value >= 0):
+                raise ValueError(f"{name}={value!r}: expected 0, for none, or more{hint}")
         self.steps: list[Any] = []
         if shading:
             self.steps.append(RandBiasField(coeff_range=(-shading, shading), prob=1.0))
@@ -105,7 +118,16 @@ class RandAcquisition(RandomizableTransform):
         return self
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """The image, shape (C, H, W), changed; nothing is clipped."""
+        """The image, shape (C, H, W), changed; nothing is clipped.
+
+        Raises:
+            ValueError: for integer grey values or another shape, or a blur that an image is too small for.
+        """
+        found = convert_to_tensor(img)
+        if found.ndim != 3 or not found.is_floating_point():
+            raise ValueError(
+                f"image: shape {tuple(found.shape)}, {found.dtype}: must be channel first (C, H, W), floating point"
+            )
         for step in self.steps:
             img = step(img)
         return img

@@ -12,17 +12,63 @@ the number of its cell.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from unet_paper.arguments import is_whole
+
+NUMBER_ANEW = (
+    "number the cells anew, where all are of one class by instances[instances > 0] = "
+    "np.unique(instances[instances > 0], return_inverse=True)[1] + 1"
+)
 
 
 def check_num_classes(num_classes: int) -> None:
     """Refuse a number of classes that is none.
 
     Raises:
-        ValueError: for fewer than two.
+        ValueError: for fewer than two, or what is no whole number.
     """
-    if num_classes < 2:
-        raise ValueError(f"out_channels={num_classes}: at least 2 classes are needed, background and cell")
+    if not (is_whole(num_classes) and num_classes >= 2):
+        raise ValueError(
+            f"out_channels={num_classes!r}: at least 2 classes are needed, background and cell (in Python: num_classes)"
+        )
+
+
+def whole_ids(instances: ArrayLike) -> NDArray[np.integer]:
+    """The ids of an instance image of any type of numbers, MONAI's loaders giving floating point: integers.
+
+    Args:
+        instances: instance image, of any shape.
+
+    Raises:
+        ValueError: for a mask, values that are not whole numbers, or ids that the type, or 64 bits, do not tell apart.
+
+    >>> whole_ids([[0.0, 3.0]])
+    array([[0, 3]])
+    """
+    image = np.asarray(instances)
+    if image.dtype.kind not in "iuf":
+        remedy = "; a mask tells no cell from another: number its pieces, skimage.measure.label(mask)"
+        raise ValueError(
+            f"instances of type {image.dtype}: whole numbers are needed, an id a cell"
+            + (remedy if image.dtype == np.bool_ else "")
+        )
+    if image.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # NaN becomes some number, which differs from it below
+            ids = image.astype(np.int64)
+        if not np.array_equal(ids, image):
+            raise ValueError(f"instances of type {image.dtype} hold values that are not whole numbers: no instance ids")
+        told_apart = 2 ** (np.finfo(image.dtype).nmant + 1)
+    else:
+        ids, told_apart = image, np.iinfo(np.int64).max
+    if ids.size and ids.max() > told_apart:
+        raise ValueError(
+            f"instances of type {image.dtype} hold the id {ids.max()}, which it may share with others: this type tells "
+            f"ids up to {told_apart} apart; keep ids as int32 or int64 from the file on"
+            if image.dtype.kind == "f"
+            else f"instances hold the id {ids.max()}: ids up to {told_apart} are supported; {NUMBER_ANEW}"
+        )
+    return ids
 
 
 def instance_ids(numbers: NDArray[np.int32], class_index: int, num_classes: int) -> NDArray[np.int32]:

@@ -27,6 +27,8 @@ from monai.utils import TransformBackends, convert_to_tensor, ensure_tuple
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unet_paper.arguments import is_number, is_range, is_whole
+from unet_paper.classes import NUMBER_ANEW
 from unet_paper.resampling import Interpolation, sample
 
 
@@ -134,7 +136,8 @@ class RandElasticDeformation(RandomizableTransform):
         image_mode: interpolation of images; labels and weights are always sampled from the nearest pixel.
 
     Raises:
-        ValueError: for sizes that do not nest with a whole margin, or an empty or negative range.
+        ValueError: for sizes that do not nest with a whole margin, what is no range (low, high), or a number that is
+            none or out of range.
 
     Attributes:
         deformation: the deformation last drawn.
@@ -170,17 +173,19 @@ class RandElasticDeformation(RandomizableTransform):
                     f"output_size={output_size}: must be input_size={input_size} less an even number of px "
                     f"(the network loses the same margin on both sides)"
                 )
-        if not std >= 0:
-            raise ValueError(f"std={std}: a standard deviation in px, 0 or more")
-        if grid_size < 2:
-            raise ValueError(f"grid_size={grid_size}: at least 2 lines, the paper has 3")
-        if shift != "uniform" and not (isinstance(shift, int | float) and shift >= 0):
+        if not (is_number(std) and std >= 0):
+            raise ValueError(f"std={std!r}: a standard deviation in px, 0 or more")
+        if not (is_whole(grid_size) and grid_size >= 2):
+            raise ValueError(f"grid_size={grid_size!r}: a whole number of lines, at least 2; the paper has 3")
+        if shift != "uniform" and not (is_number(shift) and shift >= 0):
             raise ValueError(f'shift={shift!r}: "uniform" or a distance in px, 0 or more')
+        for name, given in {"rotate": rotate, "scale": scale}.items():
+            if not is_range(given):
+                raise ValueError(f"{name}={given!r}: a range (low, high) of numbers with low <= high is needed")
         if not scale[0] > 0:
             raise ValueError(f"scale={scale}: magnifications are greater than 0")
-        for name, (low, high) in {"rotate": rotate, "scale": scale}.items():
-            if not low <= high:
-                raise ValueError(f"{name}={(low, high)}: a range (low, high) with low <= high")
+        if flip not in (0, 1):
+            raise ValueError(f"flip={flip!r}: True or False is needed")
         if image_mode not in ("nearest", "bilinear", "bicubic"):
             raise ValueError(f'image_mode={image_mode!r}: "nearest", "bilinear" or "bicubic"')
         self.std = std
@@ -251,7 +256,7 @@ class RandElasticDeformation(RandomizableTransform):
             uint32 become int32 and int64, as MONAI converts them.
 
         Raises:
-            ValueError: for an array that is not channel first.
+            ValueError: for an array that is not channel first, or ids that 64 bits with a sign do not hold.
         """
         tensor = _channel_first("image", image)
         height, width = tensor.shape[1:]
@@ -352,12 +357,15 @@ class RandElasticDeformationd(RandomizableTransform, MapTransform):
 def _size(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     given: tuple[int, ...] = ensure_tuple(value)
     pair = given * 2 if len(given) == 1 else given
-    if len(pair) != 2 or not all(isinstance(length, int) and length > 0 for length in pair):
+    if len(pair) != 2 or not all(is_whole(length) and length > 0 for length in pair):
         raise ValueError(f"{name}={value}: one positive number of px or two (rows, columns)")
-    return pair[0], pair[1]
+    return int(pair[0]), int(pair[1])
 
 
 def _channel_first(name: str, array: NdarrayOrTensor) -> Tensor:
+    largest = np.iinfo(np.int64).max
+    if isinstance(array, np.ndarray) and array.dtype == np.uint64 and array.max(initial=0) > largest:
+        raise ValueError(f"{name}: holds {array.max()}, and numbers up to {largest} are supported; {NUMBER_ANEW}")
     tensor: Tensor = convert_to_tensor(array, track_meta=False)
     if tensor.ndim != 3 or 0 in tensor.shape:
         raise ValueError(f"{name}: shape {tuple(tensor.shape)}, must be channel first (C, H, W) and not empty")

@@ -24,6 +24,8 @@ from monai.utils import TransformBackends, convert_to_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unet_paper.arguments import is_number, is_range
+
 
 class RandGreyValues(RandomizableTransform):
     """Random smooth, rising grey-value curve, one for each channel (formula: see the module).
@@ -38,8 +40,8 @@ class RandGreyValues(RandomizableTransform):
             the paper: 1 to 1), for images of one set taken with very different exposures.
 
     Raises:
-        ValueError: for a range that is not (low, high); for black and white so far apart or so close that no curve has
-            slopes in ``slope``, or that a curve could fall.
+        ValueError: for a range that is not (low, high), or a number that is none; for black and white so far apart or
+            so close that no curve has slopes in ``slope``, or that a curve could fall.
 
     >>> import torch
     >>> transform = RandGreyValues(black=(0.1, 0.1), white=(0.9, 0.9), slope=(0.8, 0.8))
@@ -59,9 +61,9 @@ class RandGreyValues(RandomizableTransform):
         exposure: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         super().__init__(prob=1.0)
-        for name, (low, high) in {"black": black, "white": white, "slope": slope, "exposure": exposure}.items():
-            if not low <= high:
-                raise ValueError(f"{name}={(low, high)}: a range (low, high) with low <= high")
+        for name, given in {"black": black, "white": white, "slope": slope, "exposure": exposure}.items():
+            if not is_range(given):
+                raise ValueError(f"{name}={given!r}: a range (low, high) of numbers with low <= high is needed")
         if not exposure[0] > 0:
             raise ValueError(f"exposure={exposure}: factors are greater than 0")
         smallest, largest = white[0] - black[1], white[1] - black[0]
@@ -73,8 +75,8 @@ class RandGreyValues(RandomizableTransform):
             )
         if 2 * slope[0] < largest:
             raise ValueError(f"slope={slope}: a curve could fall; the lower limit must be at least {largest / 2:g}")
-        if not noise_std >= 0:
-            raise ValueError(f"noise_std={noise_std}: a standard deviation in grey values, 0 or more")
+        if not (is_number(noise_std) and noise_std >= 0):
+            raise ValueError(f"noise_std={noise_std!r}: a standard deviation in grey values, 0 or more")
         self.black = black
         self.white = white
         self.slope = slope
@@ -109,13 +111,19 @@ class RandGreyValues(RandomizableTransform):
             plain float32 tensor on the same device, shape (C, H, W).
 
         Raises:
-            ValueError: for integer grey values (scale them to [0, 1] first) or another shape.
+            ValueError: for integer grey values (scale them to [0, 1] first) or another shape; in the host's memory also
+                for values far from [0, 1], all of which the curve would make black or white, or NaN.
         """
         x: Tensor = convert_to_tensor(image, track_meta=False)
         if x.ndim != 3:
             raise ValueError(f"image: shape {tuple(x.shape)}, must be channel first (C, H, W)")
         if not x.is_floating_point():
             raise ValueError(f"image: dtype {x.dtype}, must be floating point, scaled to [0, 1]")
+        # a GPU would have to be waited for
+        if x.device.type == "cpu" and x.numel():
+            low, high = (float(value) for value in x.aminmax())
+            if not -1 <= low <= high <= 2:
+                raise ValueError(f"image: grey values from {low:g} to {high:g}, must be scaled to [0, 1]")
         if randomize:
             self.randomize(x.shape[0])
         if self.levels is None or self.levels.shape[1] != x.shape[0]:

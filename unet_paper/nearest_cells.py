@@ -11,7 +11,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from unet_paper.arguments import is_number
+from unet_paper.classes import NUMBER_ANEW
 
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
@@ -44,24 +47,34 @@ def two_nearest_distances(
         ([[0.0, 1.0, 2.0, 1.0, 0.0]], [[4.0, 3.0, 2.0, 3.0, 4.0]])
     """
     labels = label_image(instances)
-    if max_distance is not None and not max_distance >= 0:
-        raise ValueError(f"max_distance={max_distance}: a distance >= 0 px is needed, or None")
+    if max_distance is not None and not (max_distance == math.inf or (is_number(max_distance) and max_distance >= 0)):
+        raise ValueError(f"max_distance={max_distance!r}: a distance >= 0 px is needed, or None")
     limit = largest_square(labels, math.inf if max_distance is None else max_distance)
     squares = two_nearest_squares(labels, limit)
     d1, d2 = (np.where(square > limit, np.inf, np.sqrt(square)) for square in np.moveaxis(squares, 2, 0))
     return d1, d2
 
 
-def label_image(instances: NDArray[np.integer]) -> NDArray[np.int32]:
-    """The label image in the one layout that the kernels are compiled for."""
+def label_image(instances: ArrayLike) -> NDArray[np.int32]:
+    """The label image in the one layout that the kernels are compiled for.
+
+    Raises:
+        ValueError: for another shape or type, or ids that 32 bits do not hold.
+    """
+    instances = np.asarray(instances)
     if instances.ndim != 2 or not np.issubdtype(instances.dtype, np.integer):
         raise ValueError(
             f"instances of shape {instances.shape} and type {instances.dtype}: a label image of integers, shape "
             "(H, W), is needed"
         )
-    largest = np.iinfo(np.int32).max
-    if not np.can_cast(instances.dtype, np.int32) and instances.size and instances.max() > largest:
-        raise ValueError(f"instances hold the id {instances.max()}: ids up to {largest} are supported")
+    held = np.iinfo(np.int32)
+    if not np.can_cast(instances.dtype, np.int32) and instances.size:
+        if instances.max() > held.max:
+            raise ValueError(
+                f"instances hold the id {instances.max()}: ids up to {held.max} are supported; {NUMBER_ANEW}"
+            )
+        if instances.min() < held.min:
+            raise ValueError(f"instances hold {instances.min()}: 0 is background, -1 unknown, and cells are above 0")
     return np.ascontiguousarray(instances, dtype=np.int32)
 
 

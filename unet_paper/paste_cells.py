@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.signal import correlate
 
-from unet_paper.classes import class_of, next_id
+from unet_paper.arguments import is_number, is_range, is_whole
+from unet_paper.classes import NUMBER_ANEW, check_num_classes, class_of, next_id, whole_ids
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -63,7 +64,8 @@ class RandPasteCells(Randomizable):
         num_classes: background included; of more than two, ids say their class, see :mod:`unet_paper.classes`.
 
     Raises:
-        ValueError: for a count that is no range (low, high) of whole numbers >= 0, a halo below 1 px or gap < 0.
+        ValueError: for a count that is no range (low, high) of whole numbers >= 0, a halo that is no whole number of px
+            >= 1, gap < 0, a turn that is neither true nor false, or fewer than two classes.
     """
 
     def __init__(
@@ -75,14 +77,16 @@ class RandPasteCells(Randomizable):
         turn: bool = True,
         num_classes: int = 2,
     ) -> None:
-        low, high = count
-        if not 0 <= low <= high or int(low) != low or int(high) != high:
-            raise ValueError(f"count={tuple(count)}: two whole numbers (low, high) with 0 <= low <= high")
-        if halo < 1:
-            raise ValueError(f"halo={halo}: at least 1 px is needed")
-        if not gap >= 0:
-            raise ValueError(f"gap={gap}: a distance >= 0 px is needed, 0 for cells that touch")
-        self.count = (int(low), int(high))
+        if not (is_range(count) and all(map(is_whole, count)) and count[0] >= 0):
+            raise ValueError(f"count={count!r}: two whole numbers (low, high) with 0 <= low <= high are needed")
+        if not (is_whole(halo) and halo >= 1):
+            raise ValueError(f"halo={halo!r}: a whole number of px, at least 1, is needed")
+        if not (is_number(gap) and gap >= 0):
+            raise ValueError(f"gap={gap!r}: a distance >= 0 px is needed, 0 for cells that touch")
+        if turn not in (0, 1):
+            raise ValueError(f"turn={turn!r}: True or False is needed")
+        check_num_classes(num_classes)
+        self.count = (int(count[0]), int(count[1]))
         self.halo = int(halo)
         self.gap = gap
         self.turn = turn
@@ -94,7 +98,7 @@ class RandPasteCells(Randomizable):
 
     def __call__(
         self, image: NDArray[np.floating], instances: NDArray[np.integer]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.signedinteger]]:
         """Image and instances with more cells in them; the arguments are not changed.
 
         Args:
@@ -102,40 +106,56 @@ class RandPasteCells(Randomizable):
             instances: instance image, shape (H, W): 0 background, -1 unknown, every cell its own id > 0.
 
         Returns:
-            Image, shape (C, H, W), and instances, shape (H, W); copies have ids above the largest one.
+            Image, shape (C, H, W), and instances, shape (H, W), int32, or int64 where the ids need it; cells keep their
+            ids, copies have ids above the largest one.
 
         Raises:
-            ValueError: for shapes that do not belong together.
+            ValueError: for shapes that do not belong together, an image with NaN, a mask in place of instances, or
+                values that are no ids, see :func:`unet_paper.classes.whole_ids`.
         """
+        image, instances = np.asarray(image), np.asarray(instances)
         if image.ndim != 3 or instances.ndim != 2 or image.shape[1:] != instances.shape:
             raise ValueError(
                 f"image of shape {image.shape}, instances of {instances.shape}: (C, H, W) and (H, W) needed"
             )
+        if not np.isfinite(image).all():
+            raise ValueError("image: holds NaN or infinite grey values; find out where they come from")
+        labels = self._with_room(whole_ids(instances))
         self.randomize()
-        grey, labels = image.astype(np.float32), instances.astype(np.int32)
-        windows = ndimage.find_objects(np.maximum(labels, 0))
-        ids = np.array([number for number, window in enumerate(windows, 1) if window is not None])
+        grey = image.astype(np.float32)
+        ids = np.unique(labels[labels > 0])
+        # by rank: an id may be far larger than there are pixels
+        places = ndimage.find_objects(np.where(labels > 0, np.searchsorted(ids, labels) + 1, 0))
+        windows = dict(zip(ids.tolist(), places, strict=True))
         if not self._number or not len(ids):
             return grey, labels
         background = float(np.median(grey[:, labels == 0])) if (labels == 0).any() else 0.0
         for _ in range(self._number):
             for source in self.R.permutation(ids):
-                cutting = self._cut(grey, labels, int(source), windows[source - 1], background)
+                cutting = self._cut(grey, labels, int(source), windows[int(source)], background)
                 if cutting is not None:
                     break
             else:
                 break
             for standing in self.R.permutation(ids)[:ATTEMPTS]:
-                corner = self._beside(cutting.cell, labels, int(standing), windows[standing - 1])
+                corner = self._beside(cutting.cell, labels, int(standing), windows[int(standing)])
                 if corner is not None:
                     _set(grey, labels, cutting, corner, self.num_classes)
                     break
         return grey, labels
 
+    def _with_room(self, ids: NDArray[np.integer]) -> NDArray[np.signedinteger]:
+        """A copy of the ids, of a type that holds those of all copies, too."""
+        largest = int(ids.max(initial=0)) + (self.count[1] + 1) * (self.num_classes - 1)
+        if largest > np.iinfo(np.int64).max:
+            raise ValueError(f"instances hold the id {ids.max()}: no id is left above it for a copy; {NUMBER_ANEW}")
+        usual = np.iinfo(np.int32)
+        return ids.astype(np.int32 if usual.min <= ids.min(initial=0) and largest <= usual.max else np.int64)
+
     def _cut(
         self,
         grey: NDArray[np.float32],
-        labels: NDArray[np.int32],
+        labels: NDArray[np.signedinteger],
         number: int,
         window: tuple[slice, slice],
         background: float,
@@ -164,7 +184,7 @@ class RandPasteCells(Randomizable):
         return Cutting(image, cell, opacity, int(class_of(np.array(number), self.num_classes)))
 
     def _beside(
-        self, cell: NDArray[np.bool_], labels: NDArray[np.int32], number: int, window: tuple[slice, slice]
+        self, cell: NDArray[np.bool_], labels: NDArray[np.signedinteger], number: int, window: tuple[slice, slice]
     ) -> tuple[int, int] | None:
         """Upper left corner of the window of a copy beside a standing cell; None where there is no room."""
         gap = self.R.uniform(0, self.gap)
@@ -195,7 +215,7 @@ class RandPasteCells(Randomizable):
 
 def _set(
     grey: NDArray[np.float32],
-    labels: NDArray[np.int32],
+    labels: NDArray[np.signedinteger],
     cutting: Cutting,
     corner: tuple[int, int],
     num_classes: int,
@@ -233,6 +253,9 @@ class RandPasteCellsd(Randomizable, MapTransform):
         label_key: key of the instance image, shape (1, H, W).
         count, halo, gap, turn, num_classes: see :class:`RandPasteCells`.
         allow_missing_keys: pass over items that lack the key.
+
+    Raises:
+        ValueError: for more than one image, since the cells of the label belong to one, and as :class:`RandPasteCells`.
     """
 
     def __init__(
@@ -248,6 +271,8 @@ class RandPasteCellsd(Randomizable, MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if len(self.keys) != 1:
+            raise ValueError(f"keys={self.keys}: one image is needed, in which the cells of {label_key!r} lie")
         self.label_key = label_key
         self.paste = RandPasteCells(count=count, halo=halo, gap=gap, turn=turn, num_classes=num_classes)
 
@@ -262,14 +287,20 @@ class RandPasteCellsd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """Item with cells pasted into image and label, computed on the host.
 
+        The label keeps its type, unless that does not hold the ids of the copies: then it is of int32 or int64.
+
         Raises:
-            ValueError: for shapes that do not belong together.
+            ValueError: as a call of :class:`RandPasteCells`, or for a label of several channels.
         """
         item = dict(data)
         for key in self.key_iterator(item):
             image = convert_data_type(item[key], np.ndarray)[0]
             instances = convert_data_type(item[self.label_key], np.ndarray)[0]
+            if instances.ndim != 3 or len(instances) != 1:
+                raise ValueError(f"{self.label_key}: shape {instances.shape}, one channel first is needed, (1, H, W)")
             grey, labels = self.paste(image, instances[0])
             item[key] = convert_to_dst_type(grey, item[key])[0]
-            item[self.label_key] = convert_to_dst_type(labels[None], item[self.label_key])[0]
+            held = np.array_equal(labels.astype(instances.dtype), labels)
+            kind = None if held else labels.dtype
+            item[self.label_key] = convert_to_dst_type(labels[None], item[self.label_key], dtype=kind)[0]
         return item

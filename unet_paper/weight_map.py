@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,8 @@ from monai.utils.misc import ensure_tuple
 from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
 from numpy.typing import NDArray
 
-from unet_paper.classes import check_num_classes, class_of
+from unet_paper.arguments import is_number
+from unet_paper.classes import check_num_classes, class_of, whole_ids
 from unet_paper.nearest_cells import compiled, label_image, largest_square, two_nearest_squares
 
 Border = Literal["dilation", "neighbour"]
@@ -63,7 +64,7 @@ def separation_border(instances: NDArray[np.integer], method: Border = "dilation
         [[1, 1, 0, 2]]
     """
     labels = label_image(instances)
-    if method not in BORDER_NEIGHBOURS:
+    if method not in tuple(BORDER_NEIGHBOURS):
         raise ValueError(f"method={method!r}: choose one of {sorted(BORDER_NEIGHBOURS)}")
     height, width = labels.shape
     around = np.pad(labels, 1)
@@ -94,7 +95,7 @@ def class_balance(
         Weight of the background, and of each class of cells.
 
     Raises:
-        ValueError: for ``largest`` below 1.
+        ValueError: for ``largest`` below 1, fewer than two classes, or an image that is not of whole numbers.
 
     Examples:
         >>> class_balance(np.array([[0, 0, 0, 7]]), largest=1.5)
@@ -102,9 +103,10 @@ def class_balance(
         >>> class_balance(np.array([[0, 0, 0, 7]]))
         (0.6666666666666666, 2.0)
     """
-    if largest is not None and not largest >= 1:
-        raise ValueError(f"largest_class_weight={largest}: at least 1, at which the classes are not balanced")
-    instances = np.asarray(instances)
+    if largest is not None and not (largest == math.inf or (is_number(largest) and largest >= 1)):
+        raise ValueError(f"largest_class_weight={largest!r}: at least 1, at which the classes are not balanced")
+    check_num_classes(num_classes)
+    instances = whole_ids(instances)
     pixels = np.bincount(class_of(instances[instances >= 0], num_classes), minlength=num_classes)
     weights = [1.0] * num_classes
     present = [int(k) for k in np.argsort(pixels, kind="stable") if pixels[k]]
@@ -155,13 +157,15 @@ def weight_map(
         Weights, shape (H, W).
 
     Raises:
-        ValueError: for an image that is not a 2D integer one, w0 < 0, sigma <= 0 or negative class weights.
+        ValueError: for an image that is not a 2D integer one, w0 < 0, sigma <= 0, negative class weights or fewer than
+            two classes.
 
     Examples:
         >>> weight_map(np.array([[1, 0, 2]]), class_weights=(1.0, 1.0)).round(2)
         array([[10.23, 10.23, 10.23]], dtype=float32)
     """
     _check_border_term(w0, sigma)
+    check_num_classes(num_classes)
     labels = label_image(instances)
     weights = class_balance(labels, largest_class_weight, num_classes) if class_weights is None else class_weights
     _check_class_weights(weights, num_classes)
@@ -203,10 +207,10 @@ def weight_map_falk2019(
         array([[1.    , 0.9955, 0.    ]], dtype=float32)
     """
     _check_border_term(w0, sigma)
-    if not 0 <= background <= 1:
-        raise ValueError(f"background={background}: a weight from 0 to 1 is needed")
-    if not rim_sigma > 0:
-        raise ValueError(f"rim_sigma={rim_sigma}: a width > 0 px is needed")
+    if not (is_number(background) and 0 <= background <= 1):
+        raise ValueError(f"background={background!r}: a weight from 0 to 1 is needed")
+    if not (is_number(rim_sigma) and rim_sigma > 0):
+        raise ValueError(f"rim_sigma={rim_sigma!r}: a finite width > 0 px is needed")
     labels = label_image(instances)
     limit = largest_square(labels, max(_reach(w0, sigma), _reach(1 - background, rim_sigma)))
     squares = two_nearest_squares(labels, limit)
@@ -245,9 +249,9 @@ class WeightMap(Transform):
         num_classes: int = 2,
     ) -> None:
         check_num_classes(num_classes)
-        if preset not in BORDER_TERM:
+        if preset not in tuple(BORDER_TERM):
             raise ValueError(f"preset={preset!r}: choose one of {sorted(BORDER_TERM)}")
-        if border is not None and border not in BORDER_NEIGHBOURS:
+        if border is not None and border not in tuple(BORDER_NEIGHBOURS):
             raise ValueError(f"border={border!r}: choose one of {sorted(BORDER_NEIGHBOURS)} or None")
         if preset == "falk2019" and class_weights is not None:
             raise ValueError(f"class_weights={class_weights}: preset 'falk2019' has none, it weighs by distance")
@@ -275,15 +279,12 @@ class WeightMap(Transform):
             shape (1, H, W) each.
 
         Raises:
-            ValueError: for another shape, or values that are not whole numbers.
+            ValueError: for another shape, a mask, or values that are no ids, see :func:`unet_paper.classes.whole_ids`.
         """
         image = convert_data_type(instances, np.ndarray)[0]
         if image.ndim != 3 or image.shape[0] != 1:
             raise ValueError(f"instances of shape {tuple(image.shape)}: one channel first is needed, (1, H, W)")
-        with np.errstate(invalid="ignore"):  # NaN becomes some number, which differs from it below
-            ids = image[0].astype(np.int32)
-        if not np.array_equal(ids, image[0]):
-            raise ValueError(f"instances of type {image.dtype} hold values that are not whole numbers: no instance ids")
+        ids = label_image(whole_ids(image[0]))
         if self.border is not None:
             ids = self._parted(ids, self.border)
         label = convert_to_dst_type(class_of(ids, self.num_classes)[None], instances, dtype=torch.uint8)[0]
@@ -374,18 +375,23 @@ class WeightMapd(MapTransform):
 
 
 def _check_border_term(w0: float, sigma: float) -> None:
-    if not (w0 >= 0 and math.isfinite(w0)):
-        raise ValueError(f"w0={w0}: a finite height >= 0 is needed")
-    if not (sigma > 0 and math.isfinite(sigma)):
-        raise ValueError(f"sigma={sigma}: a finite width > 0 px is needed")
+    if not (is_number(w0) and w0 >= 0):
+        raise ValueError(f"w0={w0!r}: a finite height >= 0 is needed")
+    if not (is_number(sigma) and sigma > 0):
+        raise ValueError(f"sigma={sigma!r}: a finite width > 0 px is needed")
 
 
 def _check_class_weights(class_weights: Sequence[float], num_classes: int) -> None:
-    if len(class_weights) != num_classes or not all(weight >= 0 and math.isfinite(weight) for weight in class_weights):
+    given = tuple(class_weights) if isinstance(class_weights, Collection) else class_weights
+    if not (
+        isinstance(given, tuple)
+        and len(given) == num_classes
+        and all(is_number(weight) and weight >= 0 for weight in given)
+    ):
         needed = "two finite weights >= 0 are needed, of background and of cells"
         if num_classes != 2:
             needed = f"{num_classes} finite weights >= 0 are needed, of background and of each class of cells"
-        raise ValueError(f"class_weights={tuple(class_weights)}: {needed}")
+        raise ValueError(f"class_weights={given!r}: {needed}")
 
 
 def _reach(height: float, sigma: float) -> float:
