@@ -294,6 +294,15 @@ def test_progress_shows_on_long_work_only(
         ({"levels": 0}, "levels=0"),
         ({"tile_size": 572, "memory_budget": 10}, "give one, not both"),
         ({"strategy": "whole", "tile_size": 572}, "strategy='whole'"),
+        ({"strategy": "rows", "tile_size": 20.5}, "tile_size=20.5: a whole number"),
+        ({"tile_size": True}, "tile_size=True"),
+        ({"batch_size": 1.5}, "batch_size=1.5: a whole number"),
+        ({"levels": 2.5}, "levels=2.5: a whole number"),
+        ({"memory_budget": "1"}, "memory_budget='1': a number of bytes"),
+        ({"memory_budget": float("nan")}, "memory_budget=nan"),
+        ({"symmetries": ["all"]}, r"symmetries=\['all'\]"),
+        ({"engine": "openvino"}, "engine='openvino'"),
+        ({"progress": "no"}, "progress='no'"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:
@@ -307,11 +316,44 @@ def test_bad_arguments_are_refused_at_once(arguments: dict[str, Any], message: s
         (torch.zeros(1, 20, 20), r"shape \(1, 20, 20\)"),
         (torch.zeros(1, 1, 0, 20), r"shape \(1, 1, 0, 20\)"),
         (torch.zeros(1, 1, 20, 20, dtype=torch.uint8), "torch.uint8"),
+        (torch.full((1, 1, 20, 20), float("nan")), "grey values from nan"),
+        (torch.zeros(1, 3, 20, 20), r"shape.*\(B, 1, "),
     ],
 )
-def test_bad_images_are_refused(network: UNet, images: Tensor, message: str) -> None:
+@pytest.mark.parametrize("strategy", ["tiles", "rows"])
+def test_bad_images_are_refused(network: UNet, strategy: inferer.Strategy, images: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        OverlapTileInferer()(images, network)
+        OverlapTileInferer(strategy=strategy)(images, network)
+
+
+def test_what_is_no_tensor_is_refused(network: UNet) -> None:
+    with pytest.raises(TypeError, match="inputs: ndarray"):
+        OverlapTileInferer()(np.zeros((1, 1, 20, 20), np.float32), network)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="network: NoneType"):
+        OverlapTileInferer()(image(1, 1, 20, 20), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strategy", ["tiles", "whole", "rows"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_of_another_precision_are_computed_in_the_networks(
+    strategy: inferer.Strategy, dtype: torch.dtype
+) -> None:
+    single = UNet(features=(2, 3)).eval()
+    images = image(1, 1, 20, 30).to(dtype)
+    predict = OverlapTileInferer(levels=2, strategy=strategy)
+    scores = predict(images, single)
+    assert scores.dtype == torch.float32
+    assert torch.equal(scores, predict(images.float(), single))
+
+
+def test_results_that_are_no_scores_are_named() -> None:
+    counts = iter((2, 3))
+    with pytest.raises(ValueError, match="with 3 channels, and 2 channels for a tile before"):
+        OverlapTileInferer(levels=2, tile_size=22)(
+            torch.zeros(1, 1, 30, 10), lambda tiles: tiles[:, :1, 8:-8, 8:-8].repeat(1, next(counts), 1, 1)
+        )
+    with pytest.raises(ValueError, match=r"returned torch\.int64 with 1 channels"):
+        OverlapTileInferer(levels=2)(torch.zeros(1, 1, 9, 9), lambda tiles: tiles[:, :, 8:-8, 8:-8].long())
 
 
 def test_networks_that_do_not_fit_are_named(network: UNet) -> None:

@@ -1,5 +1,7 @@
 """Prediction at another magnification: sizes, laws, and agreement with resizing by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -50,9 +52,17 @@ def test_metadata_of_the_image_stays() -> None:
     assert scores.meta["filename_or_obj"] == "a.png"
 
 
-@pytest.mark.parametrize("magnification", [0.0, -1.0, float("nan"), float("inf")])
-def test_impossible_magnifications_are_refused(magnification: float) -> None:
-    with pytest.raises(ValueError, match=f"magnification={magnification}"):
+def test_what_cannot_be_resized_is_refused() -> None:
+    with pytest.raises(ValueError, match="inferer='x'"):
+        MagnifiedInferer(inferer="x")  # type: ignore[arg-type]
+    half = MagnifiedInferer(inferer=SimpleInferer(), magnification=0.5)
+    with pytest.raises(ValueError, match=r"shape \(1, 1, 4, 0\)"):
+        half(torch.zeros(1, 1, 4, 0), lambda x: x)
+
+
+@pytest.mark.parametrize("magnification", [0.0, -1.0, float("nan"), float("inf"), True, "half"])
+def test_impossible_magnifications_are_refused(magnification: Any) -> None:
+    with pytest.raises(ValueError, match=f"magnification={magnification!r}"):
         MagnifiedInferer(inferer=SimpleInferer(), magnification=magnification)
 
 

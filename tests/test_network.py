@@ -107,11 +107,23 @@ def test_a_wrong_size_is_refused_before_any_convolution(shape: tuple[int, ...], 
         ({"features": (4, 0)}, r"features=\(4, 0\)"),
         ({"in_channels": 0}, "in_channels=0"),
         ({"out_channels": 0}, "out_channels=0"),
+        ({"in_channels": 1.5}, "in_channels=1.5: a whole number"),
+        ({"in_channels": True}, "in_channels=True"),
+        ({"out_channels": None}, "out_channels=None"),
+        ({"features": "abc"}, "features='abc': whole numbers"),
+        ({"features": (True, 8)}, r"features=\(True, 8\)"),
+        ({"features": (8.0, 16)}, r"features=\(8.0, 16\)"),
+        ({"features": 8}, "features=8"),
+        ({"dropout": "a"}, "dropout='a'"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UNet(**arguments)
+
+
+def test_channels_may_be_numbers_of_numpy() -> None:
+    assert UNet(features=np.array([2, 3])).features == (2, 3)  # type: ignore[arg-type]
 
 
 def incoming_nodes(module: nn.Conv2d | nn.ConvTranspose2d) -> int:

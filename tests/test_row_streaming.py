@@ -168,6 +168,21 @@ def test_dropout_draws_in_training_and_only_there() -> None:
     assert not torch.equal(predict(), predict())
 
 
+def test_strips_that_do_not_fit_are_refused() -> None:
+    network = UNet(features=(2, 3)).eval()
+    stream = RowStream(network)
+    for shape, message in (
+        ((1, 3, 8, 20), r"\(1, 3, 8, 20\): \(B, 1, rows, W\)"),
+        ((1, 8, 20), r"\(1, 8, 20\): \(B, 1, rows, W\)"),
+        ((1, 1, 8, 21), "input_size=21: .* nearest 20 and 22"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stream.push(torch.zeros(shape))
+    stream.push(torch.zeros(1, 1, 8, 20))
+    with pytest.raises(ValueError, match="those before have 1 images, 20 px wide"):
+        stream.push(torch.zeros(1, 1, 8, 22))
+
+
 def test_other_networks_are_refused() -> None:
     with pytest.raises(TypeError, match=r"network: .* got Sequential; use strategy='tiles'"):
         RowStream(nn.Sequential())

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from unet_paper import geometry
 from unet_paper.activation_memory import activation_bytes
-from unet_paper.mosaic import Mosaic, Pointwise, View
+from unet_paper.arguments import is_number, is_whole
+from unet_paper.mosaic import Mosaic, Pointwise, View, check_images
 from unet_paper.network import UNet
 from unet_paper.row_streaming import RowStream, streaming_bytes
 
@@ -122,7 +123,8 @@ class OverlapTileInferer(Inferer):
         progress: show a progress bar when work takes longer than two seconds.
 
     Raises:
-        ValueError: unknown names, a size that is not valid for ``levels``, a size and a budget that exclude each other.
+        ValueError: unknown names, a size that is not valid for ``levels``, a size and a budget that exclude each other,
+            or a number that is none or below what it can be.
     """
 
     def __init__(
@@ -138,13 +140,22 @@ class OverlapTileInferer(Inferer):
         progress: bool = False,
     ) -> None:
         super().__init__()
+        for name, number in (("levels", levels), ("batch_size", batch_size), ("tile_size", tile_size)):
+            if not (is_whole(number) or (number is None and name == "tile_size")):
+                raise ValueError(f"{name}={number!r}: a whole number is needed")
         geometry.pooling_factor(levels)
         if strategy not in get_args(Strategy):
             raise ValueError(f"strategy={strategy!r}: must be one of {', '.join(get_args(Strategy))}")
-        if symmetries not in SYMMETRIES:
+        if symmetries not in tuple(SYMMETRIES):
             raise ValueError(f"symmetries={symmetries!r}: must be one of {', '.join(SYMMETRIES)}")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        if memory_budget is not None and not (is_number(memory_budget) and memory_budget > 0):
+            raise ValueError(f"memory_budget={memory_budget!r}: a number of bytes is needed, such as {2**30}")
+        if engine is not None and not callable(engine):
+            raise ValueError(f"engine={engine!r}: must be called with a network and return what computes in its place")
+        if progress not in (0, 1):
+            raise ValueError(f"progress={progress!r}: True or False is needed")
         if tile_size is not None and memory_budget is not None:
             raise ValueError(f"tile_size={tile_size}, memory_budget={memory_budget}: give one, not both")
         if strategy == "whole" and (tile_size is not None or memory_budget is not None):
@@ -168,7 +179,7 @@ class OverlapTileInferer(Inferer):
         """Predict whole images.
 
         Args:
-            inputs: images, shape (B, C, H, W), any H and W.
+            inputs: images, shape (B, C, H, W), any H and W, in floating point; computed in the network's precision.
             network: module, scripted module or function: (b, C, h, w) -> (b, K, h - 2 margin, w - 2 margin).
             args: further positional arguments of the network.
             kwargs: further keyword arguments of the network.
@@ -178,9 +189,10 @@ class OverlapTileInferer(Inferer):
             with the inputs' metadata where they have some.
 
         Raises:
-            ValueError: inputs of another shape or without pixels, a network with other levels or output sizes, a
-                memory budget that no tile fits.
-            TypeError: ``"rows"`` with another network, or with further arguments; a result that is no tensor.
+            ValueError: inputs of another shape, without pixels, of integers or with NaN, a network with other levels,
+                channels or output sizes, a memory budget that no tile fits.
+            TypeError: ``"rows"`` with another network, or with further arguments; inputs or a result that are no
+                tensor; a network that cannot be called.
         """
         return self.mapped(inputs, network, None, *args, **kwargs)
 
@@ -204,13 +216,18 @@ class OverlapTileInferer(Inferer):
         Raises:
             ValueError, TypeError: as a call.
         """
+        check_images(inputs)
+        if not callable(network):
+            raise TypeError(f"network: {type(network).__name__}, must be a module or a function")
         if self.engine is not None:
             network = cast(Callable[..., Tensor], self.engine(network))
         module = unwrapped(network)
-        _check(inputs, module, self.levels)
+        own = getattr(module, "levels", self.levels)
+        if own != self.levels:
+            raise ValueError(f"levels={self.levels}: the network has {own} levels; give the inferer levels={own}")
         if self.strategy == "rows" and (args or kwargs):
             raise TypeError("args, kwargs: strategy='rows' calls the network's layers, which take no further arguments")
-        image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        image = _in_precision_of(module, inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs)
         members = SYMMETRIES[self.symmetries]
         # an average is complete with its last member
         result = Mosaic(image.shape, function if len(members) == 1 else None)
@@ -239,10 +256,12 @@ class OverlapTileInferer(Inferer):
     def _tile(self, seen: View, module: object, network: Callable[[Tensor], Tensor]) -> Iterator[Piece]:
         tile_size = self._choose_tile_size(seen, module)
         rows, columns = (plan_spans(length, tile_size, self.levels) for length in seen.shape[2:])
+        classes: int | None = None
         for tiles in _batches(seen.shape[0], rows, columns, self.batch_size):
             given = [self._read(seen, slice(i, i + 1), row, column) for i, row, column in tiles]
             result = network(torch.cat(given))
-            self._check_result(result, tiles)
+            self._check_result(result, tiles, classes)
+            classes = result.shape[1]
             for (index, row, column), tile in zip(tiles, result, strict=True):
                 written = tile[None, :, : row.stop - row.start, : column.stop - column.start]
                 yield slice(index, index + 1), row.start, column.start, written
@@ -304,7 +323,7 @@ class OverlapTileInferer(Inferer):
         heights = range(height - height % factor, 0, -factor)
         return _largest(heights, needed, self.memory_budget, "strip")
 
-    def _check_result(self, result: object, tiles: Sequence[tuple[int, Span, Span]]) -> None:
+    def _check_result(self, result: object, tiles: Sequence[tuple[int, Span, Span]], classes: int | None) -> None:
         _, row, column = tiles[0]
         size = tuple(geometry.output_size(span.read, self.levels) for span in (row, column))
         if not isinstance(result, Tensor):
@@ -314,16 +333,21 @@ class OverlapTileInferer(Inferer):
                 f"network: returned shape {tuple(result.shape)} for an input of {row.read} x {column.read} px; with "
                 f"levels={self.levels} valid convolutions give ({len(tiles)}, K, {size[0]}, {size[1]})"
             )
+        if not result.is_floating_point() or result.shape[1] != (classes or max(1, result.shape[1])):
+            before = f", and {classes} channels for a tile before" if classes else ""
+            raise ValueError(
+                f"network: returned {result.dtype} with {result.shape[1]} channels{before}; must return scores of "
+                "every class, in floating point, as many for each tile"
+            )
 
 
-def _check(inputs: Tensor, module: object, levels: int) -> None:
-    if inputs.dim() != 4 or inputs.numel() == 0 or not inputs.is_floating_point():
-        raise ValueError(
-            f"inputs: shape {tuple(inputs.shape)}, {inputs.dtype}: must be images (B, C, H, W) in floating point"
-        )
-    own = getattr(module, "levels", levels)
-    if own != levels:
-        raise ValueError(f"levels={levels}: the network has {own} levels; give the inferer levels={own}")
+def _in_precision_of(module: object, image: Tensor) -> Tensor:
+    """The image as the network's weights need it; autocast sees to that by itself, but not for float64."""
+    weights = module.parameters() if isinstance(module, torch.nn.Module) else iter(())
+    kinds = {weight.dtype for weight in weights if weight.is_floating_point()}
+    if len(kinds) != 1 or (image.dtype != torch.float64 and torch.is_autocast_enabled(image.device.type)):
+        return image
+    return image.to(kinds.pop())
 
 
 def fastest_strategy(network: object) -> Strategy:

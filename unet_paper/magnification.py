@@ -15,7 +15,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import Inferer
 from torch import Tensor
 
-from unet_paper.mosaic import Pointwise, in_bands
+from unet_paper.arguments import is_number
+from unet_paper.mosaic import Pointwise, check_images, in_bands
 
 
 class Taps(NamedTuple):
@@ -93,7 +94,7 @@ class MagnifiedInferer(Inferer):
         magnification: size of the network's images / size of the images given, in each direction; 1 changes nothing.
 
     Raises:
-        ValueError: for a magnification that is not a positive number.
+        ValueError: for a magnification that is not a positive number, or an inferer that cannot be called.
 
     Examples:
         >>> import torch
@@ -105,8 +106,10 @@ class MagnifiedInferer(Inferer):
 
     def __init__(self, *, inferer: Inferer, magnification: float = 1.0) -> None:
         super().__init__()
-        if not 0 < magnification < math.inf:
-            raise ValueError(f"magnification={magnification}: a number > 0 is needed, 0.5 halves the images")
+        if not callable(inferer):
+            raise ValueError(f"inferer={inferer!r}: must be an inferer, such as OverlapTileInferer()")
+        if not (is_number(magnification) and magnification > 0):
+            raise ValueError(f"magnification={magnification!r}: a number > 0 is needed, 0.5 halves the images")
         self.inferer = inferer
         self.magnification = magnification
 
@@ -126,6 +129,7 @@ class MagnifiedInferer(Inferer):
         if self.magnification == 1:
             found: Tensor = self.inferer.mapped(inputs, network, function, *args, **kwargs)
             return found
+        check_images(inputs)
         size = tuple(inputs.shape[-2:])
         resized = tuple(magnified_length(length, self.magnification) for length in size)
         small = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs

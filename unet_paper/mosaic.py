@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -69,6 +70,24 @@ class View:
 
 def _span(indices: Tensor) -> slice:
     return slice(int(indices.min()), int(indices.max()) + 1)
+
+
+def check_images(inputs: Tensor) -> None:
+    """Refuse what is no batch of images (B, C, H, W) for a network.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: another shape, no pixel, integers, or NaN or infinite grey values, which spread without a word.
+    """
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"inputs: {type(inputs).__name__}, must be a tensor of images (B, C, H, W), in floating point")
+    if inputs.dim() != 4 or inputs.numel() == 0 or not inputs.is_floating_point():
+        raise ValueError(
+            f"inputs: shape {tuple(inputs.shape)}, {inputs.dtype}: must be images (B, C, H, W) in floating point"
+        )
+    low, high = (float(value) for value in inputs.aminmax())
+    if not math.isfinite(high - low):
+        raise ValueError(f"inputs: grey values from {low:g} to {high:g}; find out where what is not finite comes from")
 
 
 class Mosaic:

@@ -1,12 +1,13 @@
 """The network of Ronneberger et al. (2015), section 2 and Fig. 1."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from unet_paper import geometry
+from unet_paper.arguments import is_number, is_whole
 
 Preset = Literal["paper", "phseg_v5"]
 
@@ -42,7 +43,8 @@ class UNet(nn.Module):
             the two deepest levels. The upper one's skip is dropped with it, as in the released code.
 
     Raises:
-        ValueError: unknown preset, no or non-positive channels, ``dropout`` outside [0, 1).
+        ValueError: unknown preset, numbers of channels that are not whole or below 1, no ``features``, ``dropout``
+            outside [0, 1).
 
     Shape:
         (B, in_channels, H, W) -> (B, out_channels, H - 184, W - 184) with H, W = 16k + 60 (five levels).
@@ -68,16 +70,20 @@ class UNet(nn.Module):
         super().__init__()
         if preset not in get_args(Preset):
             raise ValueError(f"preset={preset!r}: must be one of {', '.join(get_args(Preset))}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: must be in [0, 1), 0.5 in the released code")
-        if not features or min(in_channels, out_channels, *features) < 1:
+        if not (is_number(dropout) and 0 <= dropout < 1):
+            raise ValueError(f"dropout={dropout!r}: must be in [0, 1), 0.5 in the released code")
+        for name, number in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if not (is_whole(number) and number >= 1):
+                raise ValueError(f"{name}={number!r}: a whole number of channels, at least 1, is needed")
+        given = tuple(features) if isinstance(features, Collection) else ()
+        if not given or not all(is_whole(number) and number >= 1 for number in given):
             raise ValueError(
-                f"in_channels={in_channels}, out_channels={out_channels}, features={tuple(features)}: "
-                "every number of channels must be at least 1"
+                f"features={features!r}: whole numbers of channels, at least 1, are needed, one for each level"
             )
+        features = tuple(int(number) for number in given)
         released = preset == "phseg_v5"
         self.levels = len(features)
-        self.features = tuple(features)
+        self.features = features
         self.in_channels = in_channels
         self.facts = ""
         self.contracting = nn.ModuleList(

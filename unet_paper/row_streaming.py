@@ -37,6 +37,8 @@ class RowStream:
                 f"network: row streaming needs the layers of unet_paper.network.UNet, got {type(network).__name__}; "
                 "use strategy='tiles'"
             )
+        self._network = network
+        self._shape: tuple[int, int, int] | None = None
         self._levels = _Level(network, level=0)
         self._classifier = network.classifier
 
@@ -48,7 +50,22 @@ class RowStream:
 
         Returns:
             Scores, shape (B, K, rows completed, W - 2 margin), or None while no row is complete.
+
+        Raises:
+            ValueError: a strip of another shape, of no valid width, or of another size than those before.
         """
+        channels = self._network.in_channels
+        if strip.dim() != 4 or strip.shape[1] != channels:
+            raise ValueError(f"strip of shape {tuple(strip.shape)}: (B, {channels}, rows, W) is needed by the network")
+        batch, _, _, width = strip.shape
+        if self._shape is None:
+            geometry.output_size(width, self._network.levels)
+            self._shape = (batch, channels, width)
+        if self._shape != (batch, channels, width):
+            raise ValueError(
+                f"strip of shape {tuple(strip.shape)}: those before have {self._shape[0]} images, {self._shape[2]} px "
+                "wide; a stream is for one batch, begin another with a new RowStream"
+            )
         rows = self._levels.push(strip)
         return None if rows is None else self._classifier(rows)
 

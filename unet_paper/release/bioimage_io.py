@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor
 
 import unet_paper
-from unet_paper import geometry, magnification, network
+from unet_paper import arguments, geometry, magnification, network
 from unet_paper.data import phantom
 from unet_paper.data.channels import Channel
 from unet_paper.inferer import SYMMETRIES
@@ -212,7 +212,7 @@ def code() -> str:
     parts = [
         f'"""The network of this package, from unet_paper {unet_paper.__version__}, Apache-2.0."""\n\nimport types\n'
     ]
-    for module in (geometry, network, mirrored_network):
+    for module in (arguments, geometry, network, mirrored_network):
         parts.append(f"\n# --- {module.__name__}\n\n{_without_own_imports(module)}")
         if module is geometry:
             parts.append("\n\ngeometry = types.SimpleNamespace(**globals())\n")

@@ -4,7 +4,8 @@ Programs that know nothing of valid convolutions run it on whole images or on bl
 TorchScript and ONNX take it as it is. Blocks are seamless where their places and sizes are those of ``block_sizes``:
 the poolings of a block then lie where those of the whole image lie.
 
-This module, ``geometry`` and ``network`` are also the one file of code that a package for BioImage.IO carries.
+This module, ``arguments``, ``geometry`` and ``network`` are also the one file of code that a package for BioImage.IO
+carries.
 """
 
 import math
