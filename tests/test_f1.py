@@ -42,8 +42,10 @@ def test_score_is_of_all_frames_together() -> None:
     assert metric.per_image().tolist() == [1.0, 0.5]
 
 
-def test_undefined_without_a_cell_and_below_a_half() -> None:
+def test_undefined_without_a_cell_and_refused_below_a_half() -> None:
     assert math.isnan(f1(row(0), row(0)))
+    with pytest.raises(ValueError, match=r"threshold='a': 0.5 to 1"):
+        f1(row(1), row(1), threshold="a")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"threshold=0.3: 0.5 to 1"):
         f1(row(1), row(1), threshold=0.3)
 

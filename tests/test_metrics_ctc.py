@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from unet_paper.metrics import f1, panoptic_quality, point_f1
 from unet_paper.metrics.ctc import (
     DetectionErrors,
     ObjectScore,
@@ -322,6 +324,8 @@ ONE = np.array([[1, 0]])
         ([ONE], [ONE * np.nan], "references[0].dtype=float64: label ids are integers; find out where the NaN"),
         ([-ONE], [ONE], "predictions[0].min()=-1: allowed are 0 for background"),
         ([ONE], [ONE * -2], "references[0].min()=-2: allowed are -1 for unknown"),
+        (3, [ONE], "predictions=3: label images (H, W) are needed"),
+        ([ONE], None, "references=None: label images"),
         ([ONE * 2**31], [ONE], "predictions[0].max()=2147483648: the largest id allowed is 2147483647"),
     ],
 )
@@ -332,8 +336,25 @@ def test_bad_input(
         metric(predictions, references)
 
 
-@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
-def test_op_csb_refuses_what_is_no_score(score: float) -> None:
+def test_a_mask_in_pieces_is_no_label_image_but_where_cells_are_not_told_apart() -> None:
+    two = np.array([[1, 0, 2]])
+    for metric in (ctc_seg, ctc_det, f1, panoptic_quality, point_f1):
+        for pair in ((two > 0, two), (two, two > 0)):
+            with pytest.raises(ValueError, match=r"dtype=bool: a mask in 2 pieces .* skimage.measure.label\(mask\)"):
+                metric(*pair)
+        assert metric(ONE > 0, ONE > 0) == 1
+    assert iou(two > 0, two) == 1
+
+
+@pytest.mark.parametrize("field_of_interest", [-1, 1.5, "1", float("nan")])
+def test_a_band_that_is_no_number_of_pixels_is_refused(field_of_interest: Any) -> None:
+    image = np.ones((9, 9), int)
+    with pytest.raises(ValueError, match=f"field_of_interest={field_of_interest!r}: .* 0 to 4 px"):
+        ctc_seg(image, image, field_of_interest=field_of_interest)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan"), "1"])
+def test_op_csb_refuses_what_is_no_score(score: Any) -> None:
     with pytest.raises(ValueError, match=r"seg=.*: a score lies in \[0, 1\]"):
         op_csb(score, 0.5)
     with pytest.raises(ValueError, match=r"det=.*: a score lies in \[0, 1\]"):

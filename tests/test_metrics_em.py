@@ -638,7 +638,7 @@ def test_bad_input_is_refused_by_every_metric_alike(probability: Any, label: Any
             metric(probability, label)
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, math.nan])
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, math.nan, True])
 def test_a_threshold_outside_the_probabilities_is_refused(threshold: float) -> None:
     for metric in (*ERRORS, *SCORES, rand_scores, topological_errors):
         with pytest.raises(ValueError, match=rf"threshold={threshold}: must be in \[0, 1\]"):
@@ -653,6 +653,10 @@ def test_other_arguments_are_refused() -> None:
         v_rand(P, T, average="mean")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="count='all': must be one of splits_and_merges, mismatches"):
         warping_error_from_statistics(np.ones((1, 5)), count="all")  # type: ignore[arg-type]
+    for radius in (1.5, math.nan, "20", True):
+        for metric in (warping_error, topological_errors):
+            with pytest.raises(ValueError, match=f"radius={radius!r}: a whole number of px"):
+                metric(P, T, radius=radius)  # type: ignore[operator]
     for _, from_statistics in STATISTICS.values():
         with pytest.raises(ValueError, match="statistics"):
             from_statistics([])

@@ -346,10 +346,14 @@ def test_a_point_is_found_by_a_cell_that_holds_no_other() -> None:
     metric = PointF1()
     assert metric.score(metric.row(joined[None], reference)[None]) == pytest.approx(0.4)
     assert np.isnan(point_f1(np.zeros((2, 2), int), np.full((2, 2), -2)))
+    with pytest.raises(ValueError, match=r"predictions=\[\]: a score needs at least one frame"):
+        point_f1([], [])
+    with pytest.raises(ValueError, match=r"references\[0\].min\(\)=-3"):
+        point_f1(np.zeros((2, 2), int), np.full((2, 2), -3))
     # where overlap would be measured, open pixels are refused
     with pytest.raises(ValueError, match="allowed are -1 for unknown"):
         f1(one_each, reference)
-    with pytest.raises(ValueError, match="same shapes"):
+    with pytest.raises(ValueError, match=r"shape=\(1, 12\): the reference is \(1, 4\)"):
         point_f1(one_each, reference[:, :4])
 
 

@@ -26,6 +26,9 @@ from torch import Tensor
 
 from unet_paper.arguments import is_number, is_range
 
+# grey values that no image scaled to [0, 1] has: the brightest have twice its white, and interpolation overshoots
+_FAR = 10
+
 
 class RandGreyValues(RandomizableTransform):
     """Random smooth, rising grey-value curve, one for each channel (formula: see the module).
@@ -122,7 +125,7 @@ class RandGreyValues(RandomizableTransform):
         # a GPU would have to be waited for
         if x.device.type == "cpu" and x.numel():
             low, high = (float(value) for value in x.aminmax())
-            if not -1 <= low <= high <= 2:
+            if not -_FAR <= low <= high <= _FAR:  # NaN is not, either
                 raise ValueError(f"image: grey values from {low:g} to {high:g}, must be scaled to [0, 1]")
         if randomize:
             self.randomize(x.shape[0])

@@ -29,6 +29,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+
+from unet_paper.arguments import is_number, is_whole
 
 __all__ = [
     "DetectionErrors",
@@ -255,17 +258,21 @@ def op_csb(seg: float, det: float) -> float:
         0.875
     """
     for name, score in (("seg", seg), ("det", det)):
-        if not 0.0 <= score <= 1.0:
-            raise ValueError(f"{name}={score}: a score lies in [0, 1]; take it from ctc_{name}")
+        if not (is_number(score) and 0.0 <= score <= 1.0):
+            raise ValueError(f"{name}={score!r}: a score lies in [0, 1]; take it from ctc_{name}")
     return (seg + det) / 2
 
 
-def label_image_pairs(predictions: LabelImages, references: LabelImages) -> list[tuple[LabelImage, LabelImage]]:
+def label_image_pairs(
+    predictions: LabelImages, references: LabelImages, *, lowest: int = -1, masks: bool = False
+) -> list[tuple[LabelImage, LabelImage]]:
     """Pair predicted with reference label images, having made sure that they can be compared.
 
     Args:
         predictions: label images (H, W) of integers, 0 is background; a sequence of them or a single one.
         references: as many label images of the same shapes; -1 is unknown.
+        lowest: smallest value allowed in a reference.
+        masks: masks (bool) may have several pieces: for what does not tell cells apart.
 
     Returns:
         One (prediction, reference) for every frame.
@@ -273,7 +280,8 @@ def label_image_pairs(predictions: LabelImages, references: LabelImages) -> list
     Raises:
         ValueError: as for :func:`ctc_seg`.
     """
-    predicted, annotated = _frames("predictions", predictions, lowest=0), _frames("references", references, lowest=-1)
+    predicted = _frames("predictions", predictions, lowest=0, masks=masks)
+    annotated = _frames("references", references, lowest=lowest, masks=masks)
     if len(predicted) != len(annotated):
         raise ValueError(
             f"len(predictions)={len(predicted)}, len(references)={len(annotated)}: give every frame's prediction its "
@@ -288,32 +296,44 @@ def label_image_pairs(predictions: LabelImages, references: LabelImages) -> list
     return list(zip(predicted, annotated, strict=True))
 
 
-def _frames(name: str, images: LabelImages, lowest: int) -> list[LabelImage]:
+def _frames(name: str, images: LabelImages, *, lowest: int, masks: bool) -> list[LabelImage]:
+    if not isinstance(images, np.ndarray | Sequence) or isinstance(images, str):
+        raise ValueError(f"{name}={images!r}: label images (H, W) are needed, a sequence of them or a single one")
     if isinstance(images, np.ndarray) and images.ndim == 2:
         images = [images]
     frames = [np.asarray(image) for image in images]
     if not frames:
         raise ValueError(f"{name}={images!r}: a score needs at least one frame")
-    return [check_label_image(f"{name}[{number}]", frame, lowest=lowest) for number, frame in enumerate(frames)]
+    return [
+        check_label_image(f"{name}[{number}]", frame, lowest=lowest, masks=masks) for number, frame in enumerate(frames)
+    ]
 
 
-def check_label_image(name: str, image: NDArray[Any], *, lowest: int) -> LabelImage:
+def check_label_image(name: str, image: NDArray[Any], *, lowest: int, masks: bool = False) -> LabelImage:
     """Make sure that an array is a label image.
 
     Args:
         name: what to call it in an error.
         image: the array; a mask (bool) becomes one object.
+        masks: a mask may have several pieces.
         lowest: smallest id allowed, 0 or, where pixels may be unknown, -1.
 
     Returns:
         The label image (H, W).
 
     Raises:
-        ValueError: if it is not (H, W), is empty, does not hold integers, or has other ids than allowed.
+        ValueError: if it is not (H, W), is empty, does not hold integers, has other ids than allowed, or is a mask in
+            several pieces, all of which would be one cell.
     """
     if image.ndim != 2 or image.size == 0:
         raise ValueError(f"{name}.shape={image.shape}: a label image is (H, W) and not empty; drop the channel axis")
     if np.issubdtype(image.dtype, np.bool_):
+        pieces = 1 if masks else ndimage.label(image, np.ones((3, 3)))[1]
+        if pieces > 1:
+            raise ValueError(
+                f"{name}.dtype={image.dtype}: a mask in {pieces} pieces tells no cell from another; number them, "
+                "skimage.measure.label(mask), or say that they are one cell, mask.astype(numpy.int32)"
+            )
         return image.astype(np.uint8)
     if not np.issubdtype(image.dtype, np.integer):
         nan = np.issubdtype(image.dtype, np.floating) and bool(np.isnan(image).any())
@@ -391,9 +411,9 @@ def _sums(values: NDArray[np.int64], index: NDArray[np.intp], length: int) -> ND
 
 def _field(image: LabelImage, field_of_interest: int) -> LabelImage:
     height, width = image.shape
-    if not 0 <= field_of_interest < min(height, width) / 2:
+    if not (is_whole(field_of_interest) and 0 <= field_of_interest < min(height, width) / 2):
         raise ValueError(
-            f"field_of_interest={field_of_interest}: the width of a band that leaves something of an image of "
+            f"field_of_interest={field_of_interest!r}: the width of a band that leaves something of an image of "
             f"{image.shape}; it is 0 to {(min(height, width) - 1) // 2} px"
         )
     return image[field_of_interest : height - field_of_interest, field_of_interest : width - field_of_interest]

@@ -7,6 +7,8 @@ from itertools import accumulate, repeat
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from unet_paper.arguments import is_number
+
 Statistics = NDArray[np.float64]
 """One row per threshold; statistics of several slices add up element by element."""
 
@@ -101,8 +103,8 @@ def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
     if len(thresholds) == 0:
         raise ValueError(f"thresholds={thresholds}: pass at least one")
     for threshold in thresholds:
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold={threshold}: must be in [0, 1], as the probabilities are")
+        if not (is_number(threshold) and 0 <= threshold <= 1):
+            raise ValueError(f"threshold={threshold!r}: must be in [0, 1], as the probabilities are")
     return tuple(float(threshold) for threshold in thresholds)
 
 

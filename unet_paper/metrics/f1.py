@@ -8,6 +8,7 @@ threshold (Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7) and of StarDist's
 import numpy as np
 from numpy.typing import NDArray
 
+from unet_paper.arguments import is_number
 from unet_paper.metrics.ctc import LabelImage, LabelImages, label_image_pairs
 
 __all__ = ["f1", "f1_counts", "matched_overlaps"]
@@ -47,8 +48,8 @@ def f1_counts(predictions: LabelImages, references: LabelImages, *, threshold: f
 
     Args, Raises: as for :func:`f1`.
     """
-    if not 0.5 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold}: 0.5 to 1; below, a cell could have two partners")
+    if not (is_number(threshold) and 0.5 <= threshold <= 1):
+        raise ValueError(f"threshold={threshold!r}: 0.5 to 1; below, a cell could have two partners")
     matched = found = annotated = 0
     for prediction, reference in label_image_pairs(predictions, references):
         overlaps, *counts = matched_overlaps(prediction, reference)

@@ -44,7 +44,7 @@ def iou_counts(predictions: LabelImages, references: LabelImages) -> tuple[int, 
     Args, Raises: as for :func:`iou`.
     """
     intersection = union = 0
-    for prediction, reference in label_image_pairs(predictions, references):
+    for prediction, reference in label_image_pairs(predictions, references, masks=True):
         predicted, annotated = (prediction > 0) & (reference >= 0), reference > 0
         intersection += int(np.count_nonzero(predicted & annotated))
         union += int(np.count_nonzero(predicted | annotated))

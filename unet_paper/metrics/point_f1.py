@@ -8,7 +8,7 @@ Challenge takes a marker for found (Matula et al. 2015, doi:10.1371/journal.pone
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_paper.metrics.ctc import LabelImages, check_label_image
+from unet_paper.metrics.ctc import LabelImages, label_image_pairs
 
 __all__ = ["point_f1", "point_f1_counts"]
 
@@ -31,7 +31,7 @@ def point_f1(predictions: LabelImages, references: LabelImages) -> float:
         The score of all frames together, in [0, 1], higher is better; NaN if there is no cell anywhere.
 
     Raises:
-        ValueError: images that are no label images, of other shapes, or of another number.
+        ValueError: no image, images that are no label images, of other shapes, or of another number.
 
     Example:
         >>> point_f1(np.array([[1, 1, 0, 3, 3, 3]]), np.array([[-2, 5, 0, 6, -2, 7]]))
@@ -46,17 +46,11 @@ def point_f1_counts(predictions: LabelImages, references: LabelImages) -> tuple[
 
     Args, Raises: as for :func:`point_f1`.
     """
-    pairs = [
-        [
-            check_label_image(f"{name}[{number}]", np.asarray(image), lowest=lowest).astype(np.int64)
-            for number, image in enumerate([images] if isinstance(images, np.ndarray) and images.ndim == 2 else images)
-        ]
-        for name, images, lowest in (("predictions", predictions, 0), ("references", references, -2))
+    counts = [
+        _frame(prediction.astype(np.int64), reference.astype(np.int64))
+        for prediction, reference in label_image_pairs(predictions, references, lowest=-2)
     ]
-    if [image.shape for image in pairs[0]] != [image.shape for image in pairs[1]]:
-        raise ValueError("predictions and references: as many images of the same shapes are needed, in the same order")
-    counts = [_frame(*pair) for pair in zip(*pairs, strict=True)]
-    matched, found, annotated = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
+    matched, found, annotated = (sum(column) for column in zip(*counts, strict=True))
     return matched, found, annotated
 
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from unet_paper.arguments import is_whole
 from unet_paper.metrics.em_inputs import THRESHOLDS, Statistics, add_up, check_thresholds, slices, sweep
 
 Count = Literal["splits_and_merges", "mismatches"]
@@ -71,7 +72,8 @@ def warping_error(
         Counted pixels divided by W H Z. A label without any cell has nothing to split or merge: 0.
 
     Raises:
-        ValueError: shapes that differ, an empty stack, values outside [0, 1], NaN, a label that is not binary.
+        ValueError: shapes that differ, an empty stack, values outside [0, 1], NaN, a label that is not binary;
+            a radius that is no whole number.
 
     Two cells and a membrane of one column with a gap of one pixel, one pixel of 15:
 
@@ -106,6 +108,7 @@ def warping_error_statistics(
     from unet_paper.metrics.warping_kernels import classify, count_clusters, relax  # compiles: not on import
 
     checked = check_thresholds(thresholds)
+    _check_radius(radius)
     statistics = np.zeros((len(checked), 5))
     for p, cell in slices(probability, label):
         for row, threshold in zip(statistics, checked, strict=True):
@@ -129,7 +132,7 @@ def warping_error_from_statistics(
         ValueError: another count than the two.
     """
     columns: dict[str, int] = {"splits_and_merges": 0, "mismatches": 1}
-    if count not in columns:
+    if count not in tuple(columns):
         raise ValueError(f"count={count!r}: must be one of {', '.join(columns)}")
     total = add_up(statistics)
     return float((total[:, columns[count] + (2 if clustered else 0)] / total[:, -1]).min())
@@ -160,7 +163,8 @@ def topological_errors(
         The warped label, the image of errors, and their counts by pixels and by clusters.
 
     Raises:
-        ValueError: shapes that differ, an empty stack, values outside [0, 1], NaN, a label that is not binary.
+        ValueError: shapes that differ, an empty stack, values outside [0, 1], NaN, a label that is not binary;
+            a radius that is no whole number.
 
     >>> topological_errors([[1, 1, 1, 1, 1]], [[1, 1, 0, 1, 1]]).errors
     array([[0, 0, 1, 0, 0]], dtype=uint8)
@@ -168,6 +172,7 @@ def topological_errors(
     from unet_paper.metrics.warping_kernels import classify, count_clusters, relax  # compiles: not on import
 
     (checked,) = check_thresholds((threshold,))
+    _check_radius(radius)
     shape = np.shape(label)
     warped: list[NDArray[np.uint8]] = []
     errors: list[NDArray[np.uint8]] = []
@@ -183,3 +188,8 @@ def topological_errors(
     pixels = np.bincount(np.ravel(errors), minlength=len(TopologicalError) + 1)
     counts, clustered = ({error: int(of[error]) for error in TopologicalError} for of in (pixels, clusters))
     return TopologicalErrors(np.reshape(warped, shape), np.reshape(errors, shape), counts, clustered)
+
+
+def _check_radius(radius: int) -> None:
+    if not is_whole(radius):
+        raise ValueError(f"radius={radius!r}: a whole number of px is needed; below 1, it is the whole slice")
