@@ -14,7 +14,8 @@ import pytest
 import tifffile
 import torch
 import zarr
-from conftest import TINY
+from conftest import ROOT, TINY
+from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from unet_paper.data.datasets import images as list_images
@@ -99,6 +100,31 @@ def test_a_broken_file_costs_no_other(predict: Predict, images: Path, tmp_path: 
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="such names cannot be given there")
+def test_a_workflow_of_monai_is_told_why_the_images_have_no_length(weights: Path, images: Path, tmp_path: Path) -> None:
+    (images / "b.png").write_bytes(b"no image")
+    workflow = ConfigWorkflow(
+        config_file=str(ROOT / "bundle/configs/inference.yaml"),
+        workflow_type="inference",
+        bundle_root=str(ROOT / "bundle"),
+        dataset_dir=str(images),
+        output_dir=str(tmp_path / "out"),
+        ckpt_path=str(weights),
+        device="cpu",
+        cells_preset="phantom",
+        grey_mean=0.5,
+        grey_std=0.17,
+    )
+    workflow.initialize()
+    dataset, job = (workflow.parser.get_parsed_content(name) for name in ("dataset", "job"))
+    with pytest.raises(TypeError, match=r"no length: .* job\.outstanding"):
+        len(dataset)
+    assert [Path(address).stem for address in job.outstanding] == ["a", "b", "c"]
+    with pytest.raises(TypeError, match=r"ReadableImages\[0\]: .* next\(iter\(dataset\)\)"):
+        dataset[0]
+    assert next(iter(dataset))["image"].shape[-2:] == (40, 45)
+    assert len(list(dataset)) == 2
+
+
 def test_a_name_that_no_file_can_have_after_it_costs_no_other(predict: Predict, images: Path, tmp_path: Path) -> None:
     odd = os.fsdecode(b"a\xff.png")
     (images / "a.png").rename(images / odd)

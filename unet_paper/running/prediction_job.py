@@ -378,6 +378,28 @@ class ReadableImages(IterableDataset[Any]):
             else:
                 yield items.pop()  # not held here while it is predicted
 
+    def __len__(self) -> int:
+        """There is none: an engine that counted on more images than can be read would begin with the first one again.
+
+        Raises:
+            TypeError: always, which MONAI's and Ignite's engines take for a length that is not known.
+        """
+        raise TypeError(
+            "ReadableImages has no length: how many images can be read is known when all have been; those that are to "
+            "be read are job.outstanding"
+        )
+
+    def __getitem__(self, index: int) -> Any:
+        """There is none: images come one after the other, and one that cannot be read is left out.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"ReadableImages[{index}]: images come one after the other, and one that cannot be read is left out; take "
+            "them in a loop, or next(iter(dataset))"
+        )
+
 
 class GuardedStep:
     """``iteration_update`` of an evaluator that notes an image whose prediction fails, and goes on.
