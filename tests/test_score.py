@@ -350,6 +350,50 @@ def test_names_are_paired_whatever_their_letters_are_made_of(run: Run, tmp_path:
     assert "| SEG | 1.000000 |" in printed
 
 
+def blobs(shape: tuple[int, int], step: int = 8) -> NDArray[np.int64]:
+    """Cells of 4 x 4 px, an id each, 4 px of background around them."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    ids = rows // step * (shape[1] // step) + columns // step + 1
+    return np.where((rows % step >= 2) & (rows % step < 6) & (columns % step >= 2) & (columns % step < 6), ids, 0)
+
+
+def test_inverted_cells_are_named_on_the_side_that_has_them(run: Run, tmp_path: Path) -> None:
+    right = blobs((48, 48)).astype(np.uint16)
+    inverted = np.where(right == 0, np.uint16(900), np.uint16(0))
+    for name, image in (("right", right), ("inverted", inverted)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "t000.tif", image)
+    assert "1 of 1 predictions look inverted" in run(tmp_path / "right", tmp_path / "inverted")[1]
+    assert "1 of 1 references look inverted" in run(tmp_path / "inverted", tmp_path / "right")[1]
+    for name in ("right", "inverted"):
+        assert "look inverted" not in run(tmp_path / name, tmp_path / name)[1]
+
+
+@pytest.mark.parametrize("cut", [lambda ids: ids.astype(np.uint8), lambda ids: np.minimum(ids, 255).astype(np.uint8)])
+def test_ids_cut_off_at_eight_bits_are_named(
+    run: Run, tmp_path: Path, cut: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+) -> None:
+    whole = blobs((144, 144))  # 324 cells
+    few = np.where(whole <= 255, whole, 0).astype(np.uint8)
+    for name, image in (("whole", whole.astype(np.uint16)), ("cut", cut(whole)), ("few", few)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "t000.tif", image)
+    said = "more than 255 cells and no id above 255"
+    assert f"1 of 1 predictions have {said}" in run(tmp_path / "whole", tmp_path / "cut")[1]
+    assert f"1 of 1 references have {said}" in run(tmp_path / "cut", tmp_path / "whole")[1]
+    for name in ("whole", "few"):
+        assert said not in run(tmp_path / "whole", tmp_path / name)[1]
+
+
+def test_label_and_prediction_swapped_are_named(run: Run, sequence: tuple[Path, Path]) -> None:
+    truth, results = sequence
+    (results / "mask002.tif").unlink()
+    printed = run(results, truth / "SEG")[1]
+    assert "man_seg000.tif: is a reference by its name, and was given as a prediction: swapped?" in printed
+    assert "swapped" not in run(truth / "SEG", results)[1]
+    assert "swapped" not in run(truth / "SEG", truth / "SEG")[1]
+
+
 def test_rims_of_interpolated_masks_are_named(run: Run, sequence: tuple[Path, Path]) -> None:
     truth, results = sequence
     for path in (truth / "SEG").iterdir():

@@ -4,8 +4,9 @@ Notes are sentences about what was assumed or looks wrong although it can be sco
 ``ValueError`` that names the file.
 """
 
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage import measure
 
 from unet_paper.data import photometric
-from unet_paper.data.annotation import LARGEST_ID, UNKNOWN, ids_in_pieces, rims_of_cells
+from unet_paper.data.annotation import LARGEST_ID, UNKNOWN, ids_in_pieces, is_inverted, rims_of_cells
 from unet_paper.data.datasets import stem
 from unet_paper.data.reader import EXTENSIONS, LabelReader, PageReader, extension, page_shapes
+from unet_paper.data.written_by_us import read_mark
 from unet_paper.metrics.ctc import LabelImage
 
 _NUMBER = re.compile(r"\d+")
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
+# what the Cell Tracking Challenge begins the names of its references with
+_REFERENCE = ("man_seg", "man_track")
+# of 8 bits, and the pieces beside those of other cells from which on ids were plainly given twice
+_LARGEST_OF_8_BITS = 255
+_TWICE = 3
 _CELLS = "_cells"  # what running.predictions ends the names of its label images with
 
 
@@ -163,13 +171,15 @@ def read_frames(label_path: Path, prediction_path: Path) -> Frames:
                 )
             read[kind][path.stem] = images[path]
             by_key[path.stem] = images[prediction]
+    pairs_read = {(path, prediction) for of_kind in pairs.values() for path, prediction in of_kind}
+    notes += _swapped(pairs_read) + _inverted([(images[path], images[one]) for path, one in sorted(pairs_read)])
     used = {prediction for of_kind in pairs.values() for _, prediction in of_kind}
     left = sorted(set(predicted) - used)
     if left:
         names = ", ".join(path.name for path in left[:3]) + (", .." if len(left) > 3 else "")
         notes.append(f"{len(left)} predictions have no reference and are not scored: {names}")
     for side, ids in (
-        ("reference", [*read["SEG"].values(), *read["TRA"].values()]),
+        ("reference", [images[path] for path in sorted({path for path, _ in pairs_read})]),
         ("prediction", [images[path] for path in sorted(used)]),
     ):
         notes += _doubts(side, ids)
@@ -363,6 +373,12 @@ def _doubts(side: str, images: Sequence[LabelImage]) -> list[str]:
             f"no pixel of {len(filled)} {side}s is 0, the background; {meant}: is it the background, as 1 in masks of "
             "ilastik? Then save it as 0"
         )
+    if twice := sum(map(_given_twice, images)):
+        notes.append(
+            f"{twice} of {len(images)} {side}s have more than {_LARGEST_OF_8_BITS} cells and no id above "
+            f"{_LARGEST_OF_8_BITS}, several of them shared by cells far apart: ids cut off at 8 bits? Save label "
+            "images with 16 or 32 bits"
+        )
     rims = 0
     for image in images:
         ids, in_pieces, _ = ids_in_pieces(image)
@@ -374,6 +390,56 @@ def _doubts(side: str, images: Sequence[LabelImage]) -> list[str]:
             "interpolated, or classes? Every cell needs one id"
         )
     return notes
+
+
+def _swapped(pairs: Collection[tuple[Path, Path]]) -> list[str]:
+    """What tells that predictions were given as LABEL, or references as PREDICTION."""
+    references, predictions = ({pair[side] for pair in pairs} for side in (0, 1))
+    given = [path for path in sorted(predictions) if path.stem.startswith(_REFERENCE)]
+    if given and not any(path.stem.startswith(_REFERENCE) for path in references):
+        return [f"{given[0]}: is a reference by its name, and was given as a prediction: swapped? LABEL comes first"]
+    ours = [path for path in sorted(references) if read_mark(path)]
+    if ours and not any(map(read_mark, predictions)):
+        return [f"{ours[0]}: is a prediction of this program, and was given as the label: swapped? LABEL comes first"]
+    return []
+
+
+def _inverted(pairs: Sequence[tuple[LabelImage, LabelImage]]) -> list[str]:
+    """Which side has its background as a cell, and its cells as 0, where the other one has not."""
+    notes = []
+    for side, images in (
+        ("reference", pairs),
+        ("prediction", [(prediction, reference) for reference, prediction in pairs]),
+    ):
+        doubtful = sum(is_inverted(one) and not is_inverted(other) and _exchanged(one, other) for one, other in images)
+        if doubtful:
+            notes.append(
+                f"{doubtful} of {len(images)} {side}s look inverted: one id covers most of the frame, and what the "
+                "other side has as cells is 0, the background; save cells as ids above 0 and what is around them as 0"
+            )
+    return notes
+
+
+def _exchanged(image: LabelImage, other: LabelImage) -> bool:
+    cells = other > 0
+    return bool(cells.any() and (image[cells] == 0).mean() > 0.8 and (other[image == 0] > 0).mean() > 0.5)
+
+
+def _given_twice(image: LabelImage) -> bool:
+    """Whether ids of 8 bits were given to several cells: as large as others and far from one another."""
+    if image.max(initial=0) != _LARGEST_OF_8_BITS:
+        return False
+    regions = measure.regionprops(measure.label(np.maximum(image, 0), connectivity=2))
+    if len(regions) <= _LARGEST_OF_8_BITS:
+        return False
+    usual = float(np.median([region.area for region in regions]))
+    places: dict[int, list[tuple[float, ...]]] = {}
+    for region in regions:
+        if 2 * region.area >= usual:
+            places.setdefault(int(image[tuple(region.coords[0])]), []).append(region.centroid)
+    far = 3 * math.sqrt(usual)
+    apart = [place for own in places.values() for place in own[1:] if math.dist(place, own[0]) > far]
+    return len(apart) >= _TWICE
 
 
 def _is_mask(image: LabelImage) -> bool:
