@@ -21,7 +21,7 @@ import numpy as np
 import unet_paper
 from unet_paper.app import check_page
 from unet_paper.app.configuration import Choice, Configuration, configure
-from unet_paper.app.folder_cases import PAIRS, FolderCases, annotation_of, cases_of
+from unet_paper.app.folder_cases import PAIRS, FolderCases, annotation_of, cases_of, list_folds
 from unet_paper.app.pace import seconds_per_step
 from unet_paper.app.train import CHOSEN, REPORT, SCORING, check_folder
 from unet_paper.data import folder_layout
@@ -30,6 +30,7 @@ from unet_paper.data.channels import Channel
 from unet_paper.data.finding import UNUSABLE, Finding, grouped, shown
 from unet_paper.data.findings import case_of, findings
 from unet_paper.data.folder_layout import FolderLayout
+from unet_paper.data.hold_out import hold_out
 from unet_paper.data.outline_fit import outline_fit, point_fit
 from unet_paper.data.survey import ImageFacts, Survey, load_case, survey
 from unet_paper.running.placement import placed
@@ -117,7 +118,11 @@ def check(
         as_asked = [Choice(name, value, "as asked for") for name, value in asked.items() if value is not None]
         of_masks = _of_masks(read, point_radius, ignore_value)
         of_survey = [choice for choice in chosen.choices if choice.setting != "channel" or asked["channel"] is None]
-        chosen = Configuration([*_data(layout, place), *as_asked, *of_masks, *of_survey])
+        held = hold_out(found)
+        if held.listed:
+            list_folds([case_of(image) for image in found.images], held.of_image, place)
+        by_table = held.listed or not layout.plain
+        chosen = Configuration([*_data(layout, place, by_table), *as_asked, *of_masks, *of_survey])
         result = Check(folder, found, suspicions, chosen, place)
         _write(result, layout, minutes, asked["channel"])
     return result
@@ -314,13 +319,13 @@ def is_current(folder: Path, place: Path, minutes: float | None, asked: Mapping[
 
 
 def _facts(image: ImageFacts) -> dict[str, Any]:
-    """What the report tells of an image: all but its small picture."""
-    return {name: value for name, value in asdict(image).items() if name != "thumbnail"}
+    """What the report tells of an image: all but its small pictures."""
+    return {name: value for name, value in asdict(image).items() if name not in ("thumbnail", "miniature")}
 
 
-def _data(layout: FolderLayout, place: Path) -> list[Choice]:
+def _data(layout: FolderLayout, place: Path, by_table: bool) -> list[Choice]:
     choices = []
-    if not layout.plain:
+    if by_table:
         table = str((place / PAIRS).resolve())
         for part in ("training", "validation"):
             listed = {

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from unet_paper import geometry
 from unet_paper.data.channels import are_usual
+from unet_paper.data.hold_out import FEWEST, hold_out
 from unet_paper.data.survey import Survey
 from unet_paper.data.unit_range import ROUNDING
 
@@ -313,19 +314,24 @@ def _cells(found: Survey) -> list[Choice]:
 
 def _validation(found: Survey) -> list[Choice]:
     count = len(found.images)
-    if count < 4:
+    if count < FEWEST:
         return [Choice("fold", "block", f"{count} images are too few to hold one out: a quarter of each is held out")]
-    held_out = min(12, max(1, round(0.15 * count)))
-    folds = max(2, round(count / held_out))
-    if found.in_sequence:
+    held = hold_out(found)
+    if held.listed:
+        together = "images that show the same, such as tiles that overlap and frames of one film, as far as can be"
+        return [
+            Choice("fold", 0, "which of the images are held out: column fold of pairs.csv beside this file"),
+            Choice("folds", held.folds, f"{held.of_image.count(0)} of {count} images validate, together {together}"),
+        ]
+    if not held.spread:
         how = "neighbours, since each is like the next, and would be known by it"
         return [
             Choice("fold", 0, "the first run of neighbouring images is held out"),
-            Choice("folds", folds, f"{count // folds} of {count} images validate: {how}"),
+            Choice("folds", held.folds, f"{count // held.folds} of {count} images validate: {how}"),
         ]
     return [
         Choice("fold", 0, "which of the images are held out, see spread_folds"),
-        Choice("folds", folds, f"{len(range(0, count, folds))} of {count} images validate"),
+        Choice("folds", held.folds, f"{len(range(0, count, held.folds))} of {count} images validate"),
         Choice(
             "spread_folds", True, "every folds-th is held out, so all kinds: neighbours are no more alike than others"
         ),

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from unet_paper.data.datasets import Case, pairs
 from unet_paper.data.finding import Finding, no_case
 from unet_paper.data.folder_layout import FolderLayout
 from unet_paper.data.points import densest, disc_radius
-from unet_paper.data.reader import LabelReader, extension, page_shapes
+from unet_paper.data.reader import LabelReader, extension, page_shapes, split_page
 from unet_paper.running.placement import placed
 
 PAIRS = "pairs.csv"
@@ -83,14 +83,35 @@ def cases_of(
         else:
             rows.append({"image": str(one.image.resolve()), "mask": str(mask.resolve())})
     if not layout.plain:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ("image", "mask"), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        with placed(place / PAIRS) as part:
-            part.write_text(text.getvalue(), encoding="utf-8")
+        _write_table(rows, place)
     ignored = UNKNOWN if unknown and ignore_value is None else ignore_value
     return FolderCases(cases, unusable, None if distances is None else densest(distances), radius, ignored)
+
+
+def list_folds(cases: Sequence[Case], folds: Sequence[int], place: Path) -> None:
+    """List pairs with the fold of each, a number for every page, in :data:`PAIRS`.
+
+    Args:
+        cases: the pages of a file one after the other.
+        folds: of each case.
+        place: where to write.
+    """
+    rows: dict[tuple[str, str], list[int]] = {}
+    for case, fold in zip(cases, folds, strict=True):
+        image, mask = (str(split_page(case[key])[0].resolve()) for key in ("image", "label"))
+        rows.setdefault((image, mask), []).append(fold)
+    _write_table(
+        [{"image": image, "mask": mask, "fold": " ".join(map(str, of))} for (image, mask), of in rows.items()], place
+    )
+
+
+def _write_table(rows: Sequence[Mapping[str, str]], place: Path) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["image", "mask"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with placed(place / PAIRS) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _distances(layout: FolderLayout) -> NDArray[np.float64] | None:

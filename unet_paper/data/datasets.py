@@ -250,7 +250,8 @@ def listed(
     """Images and masks that a table pairs: a CSV with the columns ``image`` and ``mask``, a line a pair.
 
     Paths are taken from the table's folder where they are not absolute. The cases, in the order of the table, are cut
-    into ``folds`` contiguous runs.
+    into ``folds`` contiguous runs; or, where it has a column ``fold``, as that says: a number from 0 for each page of
+    the image, or one for all.
 
     Args:
         pairs_csv: the table, with commas, semicolons or tabs between its columns.
@@ -261,12 +262,32 @@ def listed(
 
     Raises:
         FileNotFoundError: the table or a file of it is missing.
-        ValueError: another table; otherwise as for :func:`folder`.
+        ValueError: another table; folds of some images, or other ones than ``folds``; otherwise as for :func:`folder`.
     """
     table = _given(pairs_csv)
-    files = read_pairs(table)
-    cases = [case for image, mask in files for case in pairs(image, mask)]
-    return _part(cases, part, fold, folds, table, spread_folds)
+    listed_pairs = read_pairs(table)
+    of_pairs = [pairs(pair.image, pair.mask) for pair in listed_pairs]
+    cases = [case for of_pair in of_pairs for case in of_pair]
+    if not any(pair.folds for pair in listed_pairs) or fold == "block":
+        return _part(cases, part, fold, folds, table, spread_folds)
+    held_out = _held_out(part, fold, folds)
+    if held_out is None:
+        return cases
+    of_cases: list[int] = []
+    for pair, of_pair in zip(listed_pairs, of_pairs, strict=True):
+        if len(pair.folds) not in (1, len(of_pair)):
+            raise ValueError(
+                f"{table}: {len(pair.folds)} folds of {pair.image}; expected 1, or {len(of_pair)}, its pages"
+            )
+        of_cases += pair.folds if len(pair.folds) > 1 else pair.folds * len(of_pair)
+    if set(of_cases) != set(range(folds)):
+        raise ValueError(
+            f"folds={folds}: the column fold of {table} has {', '.join(map(str, sorted(set(of_cases))))}; "
+            f"expected --folds {max(of_cases) + 1}, and every number from 0 to {max(of_cases)}"
+        )
+    return [
+        case for case, of_case in zip(cases, of_cases, strict=True) if (of_case == held_out) == (part == "validation")
+    ]
 
 
 def _part(cases: list[Case], part: str, fold: int | str, folds: int, where: Path, spread: bool) -> list[Case]:

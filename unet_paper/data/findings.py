@@ -12,13 +12,22 @@ import numpy as np
 
 from unet_paper.data.datasets import Case
 from unet_paper.data.finding import CHANNELS, PHOTOGRAPH, Finding, grouped, no_image, no_mask
+from unet_paper.data.hold_out import hold_out
 from unet_paper.data.misplaced import OtherFit, misplaced
 from unet_paper.data.pixel_size import TOLERANCE
+from unet_paper.data.relatives import Relation
 from unet_paper.data.survey import DOT, ImageFacts, Survey
 
 __all__ = ["case_of", "findings"]
 
 _CLASSES = 8  # at most, that values of masks may be
+# correlation of images that show the same, from which it is said
+_EVIDENT = 0.6
+_SHOWN = {
+    "copy": "copies of others, be they turned, mirrored, dimmed or blurred",
+    "overlap": "parts that others show, too, as tiles that overlap do",
+    "scene": "one field several times, as frames of a film do",
+}
 
 
 def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
@@ -42,6 +51,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _empty(found),
         _duplicates(found),
         _same_mask(found),
+        _held_out(found),
         _giants(found),
         _apart(found),
         _hollow(found),
@@ -151,25 +161,29 @@ def _duplicates(found: Survey) -> Iterator[Finding]:
     same: dict[str, list[ImageFacts]] = defaultdict(list)
     for image in found.images:
         same[image.image_hash].append(image)
-    for group in same.values():
-        if len(group) < 2:
-            continue
-        files = [image.image for image in group]
-        if len({image.label_hash for image in group}) > 1:
-            yield Finding(
-                "one image, different masks",
-                files,
-                f"{len(group)} files hold the same picture, and their masks differ",
-                "keep the right mask",
-            )
-        else:
-            yield Finding(
-                "image is there twice",
-                files,
-                f"{len(group)} files hold the same picture, as it is, turned or mirrored: with one in training and one "
-                "held out, scores are too good",
-                "keep one; training turns and mirrors images by itself",
-            )
+    groups = [group for group in same.values() if len(group) > 1]
+    differ = [group for group in groups if len({image.label_hash for image in group}) > 1]
+    alike = [group for group in groups if group not in differ]
+    if differ:
+        yield Finding(
+            "one image, different masks",
+            [image.image for group in differ for image in group],
+            f"{_counted(differ)}, and their masks differ",
+            "keep the right mask",
+        )
+    if alike:
+        yield Finding(
+            "image is there twice",
+            [image.image for group in alike for image in group],
+            f"{_counted(alike)}, as it is, turned or mirrored: with one in training and one held out, scores are too "
+            "good",
+            "keep one; training turns and mirrors images by itself",
+        )
+
+
+def _counted(groups: Sequence[Sequence[ImageFacts]]) -> str:
+    files = sum(map(len, groups))
+    return f"{files} files hold the same picture" if len(groups) == 1 else f"{files} files hold {len(groups)} pictures"
 
 
 def _same_mask(found: Survey) -> Iterator[Finding]:
@@ -178,15 +192,58 @@ def _same_mask(found: Survey) -> Iterator[Finding]:
     for image in found.images:
         if image.drawn_hash:
             same[image.drawn_hash].append(image)
-    for group in same.values():
-        if len({image.image_hash for image in group}) > 1:
-            yield Finding(
-                "one mask for several images",
-                [file for image in group for file in (image.image, image.label)],
-                f"{len(group)} images have the very same cells",
-                "give each image its own mask; right if all show one field, in other stains or planes of focus: hold "
-                "them out together then, else scores are too good",
-            )
+    copies = {found.images[relation.second].image for relation in found.relations if relation.how == "copy"}
+    own = ([image for image in group if image.image not in copies] for group in same.values())
+    groups = [group for group in own if len({image.image_hash for image in group}) > 1]
+    if groups:
+        counts = " or ".join(map(str, sorted({len(group) for group in groups})))
+        times = f", in {len(groups)} places" if len(groups) > 1 else ""
+        yield Finding(
+            "one mask for several images",
+            [file for group in groups for image in group for file in (image.image, image.label)],
+            f"{counts} images have the very same cells{times}",
+            "give each image its own mask; right if all show one field, in other stains or planes of focus: they are "
+            "held out together then, as far as there are others",
+        )
+
+
+def _held_out(found: Survey) -> Iterator[Finding]:
+    """What shows the same, where it would have been torn, and where it is; of a film that is cut nothing is said."""
+    held = hold_out(found)
+    named = {name for finding in (*_duplicates(found), *_same_mask(found)) for name in finding.files}
+    torn, known = (
+        [one for one in related if _is_evident(one) and not {found.images[k].image for k in one[:2]} <= named]
+        for related in (held.torn, held.known)
+    )
+    mended = [one for one in torn if held.of_image[one.first] == held.of_image[one.second]]
+    if mended and not (found.in_sequence and all(one.how == "scene" for one in torn)):
+        yield Finding(
+            "images show the same",
+            _of_both(found, mended),
+            f"{_in_words(mended)}: one learnt from and another held out, scores would be too good",
+            "nothing: they are held out together. Copies may go: training turns, mirrors and dims images by itself",
+        )
+    if known and held.share(known) > 0.5:
+        yield Finding(
+            "held-out images are known",
+            _of_both(found, known),
+            f"{_in_words(known)}: what validates shows what is learnt from as well, and scores are too good",
+            "add images of other fields, with masks: they are held out instead; or take copies out",
+        )
+
+
+def _is_evident(relation: Relation) -> bool:
+    """Whether a person would see it, too."""
+    return relation.strength >= _EVIDENT
+
+
+def _of_both(found: Survey, related: Sequence[Relation]) -> list[str]:
+    return list(dict.fromkeys(found.images[number].image for relation in related for number in relation[:2]))
+
+
+def _in_words(related: Sequence[Relation]) -> str:
+    hows = {relation.how for relation in related}
+    return "; ".join(words for how, words in _SHOWN.items() if how in hows)
 
 
 def _giants(found: Survey) -> Iterator[Finding]:

@@ -130,7 +130,7 @@ def find(folder: str | Path, mask_suffix: str | None = None) -> FolderLayout:
 def _found(root: Path, inside: Sequence[Path], endings: Sequence[str] | None = None) -> FolderLayout | None:
     """What a folder holds; None where that is no data set."""
     if (root / "pairs.csv").is_file():
-        listed = [AnnotatedImage(image, [mask]) for image, mask in read_pairs(root / "pairs.csv", (*DRAWN, *TABLES))]
+        listed = [AnnotatedImage(pair.image, [pair.mask]) for pair in read_pairs(root / "pairs.csv", (*DRAWN, *TABLES))]
         return FolderLayout(listed, plain=False)
     inside = sorted(
         (path for path in root.iterdir() if path.is_dir() and extension(path) not in ZARR), key=natural_order

@@ -4,23 +4,35 @@ import csv
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from unet_paper.data.reader import is_image
 
 
-def read_pairs(table: Path, drawn: Sequence[str] = ()) -> list[tuple[Path, Path]]:
+class Pair(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        image, mask: files.
+        folds: in which its pages are held out: a number for each, or one for all; empty where the table has none.
+    """
+
+    image: Path
+    mask: Path
+    folds: tuple[int, ...] = ()
+
+
+def read_pairs(table: Path, drawn: Sequence[str] = ()) -> list[Pair]:
     """Pairs of files that a table names, as spreadsheet programs write one: with commas, semicolons or tabs.
 
     Args:
-        table: with the columns ``image`` and ``mask``, a line a pair; paths from its folder where not absolute.
+        table: with the columns ``image`` and ``mask``, a line a pair; paths from its folder where not absolute; and
+            perhaps ``fold``.
         drawn: extensions of masks that are no images.
-
-    Returns:
-        Image and mask of each line.
 
     Raises:
         FileNotFoundError: the table or a file of it is missing; names the line.
-        ValueError: no such columns, or a line without one of them.
+        ValueError: no such columns, or a line without one of them; a fold that is no number.
     """
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such file")
@@ -45,7 +57,13 @@ def read_pairs(table: Path, drawn: Sequence[str] = ()) -> list[tuple[Path, Path]
             if not (one.exists() and (is_image(one) or one.suffix.lower() in kinds)):
                 what = "not an image" if one.exists() else "no such image"
                 raise FileNotFoundError(f"{one}: {what}, named in {table}, line {number}")
-        found.append((image, mask))
+        folds = named.get("fold", "").split()
+        if not all(fold.isdecimal() for fold in folds):
+            raise ValueError(
+                f"{table}: line {number} has the fold {named['fold']!r}: a whole number from 0, one for every page or "
+                "one for all, says which images are held out together; name that column otherwise if it means another"
+            )
+        found.append(Pair(image, mask, tuple(map(int, folds))))
     return found
 
 

@@ -28,6 +28,7 @@ from unet_paper.data.outline_fit import BY_CHANCE, best_scale, best_turn, outlin
 from unet_paper.data.photometric import upright
 from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import LabelReader, PageReader, layout, split_page
+from unet_paper.data.relatives import FURTHER_ON, Relation, likeness_of_frames, miniature, relations
 from unet_paper.measurements import measure_cells, neighbour_pairs, touching_border
 
 __all__ = ["ImageFacts", "LoadedCase", "Survey", "load_case", "survey"]
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 THUMBNAIL = 16  # px
 DOT = 9  # px, 3 x 3: a cell that is no larger has no outline to be learnt
-# images to the next but so many, for what a group has in common
-_FURTHER_ON = 4
 
 Image = NDArray[np.float32]
 Labels = NDArray[np.int32]
@@ -90,6 +89,7 @@ class ImageFacts:
         dotted: whether most cells of the mask are dots of a few pixels, which stand for cells and are none.
         margins: rows above, and columns left of, all cells, and those below and right of them, px.
         thumbnail: of grey values, 16 x 16 px, mean 0 and standard deviation 1.
+        miniature: see ``relatives.miniature``.
     """
 
     image: str
@@ -135,6 +135,7 @@ class ImageFacts:
     dotted: bool = False
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)
     thumbnail: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    miniature: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class Survey:
         spacing: px, how far points are apart where they lie densest: of cells that touch, as far as they are wide. It
             stands for the diameters where all cells are points.
         left_out: images, and folders of some, that are not taken.
+        relations: which images show the same, see :mod:`unet_paper.data.relatives`.
     """
 
     images: Sequence[ImageFacts]
@@ -162,6 +164,7 @@ class Survey:
     unreadable: Sequence[tuple[str, str]] = ()
     spacing: float | None = None
     left_out: Sequence[str] = ()
+    relations: Sequence[Relation] = ()
     diameters: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -207,18 +210,12 @@ class Survey:
         """Whether images that follow one another are alike, as frames of a film and slices of a stack are.
 
         What all have in common, as a field that is brighter in its middle, does not count; nor does what a group of
-        images has, which is as alike four images further on. Sequences of the challenges, also every third frame,
-        correlate by 0.36 to 0.73 where images of their own do by less than 0.
+        images has, which is as alike four images further on.
         """
-        small = [image.thumbnail.ravel() for image in self.images if image.thumbnail is not None]
-        if len(small) <= 2 * _FURTHER_ON or len(small) < len(self.images):
+        small = [image.thumbnail for image in self.images if image.thumbnail is not None]
+        if len(small) <= 2 * FURTHER_ON or len(small) < len(self.images):
             return True  # cannot be told, and held-out images that training as good as knows would flatter
-        unlike = np.stack(small) - np.mean(small, axis=0)
-        unlike /= np.maximum(np.linalg.norm(unlike, axis=1, keepdims=True), 1e-9)
-        next_one, further_on = (
-            float(np.median(np.sum(unlike[:-step] * unlike[step:], axis=1))) for step in (1, _FURTHER_ON)
-        )
-        return next_one > 0.2 and next_one > further_on + 0.1
+        return likeness_of_frames(np.stack(small), [range(len(small))]) > 0
 
     def diameter(self, percent: float) -> float:
         """Diameter of the disk of a cell's area, px, below which ``percent`` of the cells lie; NaN without cells."""
@@ -261,8 +258,30 @@ def survey(
     if not images:
         raise ValueError(unreadable[0][1] if unreadable else "no images")
     return Survey(
-        images, annotation, other_files, ignore_value, background_value, num_classes, unreadable, spacing, left_out
+        images,
+        annotation,
+        other_files,
+        ignore_value,
+        background_value,
+        num_classes,
+        unreadable,
+        spacing,
+        left_out,
+        _relations(images),
     )
+
+
+def _relations(images: Sequence[ImageFacts]) -> list[Relation]:
+    """What shows the same, by its pixels or by the very same cells: other stains or planes of focus."""
+    small = [image.miniature for image in images if image.miniature is not None]
+    found = relations(small)
+    known = {relation[:2] for relation in found}
+    first: dict[str, int] = {}
+    for number, image in enumerate(images):
+        pair = first.setdefault(image.drawn_hash, number), number
+        if image.drawn_hash and pair[0] < number and pair not in known:
+            found.append(Relation(*pair, "scene", 1.0))
+    return found
 
 
 def _transform(
@@ -390,6 +409,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         dotted=dotted,
         margins=_margins(cells > 0),
         thumbnail=_thumbnail(grey),
+        miniature=miniature(grey),
     )
 
 
