@@ -21,6 +21,7 @@ from conftest import TINY
 from PIL import Image
 from scipy import ndimage
 
+from unet_paper.data.grey_statistics import grey_features
 from unet_paper.data.page import Layout
 from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import layout
@@ -407,6 +408,47 @@ def test_the_page_is_whole_and_safe() -> None:
     assert "<img src=x" not in text
     assert "21 cells in 3 images" in text
     assert not re.search(r"""(?:src|href)=["'](?!data:)|@import|url\(""", text)
+
+
+STRANGER = {
+    "image": "negative.png",
+    "page": "",
+    "cells": 1,
+    "doubt": 0.01,
+    "unlike_training": "balance 0.9 (there 0.1 to 0.2)",
+}
+
+
+def test_images_unlike_the_training_come_first_and_are_marked() -> None:
+    assert worst_first([*ROWS, STRANGER])[0] == STRANGER
+    text = "".join(prediction_page(worst_first([*ROWS, STRANGER]), [], weights=Path("model.pt"), trust=""))
+    assert '<tr data-k="0" class="unlike">' in text
+    assert text.count('class="unlike"') == 1
+    assert "1 images have grey values unlike those of the training images and stand first" in text
+    assert "<th>unlike training</th>" in text
+
+
+def test_images_unlike_the_training_stand_in_the_summary_predicted_now_or_before(
+    predict: Predict, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A negative among images like those of the training; as by a run that wrote no summary, and none otherwise."""
+    features = [grey_features(np.asarray(Image.open(images / "a.png"), np.float32)[None] / 255)]
+    features += [grey_features(page[None] / np.float32(255)) for page in tifffile.imread(images / "b.tif")]
+    ranges: dict[str, Any] = {"images": 3}
+    for name in features[0]:
+        ranges[name] = [[min(f[name][0] for f in features)], [max(f[name][0] for f in features)]]
+    predict(expected_grey_values=ranges)
+    assert "unlike_training" not in rows(tmp_path / "out" / "summary.csv")[0]
+    bright = np.asarray(Image.open(images / "a.png")) // 8 + 220
+    Image.fromarray(bright).save(images / "c.png")
+    predict(expected_grey_values=ranges)
+    assert [row["image"] for row in rows(tmp_path / "out" / "summary.csv") if row["unlike_training"]] == ["c.png"]
+    assert "1 of 3 images have grey values unlike" in caplog.text
+    (tmp_path / "out" / "summary.csv").unlink()
+    predict(expected_grey_values=ranges)
+    assert [row["image"] for row in rows(tmp_path / "out" / "summary.csv") if row["unlike_training"]] == ["c.png"]
+    text = (tmp_path / "out" / "predictions.html").read_text()
+    assert re.findall(r'data-k="0" class="unlike"><td data-v="(.*?)"', text) == ["c.png"]
 
 
 def test_the_page_works_in_a_browser(tmp_path: Path) -> None:

@@ -7,11 +7,16 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from unet_paper.data.grey_statistics import GreyRanges, grey_features
 from unet_paper.data.notices import Notices
 from unet_paper.data.reader import source_of
+
+__all__ = ["UNLIKE", "SayUnlikeTrainingd", "unlike"]
+
+UNLIKE = "unlike_training"  # in an image's metadata, in what its grey values are, in words
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +31,9 @@ _FEW_OR_MANY = 2.0
 
 
 class SayUnlikeTrainingd(MapTransform):
-    """Warn of images whose grey values are far from those that the network was trained on; change nothing.
+    """Warn of images whose grey values are far from those that the network was trained on; change no pixel.
+
+    What is said stands in the image's metadata, too (:data:`UNLIKE`, empty of others), for tables of predictions.
 
     Far is what lies well outside the ranges of the training images (``ranges``): images of one data set differ, those
     of fluorescence a hundred times in their mean, and of few images the range tells little. What is found are
@@ -82,6 +89,8 @@ class SayUnlikeTrainingd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             said = self._by_mean(item[key]) if self.ranges is None else unlike(grey_features(item[key]), self.ranges)
+            if isinstance(item[key], MetaTensor):
+                item[key].meta[UNLIKE] = said
             if said:
                 source = source_of(item[key], key)
                 self._notices.warn(

@@ -3,7 +3,7 @@
 import glob
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from unet_paper.classes import cell_probability, named
 from unet_paper.data.notices import Notices
 from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import LabelReader, PageReader, extension, layout, split_page
+from unet_paper.data.unlike_training import UNLIKE
 from unet_paper.data.written_by_us import is_ours
 from unet_paper.measurements import Columns, cell_table
 from unet_paper.running.cell_outlines import Outline, cell_outlines, imagej_rois, planes, qupath_geojson
@@ -79,6 +80,8 @@ class CellOutputs:
             error go together, and how large a cell is known; None: not known.
         classes: names of the classes, background first; of more than two, ids say their class, see
             :mod:`unet_paper.classes`, tables name it, and the summary counts each.
+        preprocessing: of images, ``{"image": address}``, which says how they are unlike the training
+            (``unlike_training``): of those that were predicted before; None: not known of these.
         label_key: key of the label image (1, H, W) in the engine's output.
         probability_key: key of the probabilities (K, H, W), or that of the cell (1, H, W).
 
@@ -94,6 +97,7 @@ class CellOutputs:
         ckpt_path: str | Path = "",
         choice: Mapping[str, Any] | None = None,
         classes: Sequence[str] = ("background", "cell"),
+        preprocessing: Callable[[Any], Any] | None = None,
         label_key: str = "pred",
         probability_key: str = "probability",
     ) -> None:
@@ -104,6 +108,7 @@ class CellOutputs:
         self.largest = int((choice or {}).get("largest_cell") or 0)
         self._notices = Notices(logger)
         self.classes = tuple(classes)
+        self.preprocessing = preprocessing
         self.label_key = label_key
         self.probability_key = probability_key
         self._source = ""
@@ -145,7 +150,7 @@ class CellOutputs:
             known = self.probability_key in output
             probability = cell_probability(output[self.probability_key].cpu().numpy()) if known else None
             try:
-                self._pages.append(self._measure(source, len(self._pages), labels, probability))
+                self._pages.append(self._measure(source, len(self._pages), labels, probability, _unlike(item)))
             except Exception as error:  # its file may be gone by now: the others are not held up
                 self.job.fail(address, error)
                 engine.state.batch = [other for other in engine.state.batch if other is not item]
@@ -156,7 +161,7 @@ class CellOutputs:
                 self._source, self._pages = "", []
 
     def _measure(
-        self, source: str, number: int, labels: NDArray[Any], probability: NDArray[Any] | None
+        self, source: str, number: int, labels: NDArray[Any], probability: NDArray[Any] | None, unlike: str
     ) -> MeasuredPage:
         address = self.job.addresses(source)[number]
         image, names = _grey_values(address)
@@ -173,7 +178,7 @@ class CellOutputs:
                 "Look at it; --threshold, --magnification or weights that know such images may help",
             )
         page = number if self.job.pages(source) > 1 else ""
-        row = summary_row(self._name(source), page, labels, probability, table, size)
+        row = summary_row(self._name(source), page, labels, probability, table, size, unlike)
         if len(self.classes) > 2:
             table[CLASS] = named(table["id"], self.classes)
             row |= {f"cells_{name}": int(np.sum(table[CLASS] == name)) for name in self.classes[1:]}
@@ -196,7 +201,8 @@ class CellOutputs:
                 "its cells, and no doubt; --overwrite True predicts it anew",
             )
         for number in range(self.job.pages(source)):
-            yield self._measure(source, number, *self._before(source, number))
+            item = self.preprocessing({"image": self.job.addresses(source)[number]}) if self.preprocessing else {}
+            yield self._measure(source, number, *self._before(source, number), _unlike(item))
 
     def _before(self, source: str, number: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Label image and probability of a page, from the files they were written to."""
@@ -243,6 +249,7 @@ class CellOutputs:
         if "table" in self.outputs:
             tables = dict.fromkeys(TableOfImage(row["image"], folder / f"{_stem(row)}_cells.csv") for row in rows)
             join_cells(tables, folder / OF_THE_FOLDER["table"])
+        self._say_strangers(rows)
         if "summary" in self.outputs:
             write_summary(rows, folder / OF_THE_FOLDER["summary"])
         if "page" in self.outputs:
@@ -252,6 +259,18 @@ class CellOutputs:
             with placed(folder / OF_THE_FOLDER["page"]) as part, part.open("w", encoding="utf-8") as file:
                 file.writelines(page)
         logger.info("%s: %d cells in %d images", folder, sum(int(row["cells"]) for row in rows), len(rows))
+
+    def _say_strangers(self, rows: Sequence[Row]) -> None:
+        """Of all images unlike the training, where they are named: lines of the log name a few."""
+        strangers = dict.fromkeys(str(row["image"]) for row in rows if row.get(UNLIKE))
+        named = {"summary": f"in the column {UNLIKE} of summary.csv", "page": "first in predictions.html"}
+        if strangers:
+            logger.warning(
+                "%d of %d images have grey values unlike those of the training images: %s; look at these first",
+                len(strangers),
+                len({str(row["image"]) for row in rows}),
+                " and ".join(where for kind, where in named.items() if kind in self.outputs) or ", ".join(strangers),
+            )
 
     def _say_what_is_older(self) -> None:
         """Of what belongs to the folder and was not asked for: it tells of other predictions than are there now."""
@@ -328,6 +347,11 @@ def _stem(row: Mapping[str, Any]) -> str:
     """What the files of a row's image begin with."""
     file, page = split_page(row["image"])
     return file.name[: -len(extension(file))] + ("" if page is None else f"_page{page}")
+
+
+def _unlike(item: Mapping[str, Any]) -> str:
+    """In what an image is unlike the training, as its preprocessing has said."""
+    return str(getattr(item.get("image"), "meta", {}).get(UNLIKE, ""))
 
 
 def _grey_values(address: str) -> tuple[NDArray[Any], list[str]]:

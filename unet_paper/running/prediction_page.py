@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import unet_paper
+from unet_paper.data.unlike_training import UNLIKE
 
 Row = Mapping[str, Any]
 
 # px along a picture's longer side
 _SIDE = 900
-_LEFT = ("image", "page", "cells", "doubt")
+_LEFT = ("image", "page", "cells", "doubt", UNLIKE)
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 0; color: #222; background: #fff; }
 header { padding: 1em 1.5em 0; } h1 { font-size: 1.3em; margin: 0 0 .3em; } p { margin: .3em 0; max-width: 60em; }
@@ -29,6 +30,7 @@ th { position: sticky; top: 0; background: #eee; cursor: pointer; user-select: n
 th, td { padding: .25em .7em; text-align: right; } th:first-child, td:first-child { text-align: left; }
 td { white-space: nowrap; }
 tbody tr { cursor: pointer; } tbody tr:nth-child(even) { background: #f7f7f7; }
+tbody tr.unlike { background: #fde0dc; }
 tbody tr.shown { background: #ffe9a8; } th[aria-sort=ascending]::after { content: " \\2191"; }
 th[aria-sort=descending]::after { content: " \\2193"; }
 #pictures { flex: 1 1 30em; position: sticky; top: 1em; } figure { margin: 0; }
@@ -52,12 +54,13 @@ function step(by) {
   show(all[Math.min(Math.max(now + by, 0), all.length - 1)]);
 }
 function sortBy(k) {
-  const up = heads[k].getAttribute("aria-sort") === "descending", text = k === 0;
+  const up = heads[k].getAttribute("aria-sort") === "descending";
   heads.forEach(h => h.removeAttribute("aria-sort"));
   heads[k].setAttribute("aria-sort", up ? "ascending" : "descending");
   const value = r => r.cells[k].dataset.v;
-  const compare = (a, b) => text ? value(a).localeCompare(value(b), undefined, { numeric: true }) : value(a) - value(b);
   const all = rows(), known = all.filter(r => value(r) !== ""), rest = all.filter(r => value(r) === "");
+  const text = k === 0 || known.some(r => isNaN(value(r)));
+  const compare = (a, b) => text ? value(a).localeCompare(value(b), undefined, { numeric: true }) : value(a) - value(b);
   known.sort((a, b) => up ? compare(a, b) : compare(b, a));
   body.append(...known, ...rest);
 }
@@ -83,8 +86,13 @@ $paragraphs
 
 
 def worst_first(rows: Iterable[Row]) -> list[Row]:
-    """Rows by the network's doubt, the highest first; those of which it is not known come last."""
-    return sorted(rows, key=lambda row: (row.get("doubt", "") == "", -float(row.get("doubt") or 0)))
+    """Rows of images unlike the training, of which a network may be wrong and sure; then by its doubt, highest first.
+
+    Those of which it is not known come last.
+    """
+    return sorted(
+        rows, key=lambda row: (not row.get(UNLIKE), row.get("doubt", "") == "", -float(row.get("doubt") or 0))
+    )
 
 
 def prediction_page(
@@ -106,9 +114,12 @@ def prediction_page(
     # what one looks for stands left, whatever the width of the window
     names.sort(key=lambda name: _LEFT.index(name) if name in _LEFT else len(_LEFT))
     counted = sum(int(row["cells"]) for row in rows)
+    strangers = sum(bool(row.get(UNLIKE)) for row in rows)
     paragraphs = [
         f"{counted} cells in {len(rows)} images, found by {weights}.",
-        "The image that the network doubts most comes first. Doubt: pixels that it expects to get wrong for each pixel "
+        *([_strangers(strangers)] if strangers else []),
+        f"The image that the network doubts most comes {'next' if strangers else 'first'}. Doubt: pixels that it "
+        "expects to get wrong for each pixel "
         f"of cell, by its own probabilities. {trust}",
         "A click on a column sorts by it; a click on a row, or the arrow keys, show its picture.",
     ]
@@ -122,13 +133,22 @@ def prediction_page(
     )
     for number, row in enumerate(rows):
         cells = "".join(_cell(row.get(name, "")) for name in names)
-        yield f'<tr data-k="{number}">{cells}</tr>\n'
+        stranger = ' class="unlike"' if row.get(UNLIKE) else ""
+        yield f'<tr data-k="{number}"{stranger}>{cells}</tr>\n'
     yield '</tbody></table></div><div id="pictures">\n'
     for number, (row, picture) in enumerate(zip(rows, pictures, strict=False)):
         if picture is not None:
             yield _figure(number, row, picture)
     yield '<figure id="none">no picture of this image here: it is one of those that the network doubts least</figure>\n'
     yield f"</div></main><script>{_SCRIPT}</script></body></html>\n"
+
+
+def _strangers(count: int) -> str:
+    return (
+        f"{count} images have grey values unlike those of the training images and stand first: there the network may "
+        "be wrong and sure of it. The column unlike training says in what. Look at each: another bit depth "
+        "(--grey_maximum), a negative, another microscope?"
+    )
 
 
 def _sorted(name: str) -> str:

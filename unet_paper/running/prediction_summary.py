@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from unet_paper.data.unlike_training import UNLIKE
 from unet_paper.measurements import Columns, write_rows
 from unet_paper.running.doubt import doubt
 from unet_paper.running.placement import placed
@@ -36,6 +37,7 @@ def summary_row(
     probability: NDArray[Any] | None,
     table: Columns,
     pixel_size: tuple[float, float] | None,
+    unlike_training: str = "",
 ) -> Row:
     """What ``summary.csv`` says of an image.
 
@@ -46,6 +48,7 @@ def summary_row(
         probability: of the cell, shape (H, W); None where it is not known.
         table: of its cells, see :func:`unet_paper.measurements.cell_table`.
         pixel_size: height and width of a pixel in micrometres.
+        unlike_training: in what its grey values are not those of the training images, in words.
     """
     row: Row = {"image": image, "page": page, "cells": len(table["id"])}
     row["area_px_mean"] = _rounded(_mean(table["area_px"]))
@@ -57,6 +60,8 @@ def summary_row(
     if probability is not None:
         row["probability_mean"] = _rounded(_mean(table["mean_probability"]))
         row["doubt"] = _rounded(doubt(probability))
+    if unlike_training:
+        row[UNLIKE] = unlike_training
     if pixel_size is not None:
         row["pixel_height_um"], row["pixel_width_um"] = pixel_size
     return row
