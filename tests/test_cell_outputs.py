@@ -424,7 +424,7 @@ def test_images_unlike_the_training_come_first_and_are_marked() -> None:
     text = "".join(prediction_page(worst_first([*ROWS, STRANGER]), [], weights=Path("model.pt"), trust=""))
     assert '<tr data-k="0" class="unlike">' in text
     assert text.count('class="unlike"') == 1
-    assert "1 images have grey values unlike those of the training images and stand first" in text
+    assert "1 image has grey values unlike those of the training images, first in the table" in text
     assert "<th>unlike training</th>" in text
 
 

@@ -144,9 +144,10 @@ def prediction_page(
 
 
 def _strangers(count: int) -> str:
+    counted = "1 image has" if count == 1 else f"{count} images have"
     return (
-        f"{count} images have grey values unlike those of the training images and stand first: there the network may "
-        "be wrong and sure of it. The column unlike training says in what. Look at each: another bit depth "
+        f"{counted} grey values unlike those of the training images, first in the table: there the network may be "
+        "wrong and sure of it. The column unlike training says in what. Look at each: another bit depth "
         "(--grey_maximum), a negative, another microscope?"
     )
 
