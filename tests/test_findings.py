@@ -9,13 +9,14 @@ import pytest
 import tifffile
 from PIL import Image
 from scipy import ndimage
+from skimage.segmentation import expand_labels
 
 from unet_paper.app.check import _fit_of_other
 from unet_paper.app.folder_cases import annotation_of, cases_of
 from unet_paper.data import folder_layout
 from unet_paper.data.finding import Finding, grouped
 from unet_paper.data.findings import findings
-from unet_paper.data.outline_fit import outline_fit
+from unet_paper.data.outline_fit import best_growth, outline_fit
 from unet_paper.data.survey import _is_photograph, survey
 
 SIZE = 96
@@ -89,6 +90,18 @@ def of_another_experiment(root: Path) -> None:
 
 def shifted(root: Path) -> None:
     write(root, 3, ids=np.roll(read(root, 3), (5, -8), (0, 1)))
+
+
+def wide(root: Path) -> None:
+    """All cells of all images 4 px too wide, up to half of the way to their neighbours."""
+    for number in range(6):
+        write(root, number, ids=expand_labels(read(root, number), 4))
+
+
+def narrow(root: Path) -> None:
+    for number in (1, 2):
+        ids = read(root, number)
+        write(root, number, ids=np.where(ndimage.binary_erosion(ids > 0, iterations=4), ids, 0).astype(np.uint8))
 
 
 def inverted(root: Path) -> None:
@@ -313,6 +326,8 @@ def damaged(root: Path) -> None:
         (of_another_experiment, ["masks lie on nothing"]),
         (one_off, 6 * ["mask of another image"]),
         (shifted, ["mask is shifted"]),
+        (wide, ["mask is drawn wide"]),
+        (narrow, ["mask is drawn narrow"]),
         (inverted, ["mask is inverted"]),
         (empty, ["mask is empty"]),
         (twice, ["image is there twice"]),
@@ -349,6 +364,17 @@ def damaged(root: Path) -> None:
 def test_each_fault_is_found_and_nothing_else(clean: Path, harm: Callable[[Path], None], kinds: list[str]) -> None:
     harm(clean)
     assert found(clean) == kinds
+
+
+@pytest.mark.parametrize("by", [-4, 4])
+def test_how_much_too_wide_or_narrow_masks_are_is_how_much_they_were_changed(by: int) -> None:
+    image, ids = picture(3)
+    grown = expand_labels(ids, by) if by > 0 else np.where(ndimage.binary_erosion(ids > 0, iterations=-by), ids, 0)
+    found_by, fit = best_growth(image.astype(np.float32), grown.astype(np.int32))
+    assert abs(found_by + by) <= 1
+    assert fit > 2 * outline_fit(image.astype(np.float32), grown.astype(np.int32))[0]
+    # masks that lie on their cells do not ask for it
+    assert abs(best_growth(image.astype(np.float32), ids.astype(np.int32))[0]) <= 1
 
 
 def points_at(root: Path, place: Callable[[np.ndarray], np.ndarray]) -> None:

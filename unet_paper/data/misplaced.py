@@ -11,7 +11,7 @@ import numpy as np
 
 from unet_paper.data.finding import Finding
 from unet_paper.data.outline_fit import BY_CHANCE, EXCHANGED, ON_THE_EDGES
-from unet_paper.data.survey import ImageFacts, Survey
+from unet_paper.data.survey import AT_HOME, SLIP, ImageFacts, Survey
 
 __all__ = ["OtherFit", "misplaced"]
 
@@ -44,7 +44,8 @@ def misplaced(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]
         found: the survey.
         other_fit: see ``findings.findings``.
     """
-    outlines = [*_turned(found), *_scaled(found), *_swapped(found, other_fit), *_shifted(found)]
+    drawn = [*_turned(found), *_scaled(found), *_wide_or_narrow(found)]
+    outlines = [*drawn, *_swapped(found, other_fit), *_shifted(found)]
     points = [*_turned_points(found), *_exchanged_points(found, other_fit), *_in_one_corner(found)]
     return [*(outlines or _nowhere(found)), *points]
 
@@ -61,8 +62,8 @@ def _judged(found: Survey) -> list[ImageFacts]:
 
 
 def _as_drawn(image: ImageFacts) -> bool:
-    """Whether it is not known already that its mask is turned or scaled."""
-    return image.turn == 1 and image.scale == 1
+    """Whether it is not known already that its mask is turned, scaled, or drawn wide or narrow."""
+    return image.turn == 1 and image.scale == 1 and image.growth == 0
 
 
 def _turned(found: Survey) -> Iterator[Finding]:
@@ -86,6 +87,20 @@ def _scaled(found: Survey) -> Iterator[Finding]:
             f"the outlines lie on no edges of the image, and would with coordinates {factor:.4g} times as large",
             "export them in pixels of this very image, not of a smaller or larger one, nor in micrometres",
         )
+
+
+def _wide_or_narrow(found: Survey) -> Iterator[Finding]:
+    for wide in (True, False):
+        images = [image for image in _outlined(found) if (image.growth < 0 if wide else image.growth > 0)]
+        if images:
+            by = abs(round(statistics.median(image.growth for image in images)))
+            yield Finding(
+                "mask is drawn wide" if wide else "mask is drawn narrow",
+                [file for image in images for file in (image.image, image.label)],
+                f"the outlines lie about {by} px {'outside' if wide else 'inside'} the edges of the image, all around",
+                f"{'shrink' if wide else 'grow'} the cells by that much: they are learnt as they are drawn; right if "
+                "cells end there and the edges are of something else, as of nuclei or a halo",
+            )
 
 
 def _swapped(found: Survey, other_fit: OtherFit | None) -> Iterator[Finding]:
@@ -120,7 +135,8 @@ def _is_shifted(image: ImageFacts) -> bool:
     # smoothing and a mask drawn a little wide move the best place by 1 or 2 px; a third of the image is no slip
     distance = max(map(abs, image.best_shift))
     near = distance <= min(image.shape) / 3
-    return distance >= 3 and near and image.best_outline >= ON_THE_EDGES and image.outline < 0.7 * image.best_outline
+    clearly = image.best_outline >= ON_THE_EDGES and image.outline < AT_HOME * image.best_outline
+    return distance >= SLIP and near and clearly and _as_drawn(image)
 
 
 def _shifted(found: Survey) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.segmentation import expand_labels
 
 from unet_paper.data.photometric import upright
 
@@ -17,6 +18,8 @@ ON_THE_EDGES = 6.0
 BY_CHANCE = 3.0
 # the orientation with rows for columns, as photometric.upright counts them
 EXCHANGED = 5
+# px, by which masks are drawn too wide or too narrow
+_GROWTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
 # by which images are made smaller for viewing and drawing
 _FACTORS = (2.0, 4.0, 0.5, 0.25)
 
@@ -64,6 +67,31 @@ def best_turn(image: Image, cells: Labels) -> int:
     fits = {turn: outline_fit(image, upright(cells, turn))[0] for turn in range(2, 9) if square or turn < 5}
     best = max(fits, key=lambda turn: np.nan_to_num(fits[turn], nan=-np.inf))
     return best if fits[best] >= ON_THE_EDGES else 1
+
+
+def best_growth(image: Image, cells: Labels) -> tuple[int, float]:
+    """By how much cells would have to grow for their outlines to lie on edges of the image.
+
+    Args:
+        image: grey values, (H, W).
+        cells: label image of the same shape.
+
+    Returns:
+        px, below 0 where they are drawn too wide; and ``outline_fit`` then. Of cells that lie best as they are, 0 and
+        their own.
+    """
+    labels = np.maximum(cells, 0)
+    # to the next pixel that is not of the same cell
+    rim = (ndimage.grey_dilation(labels, 3) != ndimage.grey_erosion(labels, 3)) | (labels == 0)
+    depth = ndimage.distance_transform_edt(~rim)
+    changed = {0: labels}
+    changed |= {by: expand_labels(labels, by) for by in _GROWTHS}
+    changed |= {-by: np.where(depth > by - 1, labels, 0) for by in _GROWTHS}
+    most = len(np.unique(labels))
+    # those that have vanished lie nowhere, and the rest would say what it likes
+    fits = {by: outline_fit(image, one)[0] for by, one in changed.items() if 2 * len(np.unique(one)) > most}
+    best = max(fits, key=lambda by: np.nan_to_num(fits[by], nan=-np.inf))
+    return best, fits[best]
 
 
 def point_fit(image: Image, cells: Labels) -> float:

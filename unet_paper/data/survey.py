@@ -24,7 +24,15 @@ from unet_paper.data.channels import Channel
 from unet_paper.data.datasets import Case
 from unet_paper.data.hot_pixels import grey_range
 from unet_paper.data.notices import Progress
-from unet_paper.data.outline_fit import BY_CHANCE, best_scale, best_turn, outline_fit, points_turned
+from unet_paper.data.outline_fit import (
+    BY_CHANCE,
+    ON_THE_EDGES,
+    best_growth,
+    best_scale,
+    best_turn,
+    outline_fit,
+    points_turned,
+)
 from unet_paper.data.photometric import upright
 from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import LabelReader, PageReader, layout, split_page
@@ -36,6 +44,8 @@ __all__ = ["ImageFacts", "LoadedCase", "Survey", "load_case", "survey"]
 logger = logging.getLogger(__name__)
 
 THUMBNAIL = 16  # px
+# px, by which masks lie beside their cells where somebody sees it; and part of the best fit that one at home comes to
+SLIP, AT_HOME = 3, 0.7
 DOT = 9  # px, 3 x 3: a cell that is no larger has no outline to be learnt
 
 Image = NDArray[np.float32]
@@ -84,6 +94,8 @@ class ImageFacts:
             where it does in none.
         scale: factor by which the mask's coordinates would have to be multiplied to lie on the edges; 1 where they do,
             or where none would help.
+        growth: px by which cells would have to grow, or below 0 to shrink, to lie on the edges; 0 where they do, where
+            they would not, or would rather if they were moved.
         drawn_hash: of the cells as they lie in the image; empty where there are none, or nothing else.
         pointed: whether its cells are points, which have no size.
         dotted: whether most cells of the mask are dots of a few pixels, which stand for cells and are none.
@@ -130,6 +142,7 @@ class ImageFacts:
     point_fits: tuple[float, ...] = ()
     turn: int = 1
     scale: float = 1.0
+    growth: int = 0
     drawn_hash: str = ""
     pointed: bool = False
     dotted: bool = False
@@ -404,6 +417,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         hottest=max(float(pixels.min()), float(pixels.max()), key=lambda value: abs(value - greys.largest)),
         turn=turn,
         scale=best_scale(grey, cells, units) if own < BY_CHANCE and turn == 1 else 1.0,
+        growth=_growth(grey, cells, own, best),
         drawn_hash=_of_cells(cells) if 0 < np.mean(cells > 0) < 1 else "",
         pointed=pointed,
         dotted=dotted,
@@ -411,6 +425,14 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         thumbnail=_thumbnail(grey),
         miniature=miniature(grey),
     )
+
+
+def _growth(grey: Image, cells: Labels, own: float, best: float) -> int:
+    """Of cells that lie clearly better when grown, more than when moved; a pixel or two of smooth edges is nothing."""
+    if not own < AT_HOME * max(best, ON_THE_EDGES / AT_HOME):
+        return 0
+    by, fit = best_growth(grey, cells)
+    return by if abs(by) >= SLIP and fit >= ON_THE_EDGES and own < AT_HOME * fit and fit > best else 0
 
 
 def _margins(inside: NDArray[np.bool_]) -> tuple[int, int, int, int]:
