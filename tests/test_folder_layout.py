@@ -149,7 +149,13 @@ def test_cells_drawn_one_by_one_become_a_label_image(write: Callable[[Path], Non
             r"\(30, 20\) px, but its image has \(20, 30\)",
         ),
         (lambda text: text[:-5], "cannot be read as JSON"),
-        (lambda _: '{"shapes": []}', "neither GeoJSON nor COCO"),
+        (lambda _: '{"shapes": []}', "neither GeoJSON nor COCO, .*; export it again"),
+        (lambda _: "[]", "neither GeoJSON nor COCO, .*; export it again"),
+        (lambda _: '{"shapes": [], "imagePath": "a1.png"}', "it is of LabelMe: .* COCO"),
+        (lambda _: '{"a1.png1": {"filename": "a1.png", "regions": []}}', "it is of VGG Image Annotator: .*COCO"),
+        (lambda _: '{"_via_settings": {}, "_via_img_metadata": {}}', "it is of VGG Image Annotator: .*COCO"),
+        (lambda _: '[{"id": 1, "annotations": [], "data": {"image": "a1.png"}}]', "it is of Label Studio: .* COCO"),
+        (lambda _: '{"objects": [], "size": {"height": 20}}', "it is of Supervisely: .* COCO"),
     ],
 )
 def test_a_drawing_that_cannot_be_is_named(harm: Callable[[str], str], said: str, tmp_path: Path) -> None:

@@ -87,13 +87,34 @@ def coco_drawings(content: Any, file: Path, image: Path, shape: tuple[int, ...])
 def _ids_of(image: Path, content: Any, file: Path) -> list[Any]:
     """Ids that a COCO file has for an image: by its name, and its folders where several have that name."""
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-        raise ValueError(f"{file}: neither GeoJSON nor COCO, which has images and annotations; export it again")
+        raise ValueError(f"{file}: neither GeoJSON nor COCO, which has images and annotations; {_export(content)}")
     with _coco_as_it_should_be(file):
         named = [(entry["id"], Path(_composed(entry["file_name"].replace("\\", "/")))) for entry in content["images"]]
     same = [(number, path) for number, path in named if path.name == _composed(image.name)]
     parts = Path(_composed(str(image.resolve()))).parts
     closest = [number for number, path in same if parts[-len(path.parts) :] == path.parts]
     return closest if len(same) > 1 and closest else [number for number, _ in same]
+
+
+# programs whose own JSON is not read, what it has, and how to get from it to one that is
+_VIA = "there, Annotation, Export Annotations (COCO format)"
+_OF_PROGRAMS = (
+    ("LabelMe", {"shapes", "imagePath"}, "turn its files into one of COCO, as the program labelme2coco does"),
+    ("VGG Image Annotator", {"regions", "filename"}, _VIA),
+    ("VGG Image Annotator", {"_via_img_metadata"}, _VIA),
+    ("Label Studio", {"annotations", "data"}, "there, Export, COCO"),
+    ("Supervisely", {"objects", "size"}, "there, export to COCO"),
+)
+
+
+def _export(content: Any) -> str:
+    """How to get from the JSON of another program to one that is read; some have an entry an image, or a task."""
+    entries = content[:1] if isinstance(content, list) else [content]
+    if isinstance(content, dict):
+        entries += list(content.values())[:1]
+    keys = [entry.keys() for entry in entries if isinstance(entry, dict)]
+    of = (f"it is of {name}: {how}" for name, known, how in _OF_PROGRAMS if any(known <= own for own in keys))
+    return next(of, "export it again")
 
 
 def _composed(name: str) -> str:
