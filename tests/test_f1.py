@@ -45,7 +45,7 @@ def test_score_is_of_all_frames_together() -> None:
 def test_undefined_without_a_cell_and_refused_below_a_half() -> None:
     assert math.isnan(f1(row(0), row(0)))
     with pytest.raises(ValueError, match=r"threshold='a': 0.5 to 1"):
-        f1(row(1), row(1), threshold="a")  # type: ignore[arg-type]
+        f1(row(1), row(1), threshold="a")
     with pytest.raises(ValueError, match=r"threshold=0.3: 0.5 to 1"):
         f1(row(1), row(1), threshold=0.3)
 

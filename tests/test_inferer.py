@@ -328,9 +328,9 @@ def test_bad_images_are_refused(network: UNet, strategy: inferer.Strategy, image
 
 def test_what_is_no_tensor_is_refused(network: UNet) -> None:
     with pytest.raises(TypeError, match="inputs: ndarray"):
-        OverlapTileInferer()(np.zeros((1, 1, 20, 20), np.float32), network)  # type: ignore[arg-type]
+        OverlapTileInferer()(np.zeros((1, 1, 20, 20), np.float32), network)
     with pytest.raises(TypeError, match="network: NoneType"):
-        OverlapTileInferer()(image(1, 1, 20, 20), None)  # type: ignore[arg-type]
+        OverlapTileInferer()(image(1, 1, 20, 20), None)
 
 
 @pytest.mark.parametrize("strategy", ["tiles", "whole", "rows"])

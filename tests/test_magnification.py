@@ -54,7 +54,7 @@ def test_metadata_of_the_image_stays() -> None:
 
 def test_what_cannot_be_resized_is_refused() -> None:
     with pytest.raises(ValueError, match="inferer='x'"):
-        MagnifiedInferer(inferer="x")  # type: ignore[arg-type]
+        MagnifiedInferer(inferer="x")
     half = MagnifiedInferer(inferer=SimpleInferer(), magnification=0.5)
     with pytest.raises(ValueError, match=r"shape \(1, 1, 4, 0\)"):
         half(torch.zeros(1, 1, 4, 0), lambda x: x)

@@ -123,7 +123,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
 
 
 def test_channels_may_be_numbers_of_numpy() -> None:
-    assert UNet(features=np.array([2, 3])).features == (2, 3)  # type: ignore[arg-type]
+    assert UNet(features=np.array([2, 3])).features == (2, 3)
 
 
 def incoming_nodes(module: nn.Conv2d | nn.ConvTranspose2d) -> int:

@@ -166,7 +166,7 @@ def test_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RandPasteCells(**settings)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
-        RandPasteCellsd(**settings)  # type: ignore[arg-type]
+        RandPasteCellsd(**settings)
 
 
 def test_data_that_cannot_be_are_refused() -> None:
@@ -176,7 +176,7 @@ def test_data_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="image: holds NaN"):
         RandPasteCells()(image * np.float32("nan"), labels)
     with pytest.raises(ValueError, match=r"type bool: .*skimage.measure.label\(mask\)"):
-        RandPasteCells()(image, labels > 0)  # type: ignore[arg-type]
+        RandPasteCells()(image, labels > 0)
     for wrong in (labels * 0.5, np.where(labels > 0, labels, np.nan)):
         with pytest.raises(ValueError, match="type float64 hold values that are not whole numbers"):
             RandPasteCells()(image, wrong)

@@ -45,7 +45,7 @@ def nuclei() -> np.ndarray:
 @pytest.mark.parametrize("width", [256, 180])
 def test_a_copy_is_found_however_it_was_changed(nuclei: np.ndarray, change: object, width: int) -> None:
     images = [image[:, :width].astype(float) for image in nuclei]
-    images.append(change(images[5]))  # type: ignore[operator]
+    images.append(change(images[5]))
     assert pairs(images, "copy") == {(5, 12)}
     assert len(related(images)) == 1
 
@@ -75,7 +75,7 @@ def test_frames_of_a_field_are_found_in_any_order() -> None:
 @pytest.mark.parametrize("size", [128, 256])
 @pytest.mark.parametrize("make", [phantom.fluorescent_nuclei, phantom.sparse_nuclei])
 def test_images_of_one_kind_of_cells_are_not_related(make: object, size: int) -> None:
-    images = make(24, size, 11)[0]  # type: ignore[operator]
+    images = make(24, size, 11)[0]
     assert not [relation for relation in related(images) if relation.strength >= 0.6]
 
 

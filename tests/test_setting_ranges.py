@@ -86,6 +86,6 @@ def test_what_is_said_of_weights_that_are_not_given_is_refused(idle: dict[str, A
 
 def test_ranges_and_channels_of_another_kind_are_named() -> None:
     with pytest.raises(ValueError, match="expected_grey_values='wide': ranges by name are needed"):
-        SayUnlikeTrainingd("image", mean=0.5, std=0.1, ranges="wide")  # type: ignore[arg-type]
+        SayUnlikeTrainingd("image", mean=0.5, std=0.1, ranges="wide")
     with pytest.raises(ValueError, match=r"a.tif: no channel 1.5; it has 3.*: --channel 0 to 2"):
-        channel_numbers(1.5, ["a", "b", "c"], 3, "a.tif")  # type: ignore[arg-type]
+        channel_numbers(1.5, ["a", "b", "c"], 3, "a.tif")

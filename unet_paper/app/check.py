@@ -120,7 +120,10 @@ def check(
         of_survey = [choice for choice in chosen.choices if choice.setting != "channel" or asked["channel"] is None]
         held = hold_out(found)
         if held.listed:
-            list_folds([case_of(image) for image in found.images], held.of_image, place)
+            known = {case_of(image)["image"]: fold for image, fold in zip(found.images, held.of_image, strict=True)}
+            # what the folder's own reader would refuse is not left out because a table is read
+            others = [(one.image, one.annotation[0]) for one in layout.images] if layout.plain else []
+            list_folds(read.cases, [known.get(case["image"], 0) for case in read.cases], place, others)
         by_table = held.listed or not layout.plain
         chosen = Configuration([*_data(layout, place, by_table), *as_asked, *of_masks, *of_survey])
         result = Check(folder, found, suspicions, chosen, place)

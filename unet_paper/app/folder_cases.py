@@ -88,18 +88,23 @@ def cases_of(
     return FolderCases(cases, unusable, None if distances is None else densest(distances), radius, ignored)
 
 
-def list_folds(cases: Sequence[Case], folds: Sequence[int], place: Path) -> None:
+def list_folds(
+    cases: Sequence[Case], folds: Sequence[int], place: Path, others: Sequence[tuple[Path, Path]] = ()
+) -> None:
     """List pairs with the fold of each, a number for every page, in :data:`PAIRS`.
 
     Args:
         cases: the pages of a file one after the other.
         folds: of each case.
         place: where to write.
+        others: images and masks that are listed even if no case is of them, in fold 0.
     """
     rows: dict[tuple[str, str], list[int]] = {}
     for case, fold in zip(cases, folds, strict=True):
         image, mask = (str(split_page(case[key])[0].resolve()) for key in ("image", "label"))
         rows.setdefault((image, mask), []).append(fold)
+    for pair in others:
+        rows.setdefault((str(pair[0].resolve()), str(pair[1].resolve())), [0])
     _write_table(
         [{"image": image, "mask": mask, "fold": " ".join(map(str, of))} for (image, mask), of in rows.items()], place
     )

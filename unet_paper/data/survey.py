@@ -286,8 +286,11 @@ def survey(
 
 def _relations(images: Sequence[ImageFacts]) -> list[Relation]:
     """What shows the same, by its pixels or by the very same cells: other stains or planes of focus."""
-    small = [image.miniature for image in images if image.miniature is not None]
-    found = relations(small)
+    small = {number: image.miniature for number, image in enumerate(images) if image.miniature is not None}
+    numbers = list(small)
+    found = [
+        one._replace(first=numbers[one.first], second=numbers[one.second]) for one in relations(list(small.values()))
+    ]
     known = {relation[:2] for relation in found}
     first: dict[str, int] = {}
     for number, image in enumerate(images):
