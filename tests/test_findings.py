@@ -249,6 +249,21 @@ def twice_turned(root: Path) -> None:
     write(root, 9, np.ascontiguousarray(image), np.where(ids, 9 - ids, 0).astype(np.uint8))
 
 
+def upper_half_drawn(root: Path) -> None:
+    """The rest was not looked at, and there is no value that says so."""
+    for number in range(6):
+        ids = read(root, number)
+        ids[np.isin(ids, ids[48:])] = 0
+        write(root, number, ids=ids)
+
+
+def debris(root: Path) -> None:
+    """In one image, in which all cells lie on the other side: it looks as cells do, and is none."""
+    upper_half_drawn(root)
+    for number in range(1, 6):
+        write(root, number, *picture(number))
+
+
 def half_not_looked_at(root: Path) -> None:
     """A value for what nobody annotated, of which neither check nor training was told."""
     for number in range(6):
@@ -349,6 +364,8 @@ def damaged(root: Path) -> None:
         (in_micrometres, ["mask is scaled"]),
         (of_the_frame_before, ["one mask for several images"]),
         (twice_turned, ["image is there twice"]),
+        (upper_half_drawn, ["mask covers a part of the image"]),
+        (debris, []),
         (half_not_looked_at, ["cell as large as a part of the image"]),
         (outlines, ["outlines that are not filled"]),
         (thin_outlines, ["outlines that are not filled"]),

@@ -9,11 +9,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from scipy import stats
 
 from unet_paper.data.datasets import Case
 from unet_paper.data.finding import CHANNELS, PHOTOGRAPH, Finding, grouped, no_image, no_mask
 from unet_paper.data.hold_out import hold_out
 from unet_paper.data.misplaced import OtherFit, misplaced
+from unet_paper.data.outline_fit import BY_CHANCE
+from unet_paper.data.partly_drawn import by_chance, drawn_part
 from unet_paper.data.pixel_size import TOLERANCE
 from unet_paper.data.relatives import Relation
 from unet_paper.data.survey import DOT, ImageFacts, Survey
@@ -23,6 +26,8 @@ __all__ = ["case_of", "findings"]
 _CLASSES = 8  # at most, that values of masks may be
 # correlation of images that show the same, from which it is said
 _EVIDENT = 0.6
+# of what looks like cells between them, that is beyond them, from which it is said; and of the cells' places
+_AS_MUCH, _BY_CHANCE = 0.5, 1e-4
 _SHOWN = {
     "copy": "copies of others, be they turned, mirrored, dimmed or blurred",
     "overlap": "parts that others show, too, as tiles that overlap do",
@@ -52,6 +57,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _duplicates(found),
         _same_mask(found),
         _held_out(found),
+        _partly_drawn(found),
         _giants(found),
         _apart(found),
         _hollow(found),
@@ -244,6 +250,24 @@ def _of_both(found: Survey, related: Sequence[Relation]) -> list[str]:
 def _in_words(related: Sequence[Relation]) -> str:
     hows = {relation.how for relation in related}
     return "; ".join(words for how, words in _SHOWN.items() if how in hows)
+
+
+def _partly_drawn(found: Survey) -> Iterator[Finding]:
+    """Cells in a part of each image, with what looks like cells beyond: debris in one or two, not in most."""
+    drawn = [image for image in found.images if image.areas and not image.inverted]
+    # masks that lie on no edges are moved, scaled or another image's
+    files = [image for image in drawn if image.beyond >= _AS_MUCH and image.outline >= BY_CHANCE]
+    parts = [drawn_part(image.margins, image.shape, statistics.median(image.areas)) for image in files]
+    chances = [max(by_chance(part, len(image.areas)), 1e-99) for part, image in zip(parts, files, strict=True)]
+    mostly = len(files) > 1 and 2 * len(files) > len(drawn)
+    if files and (mostly or stats.combine_pvalues(chances).pvalue < _BY_CHANCE):
+        yield Finding(
+            "mask covers a part of the image",
+            [image.label for image in files],
+            "all cells lie in a part of their image, and what lies beyond looks as they do: it is learnt as background",
+            "draw those, too; or crop image and mask alike; or fill what nobody has looked at with a value that no "
+            "cell has, and say it, --ignore_value, in check and train; if there are no cells, nothing",
+        )
 
 
 def _giants(found: Survey) -> Iterator[Finding]:

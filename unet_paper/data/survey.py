@@ -33,6 +33,7 @@ from unet_paper.data.outline_fit import (
     outline_fit,
     points_turned,
 )
+from unet_paper.data.partly_drawn import beyond
 from unet_paper.data.photometric import upright
 from unet_paper.data.pixel_size import micrometres
 from unet_paper.data.reader import LabelReader, PageReader, layout, split_page
@@ -100,6 +101,7 @@ class ImageFacts:
         pointed: whether its cells are points, which have no size.
         dotted: whether most cells of the mask are dots of a few pixels, which stand for cells and are none.
         margins: rows above, and columns left of, all cells, and those below and right of them, px.
+        beyond: how much of what lies beyond all cells looks as they do, see ``partly_drawn.beyond``.
         thumbnail: of grey values, 16 x 16 px, mean 0 and standard deviation 1.
         miniature: see ``relatives.miniature``.
     """
@@ -147,6 +149,7 @@ class ImageFacts:
     pointed: bool = False
     dotted: bool = False
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)
+    beyond: float = 0.0
     thumbnail: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     miniature: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
 
@@ -376,6 +379,7 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
     own, best, shift = outline_fit(grey, np.zeros_like(cells) if pointed or dotted else cells)
     pieces, specks = (0, 0) if dotted else _pieces(cells, areas)
     image_hash, label_hash = _hashes(pixels, cells)
+    margins = _margins(cells > 0)
     pixel_size = micrometres(layout(split_page(case["image"])[0]))
     turn = best_turn(grey, cells) if own < BY_CHANCE else 1
     greys = grey_range(pixels)
@@ -424,7 +428,8 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         drawn_hash=_of_cells(cells) if 0 < np.mean(cells > 0) < 1 else "",
         pointed=pointed,
         dotted=dotted,
-        margins=_margins(cells > 0),
+        margins=margins,
+        beyond=beyond(grey, cells, margins, float(np.median(areas))) if len(areas) and not (pointed or dotted) else 0.0,
         thumbnail=_thumbnail(grey),
         miniature=miniature(grey),
     )
