@@ -17,6 +17,7 @@ from unet_paper.data import folder_layout
 from unet_paper.data.finding import Finding, grouped
 from unet_paper.data.findings import findings
 from unet_paper.data.outline_fit import best_growth, outline_fit
+from unet_paper.data.phantom_clustered_nuclei import nuclei
 from unet_paper.data.survey import _is_photograph, survey
 
 SIZE = 96
@@ -264,6 +265,16 @@ def debris(root: Path) -> None:
         write(root, number, *picture(number))
 
 
+def twice_as_large(root: Path) -> None:
+    """Half of the images, as of another objective, and their files do not say it."""
+    for number in range(3):
+        image, ids = picture(number)
+        large = ndimage.zoom(image.astype(np.float32), 2, order=1) + np.random.default_rng(number).normal(
+            0, 3, (192, 192)
+        )
+        write(root, number, large.clip(0, 255).astype(np.uint8), ids.repeat(2, axis=0).repeat(2, axis=1))
+
+
 def half_not_looked_at(root: Path) -> None:
     """A value for what nobody annotated, of which neither check nor training was told."""
     for number in range(6):
@@ -366,6 +377,7 @@ def damaged(root: Path) -> None:
         (twice_turned, ["image is there twice"]),
         (upper_half_drawn, ["mask covers a part of the image"]),
         (debris, []),
+        (twice_as_large, ["two sizes of cells"]),
         (half_not_looked_at, ["cell as large as a part of the image"]),
         (outlines, ["outlines that are not filled"]),
         (thin_outlines, ["outlines that are not filled"]),
@@ -508,6 +520,18 @@ def test_membranes_that_are_drawn_in_place_of_cells_are_said(tmp_path: Path) -> 
     mended = survey([case], annotation="binary", background_value=255)
     assert mended.cells == 36
     assert "outlines that are not filled" not in {finding.kind for finding in findings(mended)}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_cells_of_many_sizes_are_not_two(tmp_path: Path, seed: int) -> None:
+    """Nuclei of 10 to 30 px, each image its own."""
+    for number, (image, ids) in enumerate(zip(*nuclei(8, 160, seed), strict=True)):
+        tifffile.imwrite(tmp_path / f"i{number}.tif", image)
+        tifffile.imwrite(tmp_path / f"m{number}.tif", ids)
+    cases = [{"image": str(tmp_path / f"i{n}.tif"), "label": str(tmp_path / f"m{n}.tif")} for n in range(8)]
+    sizes = [np.median(image.areas) for image in survey(cases).images if len(image.areas) > 2]
+    assert max(sizes) > 3 * min(sizes)
+    assert "two sizes of cells" not in [finding.kind for finding in findings(survey(cases))]
 
 
 def test_pixels_below_zero_are_counted_however_few(clean: Path) -> None:

@@ -4,6 +4,7 @@ Every rule is one function, every threshold in it a number with a reason. A find
 at; none of them ends a run.
 """
 
+import itertools
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,8 @@ _CLASSES = 8  # at most, that values of masks may be
 _EVIDENT = 0.6
 # of what looks like cells between them, that is beyond them, from which it is said; and of the cells' places
 _AS_MUCH, _BY_CHANCE = 0.5, 1e-4
+# cells of an image, and images of a size of cells, that tell it; and by which sizes differ as magnifications do
+_SEVERAL, _MAGNIFIED = 3, 1.6
 _SHOWN = {
     "copy": "copies of others, be they turned, mirrored, dimmed or blurred",
     "overlap": "parts that others show, too, as tiles that overlap do",
@@ -68,6 +71,7 @@ def findings(found: Survey, other_fit: OtherFit | None = None) -> list[Finding]:
         _hot_pixels(found),
         _negatives(found),
         _pixel_sizes(found),
+        _magnifications(found),
         _one_image(found),
         _left_out(found),
         _other_files(found),
@@ -433,6 +437,38 @@ def _pixel_sizes(found: Survey) -> Iterator[Finding]:
         f"pixels of {min(sides.values()):.4g} to {max(sides.values()):.4g} um: cells of one size are of several in px",
         "train on images of one magnification; the network follows the pixel size of new images by itself",
     )
+
+
+def _magnifications(found: Survey) -> Iterator[Finding]:
+    """Images in two groups, by the size of their cells, with nothing in between, where files do not say why."""
+    if any(_pixel_sizes(found)):
+        return
+    sized = sorted(
+        (_diameter(image), image.image) for image in found.images if len(image.areas) >= _SEVERAL and not image.pointed
+    )
+    middles = [middle for middle, _ in sized]
+    steps = [larger / smaller for smaller, larger in itertools.pairwise(middles)]
+    cut = int(np.argmax(steps)) + 1 if steps else 0
+    small, large = middles[:cut], middles[cut:]
+    if min(len(small), len(large)) < _SEVERAL:
+        return
+    ratio = statistics.median(large) / statistics.median(small)
+    within = max(small[-1] / small[0], large[-1] / large[0])
+    if ratio >= _MAGNIFIED and steps[cut - 1] > 1.25 * within:
+        fewer = sized[:cut] if len(small) <= len(large) else sized[cut:]
+        yield Finding(
+            "two sizes of cells",
+            [file for _, file in fewer],
+            f"cells of {len(small)} images are {statistics.median(small):.0f} px wide, those of {len(large)} "
+            f"{statistics.median(large):.0f} px, and none are in between, as of two magnifications",
+            "train each magnification by itself, or scale images and masks to one, the masks without interpolation; if "
+            "cells are of two kinds, nothing",
+        )
+
+
+def _diameter(image: ImageFacts) -> float:
+    """Of the middle one of an image's cells, those that are whole if there are any, px."""
+    return 2 * (statistics.median(image.whole_areas or image.areas) / np.pi) ** 0.5
 
 
 def _one_image(found: Survey) -> Iterator[Finding]:
