@@ -5,21 +5,23 @@
 A run's folder is what a training has left, and an evaluation of it, where there is one. Into ``--doc`` go, for each
 run, a table of its validations and its curves, a picture in ``figures`` beside the document; into ``--readme`` a line
 each, with the scores of the evaluation: of ``model.pt``, the weights of the best validation. Both between the lines
-``<!-- BLOCK:begin -->`` and ``<!-- BLOCK:end -->``. Hours are those of the clock, validations included.
+``<!-- BLOCK:begin -->`` and ``<!-- BLOCK:end -->``; with ``--keep`` what they hold of data sets that these runs are not
+of stays, since the folders of earlier runs may be gone. Hours are those of the clock, validations included.
 """
 
 import argparse
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reproduce_tables import DATA_SETS
 
-from unet_paper.running import checkpoint, figures, run_folder
+from unet_paper.running import checkpoint, figures, run_folder, tables
 from unet_paper.running.logbook import read_table
-from unet_paper.running.tables import markdown_table, replace_block
+from unet_paper.running.tables import markdown_table
 
 NOT_SCORES = ("epoch", "step", "seconds", "hours", "learning_rate", "train_loss")
 FIGURES = "figures"
@@ -106,6 +108,26 @@ def validations(rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     return found
 
 
+def rows_of(block: str) -> dict[str, list[str]]:
+    """Cells of the rows of a table, by the first of each.
+
+    >>> rows_of("| data set | steps |\\n| --- | --- |\\n| HeLa | 50 |\\n")
+    {'HeLa': ['HeLa', '50']}
+    """
+    rows = [line.strip("| ").split(" | ") for line in block.splitlines() if line.startswith("| ")]
+    return {row[0]: row for row in rows[2:]}
+
+
+def sections_of(block: str) -> dict[str, str]:
+    """What stands under titles, and those, by title.
+
+    >>> sections_of("**HeLa**\\n\\nof it\\n\\n**U373**\\n\\nof that\\n\\n")
+    {'HeLa': '**HeLa**\\n\\nof it\\n\\n', 'U373': '**U373**\\n\\nof that\\n\\n'}
+    """
+    _, *parts = re.split(r"^\*\*(.+)\*\*$", block, flags=re.MULTILINE)
+    return {title: f"**{title}**{text.rstrip()}\n\n" for title, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the tables of some runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,21 +135,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--doc", type=Path, help="file in which to replace tables and curves")
     parser.add_argument("--readme", type=Path, help="file in which to replace the table of a line a run")
     parser.add_argument("--block", default="paper_recipe", help="name of the block in both (paper_recipe)")
+    parser.add_argument("--keep", action="store_true", help="keep what the blocks hold of other data sets")
     given = parser.parse_args(arguments)
     trainings = [Training(folder) for folder in given.runs]
     head = ["data set", "network", "recipe", "steps", "hours", "best after", "its scores on images held out"]
-    table = "\n".join(markdown_table(head, [training.line() for training in trainings])) + "\n"
-    print(table)
+    rows = {training.title: training.line() for training in trainings}
+    print(*markdown_table(head, list(rows.values())), sep="\n")
     if given.readme is not None:
-        replace_block(given.readme, table, given.block)
+        kept = rows_of(tables.read_block(given.readme, given.block)) if given.keep else {}
+        text = "\n".join(markdown_table(head, list({**kept, **rows}.values()))) + "\n"
+        tables.replace_block(given.readme, text, given.block)
     if given.doc is not None:
-        lines = []
+        sections = sections_of(tables.read_block(given.doc, given.block)) if given.keep else {}
         for training in trainings:
             picture = f"{FIGURES}/{given.block}_{training.facts['training']['data'].lower()}.png"
             curves = [{name: row[name] for name in row if name != "hours"} for row in training.rows]
             figures.save_figure(figures.curve_figure(curves), given.doc.parent / picture)
-            lines += [*training.section(picture), ""]
-        replace_block(given.doc, "\n".join(lines), given.block)
+            sections[training.title] = "\n".join([*training.section(picture), "", ""])
+        tables.replace_block(given.doc, "".join(sections.values()), given.block)
 
 
 if __name__ == "__main__":

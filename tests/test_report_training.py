@@ -54,6 +54,28 @@ def test_documents_say_steps_hours_and_scores(report: ModuleType, run: Path, tmp
         assert "stale" not in file.read_text()
 
 
+def test_what_other_data_sets_came_to_can_stay(report: ModuleType, run: Path, tmp_path: Path) -> None:
+    """Of a run whose folder is gone."""
+    doc, readme = tmp_path / "choices.md", tmp_path / "README.md"
+    (tmp_path / "figures").mkdir()
+    others = "**HeLa**\n\nits table\n\n", "| HeLa | 64 to 1024 features | `paper` | 50 | 0.1 | 50 | SEG 0.5 |\n"
+    of_it = "**ISBI 2012**\n\nstale\n\n", "| ISBI 2012 | stale |\n"
+    head = "", "| data set | network | recipe | steps | hours | best after | its scores |\n| --- | --- |\n"
+    for file, *parts in zip((doc, readme), head, of_it, others, strict=True):
+        file.write_text(MARKED.replace("stale\n", "".join(parts)))
+    arguments = [str(run), "--doc", str(doc), "--readme", str(readme)]
+    report.main([*arguments, "--keep"])
+    for file, other in zip((doc, readme), others, strict=True):
+        assert other in file.read_text()
+        assert "stale" not in file.read_text()
+        assert file.read_text().index("ISBI 2012") < file.read_text().index("HeLa")
+    kept = [file.read_text() for file in (doc, readme)]
+    report.main([*arguments, "--keep"])
+    assert [file.read_text() for file in (doc, readme)] == kept
+    report.main(arguments)
+    assert not any("HeLa" in file.read_text() for file in (doc, readme))
+
+
 def test_an_evaluation_has_the_last_word(report: ModuleType, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "evaluation").mkdir()
     scores = {"V_rand": 0.5, "V_info": 0.25, "IoU": 0.125}
