@@ -12,9 +12,10 @@ help:
 	@echo "make label   set up MONAI Label, then serve a release: correct its predictions, train on the corrections"
 	@echo "make package     build the releases' archives and their registry into dist"
 	@echo "make dist    build and check wheel and sdist into dist/pypi; make publish uploads them"
-	@echo "make label-test   the same, driven by a test"
+	@echo "make label-test   MONAI Label, driven by a test"
 	@echo "make large-test   images in blocks by workers that are killed on the way"
 	@echo "make release-test   releases, wheel and packages for BioImage.IO, each installed into an environment of its own (many minutes)"
+	@echo "make lint        what the code's own checkers say; make clean removes environments and builds, and no run"
 	@echo "make attack      attack the package on the loopback (minutes): what was tried, refused, survived and lost"
 	@echo "make benchmark    set up the peers, measure everything (20 minutes, on a quiet machine), write bundle/docs/performance.md"
 	@echo "make benchmark-gpu   measure training and prediction on this machine's GPU (minutes), and add them to the same page"
@@ -109,4 +110,4 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .label-venv dist runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .label-venv dist .pytest_cache .mypy_cache .ruff_cache

@@ -49,8 +49,6 @@ class DataSet(NamedTuple):
     """Version of the rules of these scores; a row of an older one is marked."""
     released: tuple[str, ...] = ()
     """Scores that a release names, where not all."""
-    best_symmetries: str = "none"
-    """Test-time averaging with which recipe ``best`` is scored."""
     changed: tuple[str, ...] = ("SEG", "DET", "SEG_touching", "SEG_separate")
     """Scores of changed images."""
 
@@ -88,7 +86,6 @@ DATA_SETS = {
         EM_SCORES,
         metric_rules=RULES,
         released=EM_RELEASED,
-        best_symmetries="all",
         changed=("V_rand", "V_info", "pixel_error"),
     ),
     "phc_u373": DataSet("PhC-C2DH-U373", "PhC-C2DH-U373", 2, ("SEG", "DET", "OP_CSB", "IoU")),
@@ -172,7 +169,6 @@ def evaluate(
             "output_dir": str(run),
             "recipe": recipe,
             "features": features(weights),
-            **({"symmetries": DATA_SETS[name].best_symmetries} if recipe == "best" else {}),
             **settings,
         },
     )
@@ -326,7 +322,8 @@ def markdown(
         lines += [
             "",
             "Rows of the earlier metric code are kept because their checkpoints are gone: their scores are near those",
-            "of the challenge's classes, not equal. They count in the means that have a star.",
+            "of the challenge's classes, not equal, and are of predictions averaged over 8 symmetries. They count in",
+            "the means that have a star.",
         ]
     lines += _comparison(compared) if compared else []
     lines += ["", earlier_comparison] if earlier_comparison and not compared else []
@@ -334,7 +331,8 @@ def markdown(
     sources = dict.fromkeys(f"{entry.who}: {entry.source}" for entry in PUBLISHED)
     lines += [
         "",
-        "All others were scored on hidden test images, so the rows are not of one kind. The published Rand errors",
+        "Ours are scored with the settings that the weights carry, as predictions are made by default. All others were",
+        "scored on hidden test images, so the rows are not of one kind. The published Rand errors",
         "stand where they most likely belong, with that of the pixels in cells; rand_error counts every pixel, as the",
         "challenge's metric classes do (bundle/docs/metrics.md). Sources:",
         "",

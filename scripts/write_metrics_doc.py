@@ -299,6 +299,9 @@ functions of other libraries differ by up to 0.01. A line's pixel inside a cell 
 A proposal without any cell is one segment. `average="micro"` pools the three sums of V_rand over the slices;
 `thinned=False` leaves the regrowth out. Source: Arganda-Carreras et al. 2015.
 
+Tables of scores name the version of these rules: 2 since version 0.2.0 of this package; 1, before, came near to the
+challenge's scores and not to the last digit. Those of cells have one version, 1.
+
 A label slice without a cell scores 0 in both and counts in the mean, and V_info is 0 where the label has a single
 cell, found perfectly or not: 0 / 0 in the challenge's arithmetic. `undefined=1` calls such slices perfect instead.
 

@@ -15,7 +15,7 @@ from unet_paper.running.memory import PredictionMemory
 from unet_paper.running.tables import markdown_table
 
 # rows of a card, as docs/README.md shows them
-_ROWS = ("data", "recipe", "command", "selection", "time", "limits")
+_ROWS = ("data", "recipe", "start", "command", "selection", "time", "limits")
 _SIDES = (500, 1000, 2000, 5000)
 MINIMUM_PYTHON = "3.11"
 
@@ -23,7 +23,7 @@ MINIMUM_PYTHON = "3.11"
 def card_table(weights: str, card: Mapping[str, Any], licence: str) -> str:
     """The card of a release's weights for ``docs/README.md``.
 
-    >>> rows = dict.fromkeys(("data", "recipe", "command", "selection", "time", "limits"), "x")
+    >>> rows = dict.fromkeys(("data", "recipe", "start", "command", "selection", "time", "limits"), "x")
     >>> print(card_table("models/a.pt", {"of": "cells", **rows}, "Not Apache-2.0"))
     | | cells: `models/a.pt` |
     |---|---|
