@@ -201,3 +201,9 @@ def test_it_records_how_well_doubt_tells_the_error() -> None:
     assert few == {"images": 2, "correlation": None}
     assert "too few" in trust_in_words({**few, "score": "SEG"})
     assert trust_in_words(None) == ""
+
+
+def test_sizes_of_cells_take_no_memory_for_ids_that_are_not_there() -> None:
+    probability, reference = two_cells(0.1)
+    choice = validated(CTCSeg(), probability, np.where(reference > 0, reference + 2_000_000_000, 0))
+    assert choice._annotated_sizes() == (36, 36)

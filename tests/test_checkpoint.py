@@ -96,3 +96,9 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a checkpoint"):
         checkpoint.read_weights(tmp_path / "trap.pt")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_file_with_nothing_but_a_wrapper_s_own_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"n_averaged": torch.tensor(3)}}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt"):
+        checkpoint.load_weights(UNet(features=[2, 4]), tmp_path / "a.pt")

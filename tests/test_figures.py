@@ -64,3 +64,12 @@ def test_losses_and_scores_have_axes_of_their_own() -> None:
 def test_names_of_cases(source: str, name: str) -> None:
     image = SimpleNamespace(meta={"filename_or_obj": source})
     assert figures.case_name(image) == name
+
+
+def test_cases_that_have_one_name_are_told_apart() -> None:
+    sources = ["day1/images/001.tif", "day2/images/001.tif", "day1/images/001.png", "day1/images/002.tif"]
+    names = figures.CaseNames()
+    images = [SimpleNamespace(meta={"filename_or_obj": source}) for source in sources]
+    expected = ["images_001", "images_001.2", "images_001.3", "images_002"]
+    assert [names(image) for image in images] == expected
+    assert [names(image) for image in reversed(images)] == expected[::-1]

@@ -3,6 +3,7 @@
 import csv
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unet_paper.data.image_store import open_image
+from unet_paper.data.reader import PageReader
 from unet_paper.inferer import OverlapTileInferer
 from unet_paper.instances import DEFAULTS, PRESETS, label_instances
 from unet_paper.large import tasks
@@ -276,8 +278,43 @@ class TestInterrupted:
         found = cells_of(tmp_path / "out")
         np.testing.assert_array_equal(found, expected_cells(picture((100, 130)), weights, threshold))
 
+    def test_parts_that_begin_at_once_make_the_folder_together(
+        self, job: Job, weights: Path, small: Path, tmp_path: Path, threshold: float
+    ) -> None:
+        """As in containers of two machines, in which all processes have one number."""
+        cells = {**CELLS, "threshold": threshold}
+        with ThreadPoolExecutor(2) as pool:
+            parts = [pool.submit(job(small, cells=cells, part=f"{part}/2").run) for part in (1, 2)]
+        assert [part.result() for part in parts] == [None, None]
+        job(small, cells=cells).run()
+        found = cells_of(tmp_path / "out")
+        np.testing.assert_array_equal(found, expected_cells(picture((100, 130)), weights, threshold))
+        assert not list((tmp_path / "out").glob("*.part"))
+
 
 class TestFormats:
+    @pytest.mark.parametrize(
+        ("stated", "highest"),
+        [({"extratags": [(281, 3, 1, 255, True)]}, 255), ({"extratags": [(281, 3, 1, 4095, True)]}, 4095), ({}, 4095)],
+    )
+    def test_white_is_that_of_images_that_are_read_whole(
+        self, tmp_path: Path, stated: dict[str, Any], highest: int
+    ) -> None:
+        pixels = np.linspace(0, highest, 30 * 40).astype(np.uint16).reshape(30, 40)
+        tifffile.imwrite(tmp_path / "a.tif", pixels, **stated, metadata=None)
+        whole = PageReader().get_data(PageReader().read(tmp_path / "a.tif"))[1].get("full_scale")
+        assert open_image(tmp_path / "a.tif").full_scale == whole
+        assert (whole is None) == (not stated)
+
+    def test_hot_pixels_of_a_small_block_are_those_of_the_image(self, job: Job, weights: Path, tmp_path: Path) -> None:
+        pixels = picture((140, 200)).astype(np.float32) / 255
+        pixels[134:138:2, 196] = 1.2
+        tifffile.imwrite(tmp_path / "image.tif", pixels)
+        job(tmp_path / "image.tif", probability="float16").run()
+        found = np.asarray(zarr.open_group(tmp_path / "out" / "image_cells.zarr", mode="r")["0"])
+        expected = whole_probability((pixels.clip(0, 1) * 255).astype(np.float32), weights)
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+
     @pytest.mark.parametrize(
         "written",
         [

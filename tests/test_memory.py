@@ -192,3 +192,15 @@ def test_a_magnified_inferer_maps_pieces_of_any_inferer() -> None:
     image = torch.rand(1, 1, 9, 14)
     found = half.mapped(image, lambda x: torch.cat([x, -x], dim=1), lambda scores: scores[:, :1] * 2)
     assert torch.equal(found, half(image, lambda x: x) * 2)
+
+
+def test_each_channel_has_its_own_mean_and_spread() -> None:
+    image = torch.rand(2, 5, 7)
+    mean, spread = [0.5, 0.25], (0.2, 0.1)
+    found = NormaliseBandsd("image", subtrahend=mean, divisor=spread)({"image": image})["image"]
+    expected = torch.stack([(image[c] - mean[c]) / spread[c] for c in range(2)])
+    assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match=r"a.tif: has 1 channels, and grey_mean=\[0.5, 0.25\] 2 numbers"):
+        NormaliseBandsd("image", subtrahend=mean, divisor=0.2)(
+            {"image": MetaTensor(image[:1], meta={"filename_or_obj": "a.tif"})}
+        )

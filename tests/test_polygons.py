@@ -104,3 +104,8 @@ def test_an_ellipse_is_filled_from_the_four_points_that_qupath_sends() -> None:
 def test_what_is_no_outline_of_a_cell_is_refused(data: bytes, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         from_xml(data, (6, 8), "cell")
+
+
+def test_ids_of_any_size_cost_nothing() -> None:
+    ids = np.array([[0, 2_000_000_007], [5, 0]], np.int32)
+    assert [number for number, _ in outlines(ids)] == [5, 2_000_000_007]

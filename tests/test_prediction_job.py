@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from unet_paper.data.written_by_us import is_output, read_mark
 from unet_paper.instances import PRESETS
 from unet_paper.network import UNet
 from unet_paper.probability import CellProbabilityInferer
-from unet_paper.running import checkpoint, label_files, prediction_job
+from unet_paper.running import checkpoint, label_files, prediction_job, run_folder
 from unet_paper.running.facts import Facts
 from unet_paper.running.label_files import NiftiVolume, TiffStack
 from unet_paper.running.prediction_job import PredictionFailure, PredictionJob
@@ -576,3 +577,40 @@ def test_pages_of_one_stack_do_not_overwrite_one_another(weights: Path, tmp_path
         job = PredictionJob(list_images(address), tmp_path / "out", made_with={}, ckpt_path=weights)
         names.add(job.path(str(tmp_path / "a.tif"), "cells").name)
     assert names == {"a_cells.tif", "a_page0_cells.tif", "a_page2_cells.tif"}
+
+
+def test_a_name_that_is_too_long_costs_no_other_image_of_a_share(weights: Path, images: Path, tmp_path: Path) -> None:
+    long = images / f"{'x' * 240}.png"
+    Image.fromarray(grey(40, 45)).save(long)
+
+    def job() -> PredictionJob:
+        return PredictionJob(list_images(str(images)), tmp_path / "out", made_with={}, ckpt_path=weights)
+
+    share = job()
+    share.only([str(long), str(images / "a.png")])
+    assert list(share.failed) == [str(long)]
+    assert share.outstanding_files == [str(images / "a.png")]
+    other = job()
+    other.only([str(images / "b.png")])
+    assert other.failed == {}
+    leader = job()
+    leader.done_by_others({str(images / "c.png"): "torn"})
+    assert sorted(leader.failed) == sorted([str(long), str(images / "c.png")])
+
+
+def test_jobs_that_share_a_folder_all_leave_their_record(weights: Path, images: Path, tmp_path: Path) -> None:
+    machines = [{"threads": number} for number in range(6)]
+    jobs = [
+        PredictionJob(list_images(str(images)), tmp_path / "out", made_with={}, ckpt_path=weights, machine=machine)
+        for machine in machines
+    ]
+    (tmp_path / "out").mkdir()
+
+    def write(job: PredictionJob) -> None:
+        with run_folder.brief_turn(job.output_dir):
+            job.write_record()
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        list(pool.map(write, jobs))
+    (recorded,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["computed_with"].values()
+    assert sorted(machine["threads"] for machine in recorded) == list(range(6))

@@ -124,3 +124,35 @@ def test_what_there_is_not_is_refused(weights: Path) -> None:
         Segmenter.from_checkpoint(weights, threshold=2)
     with pytest.raises(ValueError, match=r"cells_preset='fold'"):
         Segmenter.from_checkpoint(weights, cells_preset="fold")
+
+
+def test_means_and_spreads_of_two_channels(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    network = UNet(in_channels=2, features=TINY["features"])
+    known = Facts(
+        in_channels=2, out_channels=2, features=TINY["features"], preset="paper", dropout=0.0, grey_mean=(0.5, 0.4),
+        grey_std=(0.2, 0.1), magnification=1.0, cells_preset="folder", cells=PRESETS["folder"],
+    )  # fmt: skip
+    checkpoint.save({**network.state_dict(), "facts": known.to_tensor()}, tmp_path / "model.pt")
+    image = RNG.integers(0, 256, (40, 50, 2), dtype=np.uint8)
+    found = Segmenter.from_checkpoint(tmp_path / "model.pt", device="cpu")(image, probability=True)
+    # channels that have one mean and spread after they were shifted and stretched
+    evened = (image / 255 - [0.5, 0.4]) / [0.2, 0.1] * 0.05 + 0.5
+    assert evened.min() > 0
+    assert evened.max() < 1
+    same = Segmenter.from_checkpoint(tmp_path / "model.pt", device="cpu", grey_mean=0.5, grey_std=0.05)
+    expected = same(evened.astype(np.float32), probability=True).probability
+    np.testing.assert_allclose(found.probability, expected, atol=0.02)
+
+
+def test_what_lies_in_the_folder_where_one_stands_changes_nothing(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = RNG.integers(0, 4096, (20, 20, 3), dtype=np.uint16)
+    expected = segmenter(image).labels
+    monkeypatch.chdir(tmp_path)
+    for make in (lambda path: path.mkdir(), lambda path: path.write_text("no image")):
+        place = tmp_path / "image"
+        make(place)
+        np.testing.assert_array_equal(segmenter(image).labels, expected)
+        place.rmdir() if place.is_dir() else place.unlink()

@@ -111,6 +111,14 @@ class TestDistances:
             far = np.inf if max_distance is None else np.floor(max_distance**2)
             np.testing.assert_allclose(found, np.where(np.rint(exact**2) <= far, exact, np.inf), rtol=1e-14)
 
+    @pytest.mark.parametrize("width", [32_768, 50_000])
+    def test_distances_that_squares_of_32_bits_do_not_hold_are_refused(self, width: int) -> None:
+        instances = np.zeros((1, width), np.int32)
+        instances[0, [0, -1]] = 1, 2
+        with pytest.raises(ValueError, match=f"1 x {width} px: distances of 32,768 px and more"):
+            two_nearest_distances(instances)
+        assert two_nearest_distances(instances, 100)[0][0, 50] == 50
+
     def test_transposed_image_has_transposed_distances(self) -> None:
         instances = disks(4, 11, 4.5)[:, :31]
         for found, turned in zip(

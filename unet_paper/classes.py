@@ -26,11 +26,12 @@ def check_num_classes(num_classes: int) -> None:
     """Refuse a number of classes that is none.
 
     Raises:
-        ValueError: for fewer than two, or what is no whole number.
+        ValueError: for fewer than two, more than 256, which 8 bits hold, or what is no whole number.
     """
-    if not (is_whole(num_classes) and num_classes >= 2):
+    if not (is_whole(num_classes) and 2 <= num_classes <= 256):
         raise ValueError(
-            f"out_channels={num_classes!r}: at least 2 classes are needed, background and cell (in Python: num_classes)"
+            f"out_channels={num_classes!r}: at least 2 classes are needed, background and cell, and at most 256 (in "
+            "Python: num_classes)"
         )
 
 

@@ -39,7 +39,7 @@ def two_nearest_distances(
         d1 and d2 in px, shape (H, W) each; infinite where there is no such cell.
 
     Raises:
-        ValueError: for an image that is not a 2D integer one, or max_distance < 0.
+        ValueError: for an image that is not a 2D integer one, max_distance < 0, or distances of 32,768 px and more.
 
     Examples:
         >>> d1, d2 = two_nearest_distances(np.array([[3, 0, 0, 0, 8]]))
@@ -79,9 +79,18 @@ def label_image(instances: ArrayLike) -> NDArray[np.int32]:
 
 
 def largest_square(labels: NDArray[np.int32], distance: float) -> int:
-    """Square of the distance in px, or of the image's diagonal where that is shorter."""
+    """Square of the distance in px, or of the image's diagonal where that is shorter.
+
+    Raises:
+        ValueError: if sums of two of them are more than 32 bits hold.
+    """
     height, width = labels.shape
-    return math.floor(min(distance**2, height**2 + width**2))
+    limit = math.floor(min(distance**2, height**2 + width**2))
+    if limit >= 2**30:
+        raise ValueError(
+            f"instances of {height} x {width} px: distances of 32,768 px and more are not supported; give max_distance"
+        )
+    return limit
 
 
 def two_nearest_squares(labels: NDArray[np.int32], limit: int) -> NDArray[np.int32]:

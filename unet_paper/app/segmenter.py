@@ -194,5 +194,6 @@ def _taken(pixels: NDArray[Any], names: Sequence[str], channel: Channel | None) 
 def _loaded(pixels: NDArray[Any], pixel_size: tuple[float, float] | None) -> MetaTensor:
     """An image as the config's ``LoadImaged`` and ``EnsureChannelFirstd`` leave it."""
     tensor = torch.from_numpy(np.ascontiguousarray(pixels.astype(np.float32)))
-    meta: dict[str, Any] = {"filename_or_obj": "image", "stored_dtype": pixels.dtype.name}
+    # a file that is called so is another image
+    meta: dict[str, Any] = {"filename_or_obj": "image", "in_memory": True, "stored_dtype": pixels.dtype.name}
     return MetaTensor(tensor, meta=meta if pixel_size is None else {**meta, "pixel_size_um": pixel_size})

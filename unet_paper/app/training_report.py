@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -146,7 +147,8 @@ def _images(pictures: Path, rows: Sequence[Mapping[str, str]], key: str) -> list
     parts = [f"<table><tr>{head}</tr>{''.join(lines)}</table>"]
     shown = order if len(order) <= PICTURES else [*order[: PICTURES // 2], *order[-PICTURES // 2 :]]
     for row in shown:
-        for file in sorted(pictures.glob(f"*_{row['case']}.png"))[:1]:
+        own = re.compile(rf"\d+_{re.escape(row['case'])}\.png")
+        for file in sorted(file for file in pictures.glob("*.png") if own.fullmatch(file.name))[:1]:
             parts.append(f"<p>{escape(row['case'])}: {escape(key)} {_number(row.get(key))}<br>{_picture(file)}</p>")
     return parts
 

@@ -36,7 +36,7 @@ TIFF = (".tif", ".tiff", ".btf", ".tf8")
 LARGEST_CHUNK = 2**28
 # of a URL, to notice that it has changed
 _CHUNKS_READ = 8
-_ORIENTATION, _MAX_SAMPLE, _SMAX_SAMPLE = 274, 281, 341
+_ORIENTATION = 274
 
 logger = logging.getLogger(__name__)
 
@@ -310,7 +310,8 @@ def _open_tiff(path: Path) -> ImageStore:
             mapped = series.dataoffset is not None and not page.is_tiled and page.compression == 1
             description = tiff.pages[0].description
             _refuse_unusual(path, tiff, page)
-            full_scale = _full_scale(tiff, page)
+            # a block beyond it is refused when it is read: all of the image is not looked at before
+            full_scale = tiff_file.full_scale(tiff, page)
     except (OSError, tifffile.TiffFileError, IndexError) as error:
         raise ValueError(
             f"dataset_dir={path}: cannot be read as TIFF: {error}; truncated or damaged? Copy it again"
@@ -382,18 +383,6 @@ def _refuse_large_chunks(path: Path, page: Any) -> None:
             f"dataset_dir={path}: compressed in pieces of {page.chunks} px, {chunk} bytes, each of which would be "
             "decoded for every block; save it as OME-Zarr, or in tiles: tifffile.imwrite(..., tile=(512, 512))"
         )
-
-
-def _full_scale(tiff: Any, page: Any) -> float | None:
-    significant = tiff_file.significant_bits(tiff, page)
-    if significant and page.dtype.kind == "u" and significant < page.bitspersample:
-        return float(2**significant - 1)
-    for tag in (_SMAX_SAMPLE, _MAX_SAMPLE):
-        if tag in page.tags:
-            stated = float(np.max(page.tags[tag].value))
-            if stated in {2.0**bits - 1 for bits in range(8, 16)} and stated != np.iinfo(np.uint8).max:
-                return stated
-    return None
 
 
 def _stamp(file: Path) -> list[int]:

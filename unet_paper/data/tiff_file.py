@@ -105,7 +105,7 @@ def read(file: Path, number: int) -> Page:
             pixels = (pixels.astype(np.int32) - _SIGNED_OFFSET).astype(np.int16)
         return Page(
             photometric.upright(pixels, _orientation(chosen[0].page)),
-            full_scale=_full_scale(tiff, first, pixels),
+            full_scale=full_scale(tiff, first, float(pixels.max()) if pixels.size else None),
             alpha=len(chosen) == 1 and _has_alpha(first) and pixels.ndim == 3 and pixels.shape[2] in (2, 4),
             channels=_channel_names(tiff, chosen),
             palette=palette,
@@ -298,24 +298,29 @@ def is_signed_by_imagej(tiff: Any, page: Any) -> bool:
     return np.dtype(page.dtype) == np.uint16 and line == (0, -_SIGNED_OFFSET, 1)
 
 
-def _full_scale(tiff: Any, page: Any, pixels: NDArray[Any]) -> float | None:
-    """Grey value that is white, by the bits that the file states, or by a stated maximum that is all ones in bits.
+def full_scale(tiff: Any, page: Any, highest: float | None = None) -> float | None:
+    """Grey value that is white, by the bits that a file states, or by a stated maximum that is all ones in bits.
 
     Any other stated maximum is what one image happens to contain.
+
+    Args:
+        tiff, page: as tifffile has them.
+        highest: grey value of the image, which cannot be beyond white; None where it is not known yet.
+
+    Returns:
+        None where the file states none, or that of its dtype.
     """
     dtype = np.dtype(page.dtype)
     bits = int(page.bitspersample)
-    if dtype.kind == "u" and bits < 8 * dtype.itemsize:
-        return float(2**bits - 1)
-    significant = significant_bits(tiff, page)
-    if significant and dtype.kind == "u" and significant < bits and pixels.size and int(pixels.max()) < 2**significant:
-        return float(2**significant - 1)
-    for tag in (_SMAX_SAMPLE, _MAX_SAMPLE):
-        if tag in page.tags and dtype.kind in "uif":
-            stated = float(np.max(page.tags[tag].value))
-            if stated in {2.0**n - 1 for n in range(8, 16)} and pixels.size and float(pixels.max()) <= stated:
-                return None if dtype.kind == "u" and stated == np.iinfo(dtype).max else stated
-    return None
+    stated = []
+    if dtype.kind == "u":
+        significant = significant_bits(tiff, page) or bits
+        stated += [2.0**used - 1 for used in (bits, significant) if used < 8 * dtype.itemsize]
+    if dtype.kind in "uif":
+        maxima = (float(np.max(page.tags[tag].value)) for tag in (_SMAX_SAMPLE, _MAX_SAMPLE) if tag in page.tags)
+        stated += [maximum for maximum in maxima if maximum in {2.0**n - 1 for n in range(8, 16)}]
+    white = next((white for white in stated if highest is None or highest <= white), None)
+    return None if dtype.kind == "u" and white == np.iinfo(dtype).max else white
 
 
 def _channel_names(tiff: Any, channels: list[_Plane]) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ class ScaleToUnitRanged(MapTransform):
         lowest, highest = self.minimum - slack, reach * maximum + slack
         if not (low >= lowest and high <= highest):
             beyond = int(torch.count_nonzero((tensor < lowest) | (tensor > highest)))
-            if beyond <= at_most(tensor.numel()) and math.isfinite(low + high):
+            if beyond <= at_most(meta.get("pixels_in_all", tensor.numel())) and math.isfinite(low + high):
                 self._notices.warn(
                     "hot pixels",
                     source,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -304,7 +304,7 @@ class LargePrediction:
     def _make(self, work: Path, plan: Plan, image: ImageStore, cases: Sequence[Case]) -> None:
         """Make the folder of the run; of several jobs that start at once, one makes it."""
         self._refuse_full_disk(cases)
-        making = self.output_dir / f"{work.name}.{os.getpid()}.part"
+        making = self.output_dir / f"{work.name}.{uuid.uuid4().hex[:8]}.part"
         try:
             plan.write(making)
             label_store.create_store(

@@ -68,7 +68,8 @@ class ManyImages:
         if self.part is not None:
             number, parts = self.part
             with run_folder.shared_output_folder(folder, self.job.record, f"{number}_of_{parts}"):
-                self.job.write_record()
+                with run_folder.brief_turn(folder):
+                    self.job.write_record()
                 self.job.only(self.job.files[number - 1 :: parts])
                 interruption.run(evaluator, folder)
             logger.info("part %d of %d is predicted; when all are, run once more without part", number, parts)
@@ -115,7 +116,7 @@ def _of_worker(config: Mapping[str, Any], workers: int) -> dict[str, Any]:
     """The config as a worker has it: the same, without what leads, and with its share of the cores."""
     own = {name: value for name, value in config.items() if name not in ("initialize", "run", "evaluating", "share")}
     for name in ("dataset_dir", "output_dir", "ckpt_path"):
-        own[name] = os.path.abspath(own[name])
+        own[name] = os.path.abspath(os.path.expanduser(own[name]))
     own["inferer"]["inferer"]["progress"] = False
     own["handlers"] = [handler for handler in own["handlers"] if handler["_target_"] != _WEIGHTS]
     if own["threads"] == machine.AUTO:

@@ -8,7 +8,7 @@ follow one another; tasks of one stage may be done in any order, at once, on any
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -18,11 +18,12 @@ import numpy as np
 import torch
 import zarr
 from monai.data import MetaTensor
-from monai.transforms import Compose, NormalizeIntensityd
+from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unet_paper.data.image_store import ImageStore, open_image
+from unet_paper.data.normalisation import NormaliseBandsd
 from unet_paper.data.reader import CheckImaged
 from unet_paper.data.unit_range import ScaleToUnitRanged
 from unet_paper.instances import Settings
@@ -192,6 +193,8 @@ class Case:
         """Grey values as the network was trained on them."""
         pixels = self.image.read(self.plane, *box.slices, self.plan.channels)
         meta: dict[str, Any] = {"filename_or_obj": self.image.address, "stored_dtype": pixels.dtype.name}
+        # of the plane, as where it is predicted whole: a small block at the border has room for none
+        meta["pixels_in_all"] = self.size[0] * self.size[1] * len(pixels)
         if self.image.full_scale is not None:
             meta["full_scale"] = self.image.full_scale
         native = np.ascontiguousarray(pixels.astype(np.float32 if pixels.dtype.kind != "f" else pixels.dtype))
@@ -206,7 +209,7 @@ class Case:
             [
                 CheckImaged("image", channels=self.plan.network["in_channels"]),
                 ScaleToUnitRanged("image", minimum=grey["minimum"], maximum=grey["maximum"], logarithm=grey.get("log")),
-                NormalizeIntensityd("image", subtrahend=grey["mean"], divisor=grey["std"]),
+                NormaliseBandsd("image", subtrahend=grey["mean"], divisor=grey["std"]),
             ]
         )
 
@@ -251,11 +254,6 @@ class Case:
             size,
         )
         return {"cells": np.array(cells), "unmeasured": np.array(unmeasured)}
-
-    def _rows_of_blocks(self) -> Iterator[list[Mapping[str, NDArray[Any]]]]:
-        columns = self.grid.columns
-        for first in range(0, len(self.grid), columns):
-            yield [self.workspace.facts("relabel", index) for index in range(first, first + columns)]
 
 
 def run_task(folder: str, fingerprint: str, plane: tuple[int, ...], stage: str, index: int) -> None:

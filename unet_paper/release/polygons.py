@@ -36,9 +36,10 @@ def outlines(ids: NDArray[np.integer[Any]], min_area: float = 0) -> Iterator[tup
     >>> list(outlines(np.array([[0, 7], [0, 7]])))
     [(7, [(1.0, 0.0), (2.0, 0.0), (2.0, 2.0), (1.0, 2.0)])]
     """
-    for number, window in enumerate(ndimage.find_objects(ids), start=1):
-        if window is None:
-            continue
+    cells = np.unique(ids[ids > 0])
+    # by rank: what finds them keeps a place for each number up to the largest
+    ranks = np.where(ids > 0, np.searchsorted(cells, ids) + 1, 0)
+    for number, window in zip(cells.tolist(), ndimage.find_objects(ranks), strict=True):
         top, left = window[0].start, window[1].start
         for corners in _loops(np.pad(ids[window] == number, 1)):
             if (area := _area(corners)) > 0 and area >= min_area:

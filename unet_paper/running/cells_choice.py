@@ -230,8 +230,8 @@ class CellsChoice:
         """Pixels of the smallest annotated cell, and of the largest that is drawn whole; 0 where there is none."""
         own: tuple[list[int], list[int]] = [], []
         for _, reference in self._cases:
-            sizes = np.bincount(reference[reference > 0].ravel())
-            own[0].extend(int(size) for size in sizes[sizes > 0])
+            sizes = np.unique(reference[reference > 0], return_counts=True)[1]
+            own[0].extend(int(size) for size in sizes)
             if not (reference == OPEN).any():  # points tell no sizes
                 own[1].append(int(sizes.max(initial=0)))
         smallest, largest = ([size for process in engines.gather(sizes) for size in process] for sizes in own)

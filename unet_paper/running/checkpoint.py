@@ -128,7 +128,7 @@ def _state_dict(content: Any, name: str) -> dict[str, Tensor]:
 def _bare_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     anchor = next((name for name in state if name.endswith(f".{_ANCHOR}")), None)
     prefix = "" if anchor is None else anchor.removesuffix(_ANCHOR)
-    while anchor is None:  # another network than ours
+    while anchor is None and state:  # another network than ours
         wrapper = next((word for word in _WRAPPERS if all(name.startswith(prefix + word) for name in state)), None)
         if wrapper is None:
             break

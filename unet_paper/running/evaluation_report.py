@@ -189,6 +189,7 @@ class ErrorMaps:
         self.folder = Path(folder)
         self.annotation = annotation
         self.settings = _settings(cells_preset)
+        self._names = figures.CaseNames()
 
     def attach(self, engine: Engine) -> None:
         """Draw while ``engine`` runs."""
@@ -196,7 +197,7 @@ class ErrorMaps:
 
     def _draw(self, engine: Any) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            name = figures.case_name(item["image"])
+            name = self._names(item["image"])
             keys = ("image", "pred", "cells", "instances")
             case = {key: output[key].detach().cpu().numpy() for key in keys}
             if self.annotation == "binary":
@@ -245,6 +246,7 @@ class EvaluationReport:
         self.validation_cases = validation_cases
         self.metrics = metrics
         self._cases: list[str] = []
+        self._names = figures.CaseNames()
 
     def attach(self, engine: Engine) -> None:
         """Follow the evaluator ``engine``."""
@@ -256,7 +258,7 @@ class EvaluationReport:
         self._cases = []
 
     def _add(self, engine: Any) -> None:
-        self._cases += [figures.case_name(item["image"]) for item in engine.state.batch]
+        self._cases += [self._names(item["image"]) for item in engine.state.batch]
 
     def _write(self, engine: Any) -> None:
         shares = engines.gather(self._cases)

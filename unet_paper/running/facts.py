@@ -233,7 +233,7 @@ def read(path: str | Path, expected_sha256: str | None = None, setting: str = "c
 
 
 def cells(
-    preset: str | Mapping[str, Any],
+    preset: str,
     facts: Mapping[str, Any] | None = None,
     threshold: float | None = None,
     min_size: int | None = None,

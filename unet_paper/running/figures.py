@@ -152,6 +152,7 @@ class CaseFigures:
         self.folder = Path(folder)
         self.cases = cases
         self._drawn = 0
+        self._names = CaseNames()
 
     def attach(self, engine: Engine) -> None:
         """Draw while ``engine`` runs; ``engine.state.figures`` holds the pictures by name."""
@@ -166,7 +167,7 @@ class CaseFigures:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
             if self._drawn >= self.cases:
                 return
-            name = case_name(item["image"])
+            name = self._names(item["image"])
             case = {key: output[key].detach().cpu().numpy() for key in output if getattr(output[key], "ndim", 0) == 3}
             when = f"epoch {engine.state.epoch}, " if engine.state.epoch else ""
             figure = case_figure(case, title=f"{when}{name}")
@@ -177,13 +178,34 @@ class CaseFigures:
             self._drawn += 1
 
 
+class CaseNames:
+    """Names of a run's cases, each its own: those that :func:`case_name` calls as one before are numbered.
+
+    As ``day1/images/001.tif`` and ``day2/images/001.tif``, which a table of pairs may list.
+    """
+
+    def __init__(self) -> None:
+        self._sources: dict[str, str] = {}
+
+    def __call__(self, image: Any) -> str:
+        """The name, the same whenever the same image comes."""
+        name, source = case_name(image), _source(image)
+        number = 1
+        while self._sources.setdefault(name if number == 1 else f"{name}.{number}", source) != source:
+            number += 1
+        return name if number == 1 else f"{name}.{number}"
+
+
+def _source(image: Any) -> str:
+    return str(getattr(image, "meta", {}).get("filename_or_obj", "image"))
+
+
 def case_name(image: Any) -> str:
     """Name of a case for files and tables, from where its image came: folder, stem and page.
 
     Args:
         image: MetaTensor with ``filename_or_obj`` in its meta data.
     """
-    source = str(getattr(image, "meta", {}).get("filename_or_obj", "image"))
-    path, page = split_page(source)
+    path, page = split_page(_source(image))
     stem = f"{path.parent.name}_{path.name.removesuffix(extension(path))}".strip("_")
     return stem if page is None else f"{stem}_{page:03d}"

@@ -55,7 +55,8 @@ class PixelSizeStep:
         """How much larger the image's pixels are than those of the training; 1 where that makes no difference."""
         address = meta["filename_or_obj"]
         address = address if isinstance(address, str) else address[0]
-        return magnified(address, meta.get("pixel_size_um") or _of_file(address), self.pixel_size, self._notices)
+        size = meta.get("pixel_size_um") or (None if "in_memory" in meta else _of_file(address))
+        return magnified(address, size, self.pixel_size, self._notices)
 
 
 def magnified(

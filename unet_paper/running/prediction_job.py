@@ -104,6 +104,7 @@ class PredictionJob:
             first = first_of_a_name.setdefault(self.path(source, "cells").name.lower(), source)
             if reason := self._misnamed(source) or self._in_the_place_of(first, source):
                 self.fail(source, ValueError(reason))
+        self._misplaced = dict(self.failed)
         self._done = [source for source in self.predicted if self._is_done(source, overwrite)]
         for source in self.predicted:
             self._image_hash(source)
@@ -135,14 +136,14 @@ class PredictionJob:
         """
         self.of_all = False
         self._addresses = {source: self._every[source] for source in sources}
-        self.failed = {}
-        self._done = [source for source in sources if self._is_done(source, self._overwrite)]
+        self.failed = {source: why for source, why in self._misplaced.items() if source in self._addresses}
+        self._done = [source for source in self.predicted if self._is_done(source, self._overwrite)]
 
     def done_by_others(self, failed: Mapping[str, str]) -> None:
         """Files have been predicted by others, but for those that failed, by reason."""
         self._known, self._machines, self._folders = self._read_record()
         self.failed |= failed
-        self._done = [source for source in self._addresses if source not in failed and self._is_done(source, False)]
+        self._done = [source for source in self.predicted if self._is_done(source, False)]
 
     @property
     def outstanding(self) -> list[str]:
@@ -234,7 +235,11 @@ class PredictionJob:
                 self._refuse_too_large(source, self.memory)
 
     def write_record(self) -> None:
-        """Write down settings, machine, and the folders that images come from, in ``predictions.json``."""
+        """Write down settings, machine, and the folders that images come from, in ``predictions.json``.
+
+        Jobs that share a folder do so one after the other: each adds to what is there by then.
+        """
+        self._known, self._machines, self._folders = self._read_record()
         machines = self._machines.setdefault(self._record, [])
         new = self._machine not in machines and bool(self.outstanding)
         if new:

@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -97,6 +98,21 @@ def output_folder(folder: str | Path, setting: str = "output_dir") -> Iterator[N
 
 
 @contextmanager
+def brief_turn(folder: Path, setting: str = "output_dir") -> Iterator[None]:
+    """One after the other: jobs that share a folder, for what takes moments and must not be done by two at once.
+
+    Raises:
+        FolderInUseError: if another run works in it, or did not give it back.
+    """
+    lock = FolderLock(folder.resolve(), setting, brief=True)
+    lock.acquire_after_brief()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def shared_output_folder(folder: str | Path, group: str, job: str, setting: str = "output_dir") -> Iterator[None]:
     """Let the jobs of a group have a folder together for the time of a block, and nobody else.
 
@@ -113,17 +129,13 @@ def shared_output_folder(folder: str | Path, group: str, job: str, setting: str 
     _make(Path(folder), setting)
     root = Path(folder).resolve()
     place = root / SHARED / f"{group}.{job}"
-    entrance = FolderLock(root, setting, brief=True)
-    entrance.acquire_after_brief()
-    try:
+    with brief_turn(root, setting):
         others = [other for other in _places(root) if other == place or not other.name.startswith(f"{group}.")]
         _refuse_jobs(root, others, setting)
         place.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(place, setting, shown=root)
         lock.acquire()
         _held[place] = lock
-    finally:
-        entrance.release()
     try:
         yield
     finally:
@@ -194,7 +206,7 @@ def keep_run_folder(output_dir: str | Path) -> bool:
 
 def _make(folder: Path, setting: str) -> None:
     folder = folder.resolve()  # a link may lead to a folder that is still to be made
-    probe = folder / f".writable_{os.getpid()}_{threading.get_ident()}"
+    probe = folder / f".writable_{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(bytes(4096))
