@@ -350,16 +350,16 @@ def check_label_image(name: str, image: NDArray[Any], *, lowest: int, masks: boo
 
 def _match(prediction: LabelImage, reference: LabelImage, field_of_interest: int) -> _Frame:
     # every count below comes from this one pass over the pixels
-    reference_id, prediction_id, pixels = _joint_histogram(prediction, reference)
+    reference_id, prediction_id, pixels = joint_histogram(prediction, reference)
     reference_ids, reference_index = np.unique(reference_id, return_inverse=True)
     prediction_ids, prediction_index = np.unique(prediction_id, return_inverse=True)
-    reference_areas = _sums(pixels, reference_index, len(reference_ids))
-    prediction_areas = _sums(pixels, prediction_index, len(prediction_ids))
+    reference_areas = sums(pixels, reference_index, len(reference_ids))
+    prediction_areas = sums(pixels, prediction_index, len(prediction_ids))
     unknown = np.isin(prediction_ids, prediction_id[reference_id < 0])
 
     reference_kept, prediction_kept = reference_ids > 0, prediction_ids > 0
     if field_of_interest:
-        inner_reference_id, inner_prediction_id, _ = _joint_histogram(
+        inner_reference_id, inner_prediction_id, _ = joint_histogram(
             _field(prediction, field_of_interest), _field(reference, field_of_interest)
         )
         reference_kept &= np.isin(reference_ids, inner_reference_id)
@@ -384,10 +384,10 @@ def _match(prediction: LabelImage, reference: LabelImage, field_of_interest: int
     )
 
 
-def _joint_histogram(
+def joint_histogram(
     prediction: LabelImage, reference: LabelImage
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Reference id, prediction id and number of pixels of every pair of ids that occurs."""
+    """Reference id, prediction id and number of pixels of every pair of ids that occurs; none is below -1."""
     columns = int(prediction.max()) + 1
     bins = (int(reference.max()) + 2) * columns
     # (reference + 1) * columns + prediction, without a copy of the image for each step
@@ -403,7 +403,8 @@ def _joint_histogram(
     return pairs // columns - 1, pairs % columns, pixels
 
 
-def _sums(values: NDArray[np.int64], index: NDArray[np.intp], length: int) -> NDArray[np.int64]:
+def sums(values: NDArray[np.int64], index: NDArray[np.intp], length: int) -> NDArray[np.int64]:
+    """Sum of the values of each index, in whole numbers."""
     sums = np.zeros(length, dtype=np.int64)
     np.add.at(sums, index, values)
     return sums

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_paper.arguments import is_number
-from unet_paper.metrics.ctc import LabelImage, LabelImages, label_image_pairs
+from unet_paper.metrics.ctc import LabelImage, LabelImages, joint_histogram, label_image_pairs, sums
 
 __all__ = ["f1", "f1_counts", "matched_overlaps"]
 
@@ -68,14 +68,12 @@ def matched_overlaps(prediction: LabelImage, reference: LabelImage) -> tuple[NDA
         prediction: label image (H, W), 0 is background.
         reference: label image (H, W); -1 is unknown, and a predicted cell of which more than half is does not count.
     """
-    prediction, reference = prediction.astype(np.int64), reference.astype(np.int64)
-    known = reference >= 0
-    ids, whole = np.unique(prediction[prediction > 0], return_counts=True)
-    inside = np.bincount(np.searchsorted(ids, prediction[(prediction > 0) & known]), minlength=len(ids))
-    counts = 2 * inside >= whole
-    cells, areas = np.unique(reference[reference > 0], return_counts=True)
-    both = (prediction > 0) & (reference > 0)
-    pairs, shared = np.unique(np.stack((prediction[both], reference[both])), axis=1, return_counts=True)
-    first, second = np.searchsorted(ids, pairs[0]), np.searchsorted(cells, pairs[1])
-    overlaps = shared / (inside[first] + areas[second] - shared)
-    return overlaps[(overlaps > 0.5) & counts[first]], int(counts.sum()), len(cells)
+    cell, found, pixels = joint_histogram(prediction, reference)
+    ids, first = np.unique(found, return_inverse=True)
+    cells, second = np.unique(cell, return_inverse=True)
+    inside = sums(pixels * (cell >= 0), first, len(ids))
+    counts = (2 * inside >= sums(pixels, first, len(ids))) & (ids > 0)
+    areas = sums(pixels, second, len(cells))
+    both = counts[first] & (cell > 0)
+    overlaps = pixels[both] / (inside[first] + areas[second] - pixels)[both]
+    return overlaps[overlaps > 0.5], int(counts.sum()), int((cells > 0).sum())

@@ -8,7 +8,7 @@ Challenge takes a marker for found (Matula et al. 2015, doi:10.1371/journal.pone
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_paper.metrics.ctc import LabelImages, label_image_pairs
+from unet_paper.metrics.ctc import LabelImages, joint_histogram, label_image_pairs, sums
 
 __all__ = ["point_f1", "point_f1_counts"]
 
@@ -62,16 +62,16 @@ def holds_one(
     Args:
         prediction, reference: label images of one frame, see :func:`point_f1`.
     """
-    ids, whole = np.unique(prediction[prediction > 0], return_counts=True)
-    unknown = np.bincount(np.searchsorted(ids, prediction[(prediction > 0) & (reference == -1)]), minlength=len(ids))
-    cells, areas = np.unique(reference[reference > 0], return_counts=True)
-    both = (prediction > 0) & (reference > 0)
-    pairs, shared = np.unique(np.stack((prediction[both], reference[both])), axis=1, return_counts=True)
-    held = 2 * shared > areas[np.searchsorted(cells, pairs[1])]
-    holders, many = np.unique(pairs[0][held], return_counts=True)
-    counted = ids[2 * unknown <= whole]
+    # what a point's cell may reach is no cell, and not unknown
+    cell, found, pixels = joint_histogram(prediction, np.where(reference < -1, 0, reference))
+    ids, first = np.unique(found, return_inverse=True)
+    cells, second = np.unique(cell, return_inverse=True)
+    unknown = sums(pixels * (cell < 0), first, len(ids))
+    held = (2 * pixels > sums(pixels, second, len(cells))[second]) & (cell > 0) & (found > 0)
+    holders, many = np.unique(found[held], return_counts=True)
+    counted = ids[(2 * unknown <= sums(pixels, first, len(ids))) & (ids > 0)]
     single = np.intersect1d(holders[many == 1], counted)
-    return counted, single, pairs[1][held & np.isin(pairs[0], single)]
+    return counted, single, cell[held & np.isin(found, single)]
 
 
 def _frame(prediction: NDArray[np.int64], reference: NDArray[np.int64]) -> tuple[int, int, int]:
