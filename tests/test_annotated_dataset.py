@@ -93,7 +93,7 @@ def test_a_background_taken_for_a_cell_is_said(annotation: Annotation, caplog: p
     turned = 1 - cell
     dataset(turned, turned, cell, annotation=annotation)
     (record,) = caplog.records
-    assert "in 2 of 3 masks one cell reaches the corners and covers most" in record.getMessage()
+    assert "in 2 of 3 masks one cell covers most of the image and lies around" in record.getMessage()
     assert "--background_value" in record.getMessage()
     caplog.clear()
     dataset(turned, cell, cell, annotation=annotation)

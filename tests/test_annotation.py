@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from monai.data import MetaTensor
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from unet_paper.data.annotation import InstancesFromAnnotationd
+from unet_paper.data.reader import LabelReader
 
 
 def instances(image: Any, markers: Any = None, **settings_: Any) -> NDArray[Any]:
@@ -238,3 +240,21 @@ def test_real_full_frame_is_known(real_data: Path) -> None:
     gold = tifffile.imread(folder / "SEG/man_seg002.tif").astype(np.int32)
     markers = tifffile.imread(folder / "TRA/man_track002.tif")
     np.testing.assert_array_equal(instances(gold, markers, annotation="instances"), gold)
+
+
+def test_colours_are_told_from_classes(tmp_path: Path) -> None:
+    colours = np.zeros((40, 40, 3), np.uint8)
+    for number, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+        for row in (2, 14, 26):
+            colours[row : row + 8, 3 + 12 * number : 11 + 12 * number] = colour
+    Image.fromarray(colours).save(tmp_path / "mask.png")
+    grey = {0: 0, 1: 128, 2: 255}
+    levels = np.vectorize(grey.get)(np.where(colours.any(axis=2), 1 + (colours[..., 2] > 0), 0)).astype(np.uint8)
+    Image.fromarray(levels).save(tmp_path / "levels.png")
+    for name, shown in (("mask", "colours, #0000FF, #00FF00, #FF0000"), ("levels", "these are 128, 255")):
+        mask = LabelReader()
+        pixels = mask.get_data(mask.read(tmp_path / f"{name}.png"))[0][None]
+        with pytest.raises(ValueError, match="save them with the values 0, 1, 2 and so on") as caught:
+            InstancesFromAnnotationd("label", annotation="instances")({"label": pixels})
+        assert shown in str(caught.value)
+        assert "out_channels" not in str(caught.value)

@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from monai.data import MetaTensor
 
 from unet_paper import geometry
 from unet_paper.app.configuration import FEWEST_STEPS, Configuration, configure
 from unet_paper.data.held_out_block import HoldOutBlockd
 from unet_paper.data.survey import ImageFacts, Survey
+from unet_paper.data.unit_range import ScaleToUnitRanged
+from unet_paper.grey_values import RandGreyValues
 
 IMAGE = ImageFacts(
     image="a.png",
@@ -214,3 +218,62 @@ def test_neighbours_are_held_out_of_films_and_images_from_all_over_of_sets() -> 
     assert held_out(kinds)["spread_folds"] is True
     # of eight, chance says as much
     assert "spread_folds" not in [choice.setting for choice in held_out(film(8, drift=1.0)).choices]
+
+
+def chosen_for(images: list[ImageFacts]) -> dict[str, Any]:
+    choices = configure(Survey(images), minutes=1, seconds_per_step=lambda *_: 1.0).choices
+    return {choice.setting: choice.value for choice in choices}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white", "logarithm"),
+    [("uint16", 65535, True), ("float32", 1.0, True), ("uint16", 4095, False)],
+)
+def test_dim_images_are_not_drowned_by_what_training_adds(dtype: str, white: float, logarithm: bool) -> None:
+    """Cells of 600 on 200 with a noise of 25, of 16 bits, beside a speck; and of a camera's 12."""
+    scale = 1 / 65535 if dtype == "float32" else 1.0
+    ground, cell, noise = (value * scale for value in (200, 600, 25))
+    brightest = {65535: 17_700, 4095: 1500}.get(white, 17_700 * scale)
+    images = [
+        dataclasses.replace(IMAGE, dtype=dtype, low=0.7 * ground, median=ground, high=1.1 * cell, largest=brightest)
+        for _ in range(6)
+    ]
+    chosen = {
+        choice.setting: choice.value
+        for choice in configure(Survey(images), minutes=1, seconds_per_step=lambda *_: 1.0).choices
+    }
+    assert ("grey_log" in chosen) == logarithm
+    rng = np.random.default_rng(0)
+    pixels = np.stack([rng.normal(level, noise, (1, 100, 100)) for level in (ground, cell)]).clip(0)
+    meta = {"filename_or_obj": "a.tif", "stored_dtype": dtype}
+    scaled = ScaleToUnitRanged("image", maximum=chosen.get("grey_maximum"), logarithm=chosen.get("grey_log"))(
+        {"image": MetaTensor(torch.tensor(pixels, dtype=torch.float32), meta=meta)}
+    )["image"]
+    draw = RandGreyValues(black=chosen.get("black_level", (0.0, 0.1)), noise_std=chosen["noise_std"])
+    draw.set_random_state(0)
+    trained = [draw(scaled.as_tensor().reshape(1, 200, 100)).reshape(2, -1) for _ in range(40)]
+
+    def told(of: torch.Tensor) -> float:
+        return float((of[1].mean() - of[0].mean()) / of.std(dim=1).mean())
+
+    assert np.median([told(one) for one in trained]) > 0.7 * told(scaled.as_tensor().reshape(2, -1))
+    offsets = np.std([float(one[0].mean()) for one in trained])
+    assert offsets < 0.5 * np.median([float(one[1].mean() - one[0].mean()) for one in trained])
+
+
+def test_bright_images_of_little_contrast_stay_in_proportion() -> None:
+    """Of a logarithm they would have less of it yet."""
+    images = 6 * [dataclasses.replace(IMAGE, dtype="uint16", low=29_000, median=30_000, high=31_000, largest=31_500)]
+    chosen = {
+        choice.setting: choice.value
+        for choice in configure(Survey(images), minutes=1, seconds_per_step=lambda *_: 1.0).choices
+    }
+    assert "grey_log" not in chosen
+    assert chosen["black_level"][1] == pytest.approx(1000 / 65535 / 2, rel=0.1)
+    assert chosen["noise_std"] < 0.1 * 1000 / 65535
+
+
+def test_images_of_usual_contrast_have_the_paper_s_black_level() -> None:
+    chosen = {choice.setting: choice.value for choice in of().choices}
+    assert "black_level" not in chosen
+    assert chosen["noise_std"] == 0.004

@@ -109,6 +109,29 @@ def inverted(root: Path) -> None:
     write(root, 3, ids=(read(root, 3) == 0).astype(np.uint8) * 255)
 
 
+def dense(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Disks of 7 px radius close to one another, cut off by all borders; (image, ids)."""
+    rng = np.random.default_rng(seed)
+    centres: list[np.ndarray] = []
+    for _ in range(3000):
+        centre = rng.uniform(-4, SIZE + 4, 2)
+        if all(np.hypot(*(centre - other)) > 16 for other in centres):
+            centres.append(centre)
+    ids = np.zeros((SIZE, SIZE), np.uint8)
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    for number, (row, column) in enumerate(centres, start=1):
+        ids[np.hypot(rows - row, columns - column) < 7] = number
+    grey = 30 + 90 * ndimage.gaussian_filter((ids > 0).astype(float), 1) + rng.normal(0, 4, ids.shape)
+    return grey.clip(0, 255).astype(np.uint8), ids
+
+
+def inverted_dense(root: Path) -> None:
+    """In none of the masks do the gaps own three corners."""
+    for number in range(6):
+        image, ids = dense(number)
+        write(root, number, image, np.where(ids > 0, 0, 255).astype(np.uint8))
+
+
 def empty(root: Path) -> None:
     write(root, 5, ids=np.zeros((SIZE, SIZE), np.uint8))
 
@@ -355,6 +378,7 @@ def damaged(root: Path) -> None:
         (wide, ["mask is drawn wide"]),
         (narrow, ["mask is drawn narrow"]),
         (inverted, ["mask is inverted"]),
+        (inverted_dense, ["mask is inverted"]),
         (empty, ["mask is empty"]),
         (twice, ["image is there twice"]),
         (twice_with_different_masks, ["one image, different masks"]),

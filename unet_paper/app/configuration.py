@@ -33,6 +33,7 @@ MOST_STEPS = 20_000
 # channels of the first level, the paper's last
 WIDTHS = (16, 32, 64)
 SMALL_CELL = 40.0  # px; four levels reach 44 px to every side, as much as such a cell and its rim need; five 92
+FAINT = 0.05  # contrast, of black to white, of which the paper's black level is twice as much
 LARGEST_PROPORTION = 4.0  # between bright and dark images, which exposures of a half to twice still cover
 STEPS_PER_EPOCH = 50
 VALIDATIONS = 12
@@ -108,13 +109,14 @@ def configure(
     diameter = found.diameter(50) * magnification.value
     channels = max(image.channels for image in found.images)
     grey_values = _grey_values(found)
+    brightness, contrast = _brightness(found, grey_values)
     width, tile, epochs = _network(found, magnification.value, minutes, seconds_per_step, channels)
     return Configuration(
         [
             Choice("annotation", found.annotation, _MASKS[found.annotation]),
             *_channels(found, channels),
             *grey_values,
-            *_brightness(found, grey_values),
+            *brightness,
             magnification,
             _scale(found, magnification.value),
             width,
@@ -125,7 +127,11 @@ def configure(
                 round(max(2.0, 10.0 * tile.value / 572), 1),
                 "px; the paper's 10 at its tile of 572, in proportion",
             ),
-            Choice("noise_std", 0.004, "gives back the noise that resampling smooths: about one step of 8 bits"),
+            Choice(
+                "noise_std",
+                min(0.004, _digits(0.02 * contrast)),
+                "gives back the noise that resampling smooths: one step of 8 bits, or less where contrasts are faint",
+            ),
             Choice("learning_rate", 0.002 if width.value[0] <= 16 else 0.001, "of Adam; narrow networks bear more"),
             Choice("border", "dilation", f"{found.touching} of {found.cells} cells touch another: a border parts them"),
             Choice(
@@ -220,23 +226,52 @@ def _twice(value: float) -> float:
     return float(f"{math.ceil(2 * value / digits) * digits:.6g}")
 
 
-def _brightness(found: Survey, grey_values: Sequence[Choice]) -> list[Choice]:
-    """Logarithm where images of one set differ by a factor: in proportion, dim cells are noise beside bright ones.
+def _brightness(found: Survey, grey_values: Sequence[Choice]) -> tuple[list[Choice], float]:
+    """How grey values differ between images and within one, and the contrast of a typical image, of black to white.
 
-    From what lies half of the pixels of a typical image, mostly background, equal factors become equal steps. On a
-    phantom of nuclei, dim and bright by 20, the loss after 400 steps is 0.20 instead of 0.27.
+    Logarithm where images of one set differ by a factor: in proportion, dim cells are noise beside bright ones. From
+    what lies half of the pixels of a typical image, mostly background, equal factors become equal steps. On a phantom
+    of nuclei, dim and bright by 20, the loss after 400 steps is 0.20 instead of 0.27. The same where all is dim, as in
+    16 bits of which a camera used few: black levels and noise that are drawn by the range would drown it.
     """
-    highs = np.array([max(image.high, 1e-6) for image in found.images])
-    ratio = _tenths(highs)
     chosen = {choice.setting: choice.value for choice in grey_values}
     white = chosen.get("grey_maximum") or _FULL_SCALE.get(found.images[0].dtype, 1.0)
-    if ratio <= LARGEST_PROPORTION or "grey_minimum" in chosen:
-        return [_exposure(ratio, "")]
-    typical = float(np.median([image.median for image in found.images])) / white
-    knee = float(f"{min(0.1, max(0.002, typical)):.1g}")
-    left = _tenths(np.log1p(highs / white / knee))
-    said = f"bright images are {ratio:.1f} times as bright as dark ones: equal factors become equal steps from here"
-    return [Choice("grey_log", knee, said), _exposure(left, " of these steps")]
+    black = chosen.get("grey_minimum", 0.0)
+    levels = np.array([(image.low, image.median, image.high) for image in found.images], float)
+    levels = ((levels - black) / (white - black)).clip(0)
+    ratio = _tenths(np.array([max(image.high, 1e-6) for image in found.images]))
+    typical = float(np.median(levels[:, 1]))
+    differ = ratio > LARGEST_PROPORTION
+    # dim images need a step of few grey values
+    knee = float(f"{min(0.1, max(0.002 if differ else 0.0002, typical)):.1g}")
+    steps = np.log1p(levels / knee)
+    linear, logarithmic = _contrast(levels), _contrast(steps / math.log1p(1 / knee))
+    dim = linear < FAINT and logarithmic > 2 * linear
+    choices = [_exposure(ratio, "")]
+    if "grey_minimum" not in chosen and (differ or dim):
+        said = (
+            f"bright images are {ratio:.1f} times as bright as dark ones"
+            if differ
+            else f"what images show takes {linear:.2%} of the range from black to white"
+        )
+        choices = [
+            Choice("grey_log", knee, f"{said}: equal factors become equal steps from here"),
+            _exposure(_tenths(steps[:, 2]), " of these steps"),
+        ]
+        linear = logarithmic
+    if linear < 4 * FAINT:
+        why = f"contrasts are {linear:.1%} of the range from black to white, and the paper's 0.1 would drown them"
+        choices.append(Choice("black_level", [0.0, _digits(linear / 2)], why))
+    return choices, linear
+
+
+def _contrast(levels: NDArray[np.float64]) -> float:
+    """Of a typical image, from its middle grey value to the brightest or darkest, whichever is farther."""
+    return float(np.median(np.maximum(levels[:, 2] - levels[:, 1], levels[:, 1] - levels[:, 0])))
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.2g}")
 
 
 def _tenths(highs: NDArray[np.float64]) -> float:

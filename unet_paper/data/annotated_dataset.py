@@ -8,7 +8,7 @@ import numpy as np
 from monai.data.dataset import CacheDataset
 from numpy.typing import NDArray
 
-from unet_paper.data.annotation import UNKNOWN, Annotation, ids_in_pieces, is_inverted
+from unet_paper.data.annotation import UNKNOWN, Annotation, as_classes, ids_in_pieces, is_inverted
 from unet_paper.data.notices import Progress
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class AnnotatedDataset(ReadOnceDataset):
         turned = sum(map(is_inverted, drawn)) if annotation in ("binary", "instances") else 0
         if 2 * turned > len(drawn):
             logger.warning(
-                "in %d of %d masks one cell reaches the corners and covers most of the image: if that is the "
+                "in %d of %d masks one cell covers most of the image and lies around the rest: if that is the "
                 "background, say which value it has, --background_value ... (in black and white mostly 255 or 1)",
                 turned,
                 len(masks),
@@ -110,13 +110,13 @@ def _judge_ids(masks: Sequence[NDArray[Any]]) -> None:
     # values of a mask are few and the same in all, unlike ids
     if 4 * in_pieces < cells or not values or len({int(number) for ids, _ in found for number in ids}) > _VALUES:
         return
-    remedy = "--annotation binary, by which every piece is a cell"
+    remedy = "say --annotation binary, by which every piece is a cell"
     if any(len(ids) > 1 for ids, _ in found):
-        remedy = f"--annotation classes --out_channels {max(int(ids[-1]) for ids, _ in found) + 1} if they are classes"
+        remedy = as_classes(np.unique(np.concatenate([ids for ids, _ in found])))
     what = (
         f"annotation='instances': {cells} cells in {len(masks)} masks, and {in_pieces} of them (ids "
         f"{', '.join(map(str, values))}) lie in pieces none of which has half of their pixels"
     )
     if 2 * in_pieces > cells:
-        raise ValueError(f"{what}: so do the values of masks that are no ids, each taken for one cell; say {remedy}")
-    logger.warning("%s: each is taken for one cell; say %s", what, remedy)
+        raise ValueError(f"{what}: so do the values of masks that are no ids, each taken for one cell; {remedy}")
+    logger.warning("%s: each is taken for one cell; %s", what, remedy)

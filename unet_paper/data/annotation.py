@@ -14,6 +14,7 @@ from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import measure
+from skimage.segmentation import clear_border
 
 from unet_paper.classes import check_num_classes, instance_ids
 from unet_paper.data.notices import Notices
@@ -28,6 +29,10 @@ OPEN = -2  # unknown too, but of an image in which every cell has its point: no 
 LARGEST_ID = int(np.iinfo(np.int32).max)
 # of a mask, below which its ids tell nothing about how they were drawn
 _PIXELS_TO_JUDGE = 256
+# that pixels may be of, as far as values of masks are taken for them: other values are grey values or colours
+_MOST_CLASSES = 16
+# what lies within a background that is drawn, px and pieces at least; and area of each by that of its convex hull
+_SMALLEST_HOLE, _HOLES, _CONVEX = 20, 5, 0.9
 # largest numbers of 8, 16 and 32 bits, with and without a sign
 _FULL = (2**8 - 1, 2**15 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)
 
@@ -263,7 +268,10 @@ class InstancesFromAnnotationd(MapTransform):
                 "if it means unknown"
             )
         classes = f"{source} holds the value {value}, and with out_channels={self.num_classes} classes are {first} to"
-        remedies = f"say --out_channels {value - first + 1} if that is a class, --ignore_value {value} if it is unknown"
+        is_class = f"say --out_channels {value - first + 1} if that is a class"
+        if value - first >= _MOST_CLASSES:
+            is_class = "if that is a class, save classes with the values 0, 1, 2 and so on; say"
+        remedies = f"{is_class}{',' * (value - first < _MOST_CLASSES)} --ignore_value {value} if it is unknown"
         if self.num_classes == 2:
             remedies += ", --annotation binary if cells are whatever is not background"
         return f"{classes} {last}: {remedies}"
@@ -306,7 +314,7 @@ class InstancesFromAnnotationd(MapTransform):
         if total == count:
             return
         if count > 1 and broken > 1 and 2 * broken > count and instances.size >= _PIXELS_TO_JUDGE:
-            remedy = f"say --annotation classes --out_channels {ids[-1] + 1} if they are"
+            remedy = as_classes(ids)
             thin = np.setdiff1d(ids, rims_of_cells(instances)[0])
             if len(thin) == 1 and count == 2:
                 # black, grey and white: of grey rims no kind of cells is made
@@ -431,8 +439,28 @@ def id_apart(ids: NDArray[np.integer]) -> int:
     return int(ids[-1])
 
 
+def as_classes(values: NDArray[np.integer]) -> str:
+    """What to do if values of a mask are classes.
+
+    >>> as_classes(np.array([1, 2]))
+    'say --annotation classes --out_channels 3 if they are classes'
+    >>> as_classes(np.array([0xFF, 0xFF0000]))
+    'if they are classes, save them with the values 0, 1, 2 and so on: these are colours, #0000FF, #FF0000'
+    """
+    if values.max() < _MOST_CLASSES:
+        return f"say --annotation classes --out_channels {values.max() + 1} if they are classes"
+    colours = values.max() > np.iinfo(np.uint16).max
+    shown = ", ".join(f"#{value:06X}" if colours else str(value) for value in values[:8])
+    return (
+        "if they are classes, save them with the values 0, 1, 2 and so on: these are "
+        f"{'colours, ' if colours else ''}{shown}{', ...' * (len(values) > 8)}"
+    )
+
+
 def is_inverted(cells: NDArray[np.integer]) -> bool:
-    """Whether one cell reaches the corners of the image and covers most of it: the background, it seems.
+    """Whether one cell covers most of the image, and reaches its corners or lies around what has the shape of cells.
+
+    It is the background then, it seems. Gaps between cells that touch have corners that point inwards, cells have none.
 
     Args:
         cells: shape (H, W), one id a cell; 0 background, -1 unknown.
@@ -442,12 +470,20 @@ def is_inverted(cells: NDArray[np.integer]) -> bool:
     """
     if min(cells.shape) < 3:
         return False  # a strip has no inside
-    corners = np.array([cells[0, 0], cells[0, -1], cells[-1, 0], cells[-1, -1]])
-    values, counts = np.unique(corners, return_counts=True)
-    owner = values[counts.argmax()]
-    if owner <= 0 or counts.max() < 3:
+    ids, areas = np.unique(cells[cells > 0], return_counts=True)
+    if not len(ids) or not 0.4 < areas.max() / cells.size < 0.995:
         return False
-    return bool(0.4 < np.mean(cells == owner) < 0.995)
+    owner = cells == ids[areas.argmax()]
+    corners = int(owner[[0, 0, -1, -1], [0, -1, 0, -1]].sum())
+    sides = sum(bool(side.any()) for side in (owner[0], owner[-1], owner[:, 0], owner[:, -1]))
+    return corners >= 3 or (sides >= 3 and _has_cells_for_holes(cells == 0))
+
+
+def _has_cells_for_holes(ground: NDArray[np.bool_]) -> bool:
+    """Whether most of what is no cell lies in pieces of convex shape."""
+    pieces = measure.regionprops(clear_border(measure.label(ground, connectivity=1)))
+    pieces = [piece for piece in pieces if piece.area >= _SMALLEST_HOLE]
+    return len(pieces) >= _HOLES and float(np.median([piece.solidity for piece in pieces])) >= _CONVEX
 
 
 def ids_in_pieces(instances: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.bool_], int]:

@@ -143,17 +143,18 @@ def _unusable(found: Survey) -> Iterator[Finding]:
 
 
 def _inverted(found: Survey) -> Iterator[Finding]:
-    values = {image.corner_value for image in found.images if image.inverted}
-    most = 2 * sum(image.inverted for image in found.images) > len(found.images)
-    say = f"; or say --background_value {min(values)} in check and train" if most and len(values) == 1 else ""
-    for image in found.images:
-        if image.inverted:
-            yield Finding(
-                "mask is inverted",
-                [image.label],
-                f"one cell reaches the image's corners and covers most of it ({image.foreground:.0%} are cell)",
-                f"swap the mask's two values, so that 0 is the background{say}",
-            )
+    images = [image for image in found.images if image.inverted]
+    if images:
+        values = {image.widest_id for image in images}
+        most = 2 * len(images) > len(found.images) and len(values) == 1
+        say = f"; or say --background_value {min(values)} in check and train" if most else ""
+        shares = f"{min(image.foreground for image in images):.0%} to {max(image.foreground for image in images):.0%}"
+        yield Finding(
+            "mask is inverted",
+            [image.label for image in images],
+            f"one cell lies around all else and covers most of the image ({shares} are cell)",
+            f"swap the mask's two values, so that 0 is the background{say}",
+        )
 
 
 def _empty(found: Survey) -> Iterator[Finding]:

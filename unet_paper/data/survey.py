@@ -72,7 +72,7 @@ class ImageFacts:
         touching: cells that touch another.
         in_pieces: ids whose second piece is no speck.
         specks: cells, or pieces of one, of a few pixels inside the image.
-        inverted: whether one cell covers most of the frame and reaches all corners but for holes.
+        inverted: whether one cell seems to be the background, see ``annotation.is_inverted``.
         outline: how much brighter or darker the image changes at the outlines than elsewhere, in standard deviations of
             what the same outlines find anywhere else (``data.outline_fit``); NaN without a cell.
         best_outline: the same where it is highest.
@@ -82,7 +82,6 @@ class ImageFacts:
         trouble: why the mask cannot be used; empty if it can.
         stored_channels: that the file has, or that are taken of it; grey in three equal channels has three.
         channel_names: as the file has them.
-        corner_value: of the mask, that most of its corners have.
         largest_id: of the mask's cells, as in the file.
         widest_id: of its cell with most pixels, as in the file.
         hollow: cells that are more hole than cell, as outlines are that nobody has filled.
@@ -133,7 +132,6 @@ class ImageFacts:
     trouble: str = ""
     stored_channels: int = 1
     channel_names: tuple[str, ...] = ()
-    corner_value: int = 0
     largest_id: int = 0
     widest_id: int = 0
     hollow: int = 0
@@ -413,7 +411,6 @@ def _facts(case: Case, transform: InstancesFromAnnotationd, channel: Channel | N
         trouble=trouble,
         stored_channels=stored_channels,
         channel_names=names,
-        corner_value=_of_corners(drawn),
         largest_id=int(drawn[cells > 0].max(initial=0)),
         widest_id=int(drawn[cells == columns["id"][areas.argmax()]][0]) if len(areas) else 0,
         hollow=hollow,
@@ -454,11 +451,6 @@ def _margins(inside: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 def _thumbnail(grey: Image) -> NDArray[np.float32]:
     small = resize_local_mean(grey, (THUMBNAIL, THUMBNAIL))
     return ((small - small.mean()) / max(float(small.std()), 1e-9)).astype(np.float32)
-
-
-def _of_corners(drawn: NDArray[np.int64]) -> int:
-    values, counts = np.unique(drawn[[0, 0, -1, -1], [0, -1, 0, -1]], return_counts=True)
-    return int(values[counts.argmax()])
 
 
 def _hashes(pixels: NDArray[Any], cells: Labels) -> tuple[str, str]:

@@ -23,7 +23,7 @@ _OF_WHITE = ("grey_mean", "grey_std")
 _ABOVE_0 = ("grey_std", "pixel_size", "magnification", "point_radius", "sigma")
 _FROM_0 = ("learning_rate", "displacement_std", "class_weights", "unknown_radius")
 # (low, high) of what is drawn for every tile
-_DRAWN = ("rotate", "scale", "paste_cells", "exposure", "contrast", "blur")
+_DRAWN = ("rotate", "scale", "paste_cells", "black_level", "exposure", "contrast", "blur")
 
 
 def refuse_impossible_values(settings: Mapping[str, Any], form: str = "--{} {}") -> None:
