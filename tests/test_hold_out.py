@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import tifffile
 import yaml
 from test_configuration import IMAGE, film
 
+from unet_paper.app import check
 from unet_paper.app.command_line import main
 from unet_paper.data import phantom
 from unet_paper.data.datasets import listed
@@ -181,3 +183,67 @@ def test_the_column_fold_says_what_is_held_out(tmp_path: Path) -> None:
     table.write_text("image,mask,fold\na.tif,a_mask.tif,0 1\nb.tif,b_mask.tif,1\n")
     with pytest.raises(ValueError, match=r"2 folds of .*a\.tif; expected 1, or 3"):
         listed(table, "training", folds=2)
+
+
+def listed_folder(here: Path, folds: list[str], count: int = 8) -> Path:
+    write(here, *phantom.fluorescent_nuclei(count, 96, 2), [str(k) for k in range(count)])
+    table = here / "pairs.csv"
+    rows = [f"images/{k}.tif,masks/{k}.tif,{fold}" for k, fold in enumerate(folds)]
+    table.write_text("\n".join(["image,mask,fold", *rows]) + "\n")
+    return table
+
+
+def test_the_folder_s_own_column_fold_has_the_last_word(here: Path) -> None:
+    """As of wells or patients, which no pixel tells apart."""
+    listed_folder(here, list("11111100"))
+    _, (training, validation) = checked(here)
+    assert validation == {"6", "7"}
+    assert training == set("012345")
+    # changed: what was checked before is not taken for it
+    listed_folder(here, list("01111111"))
+    settings: dict[str, str] = {}
+    check.checked(here, settings)
+    _, (_, validation) = checked(here)
+    assert validation == {"0"}
+    listed_folder(here, list("011"), count=3)
+    _, (_, validation) = checked(here)
+    assert validation == {"0"}
+
+
+@pytest.mark.parametrize(
+    ("folds", "said"),
+    [
+        (list("11111111"), "the column fold has 1; expected every number from 0, at least 0 and 1"),
+        (list("00000000"), "the column fold has 0; expected every number from 0, at least 0 and 1"),
+        (list("11112222"), "the column fold has 1, 2; expected every number from 0"),
+        (["0", "1", "", "", "", "", "", ""], "line 4 has no fold, unlike the first one; fill in the column"),
+        (["", "1", "", "", "", "", "", ""], "line 3 has a fold, unlike the first one"),
+        (["0", "1 0", *"000000"], r"1.tif: has 1 pages, and 2 folds in pairs.csv"),
+    ],
+)
+def test_folds_that_hold_out_nothing_are_refused(here: Path, folds: list[str], said: str) -> None:
+    listed_folder(here, folds)
+    if "pages" in said:
+        _, suspicions = check.check(here).survey, check.check(here).findings
+        assert any(re.search(said, finding.what) for finding in suspicions)
+    else:
+        with pytest.raises(ValueError, match=said):
+            check.check(here)
+
+
+def test_a_pair_that_is_listed_twice_is_refused_with_its_lines(here: Path) -> None:
+    table = listed_folder(here, list("11111100"))
+    table.write_text(table.read_text() + "images/2.tif,masks/2.tif,1\n")
+    with pytest.raises(ValueError, match=r"lines 4 and 10 name the same pair, 2\.tif; remove one"):
+        check.check(here)
+
+
+def test_files_that_are_links_into_a_store_stay_what_they_are_called(here: Path, tmp_path: Path) -> None:
+    """As of DVC and git-annex, whose stores name files by their content."""
+    listed_folder(here, list("11111100"))
+    (tmp_path / "store").mkdir()
+    for number, file in enumerate(sorted([*here.glob("images/*"), *here.glob("masks/*")])):
+        file.rename(tmp_path / "store" / f"{number:032x}")
+        file.symlink_to(tmp_path / "store" / f"{number:032x}")
+    _, (training, validation) = checked(here)
+    assert training | validation == set("01234567")

@@ -164,6 +164,7 @@ def _looked_at(
         other_files=layout.other_files,
         spacing=read.spacing,
         left_out=layout.left_out,
+        folds=read.folds,
     )
     suspicions = [*grouped(read.unusable), *findings(found, _fit_of_other(found, asked["channel"]))]
     if not found.cells:
@@ -380,7 +381,8 @@ def _fingerprint(layout: FolderLayout) -> str:
     """Of names, sizes and times of all files that belong to a data set."""
     files = [file for one in layout.images for file in (one.image, *one.annotation)]
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+    folds = [list(one.folds) for one in layout.images if one.folds]
+    return hashlib.sha256(json.dumps([stats, *folds]).encode()).hexdigest()
 
 
 def _write(result: Check, layout: FolderLayout, minutes: float, channel: Channel | None) -> None:

@@ -349,6 +349,12 @@ def _cells(found: Survey) -> list[Choice]:
 
 def _validation(found: Survey) -> list[Choice]:
     count = len(found.images)
+    if found.folds:
+        validating = list(found.folds).count(0)
+        return [
+            Choice("fold", 0, "which of the images are held out: the column fold of the folder's pairs.csv"),
+            Choice("folds", max(found.folds) + 1, f"as it says; {validating} of {count} images validate"),
+        ]
     if count < FEWEST:
         return [Choice("fold", "block", f"{count} images are too few to hold one out: a quarter of each is held out")]
     held = hold_out(found)

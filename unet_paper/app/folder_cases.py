@@ -4,7 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ class FolderCases:
         spacing: px, how far points of cells are apart where they lie densest; None: there are no two.
         radius: px, of the discs around points; None: there are no points.
         ignore_value: of all masks, that means unknown; None: none does.
+        folds: of each image, by its address, where the folder's table has them.
     """
 
     cases: Sequence[Case]
@@ -40,6 +41,7 @@ class FolderCases:
     spacing: float | None = None
     radius: float | None = None
     ignore_value: int | None = None
+    folds: Mapping[str, int] = field(default_factory=dict)
 
 
 def cases_of(
@@ -66,6 +68,7 @@ def cases_of(
     values = UNKNOWN if ignore_value is None else ignore_value, background_value
     cases: list[Case] = []
     rows, unusable, unknown = [], [], False
+    folds: dict[str, int] = {}
     for one, name in zip(layout.images, _names([one.image for one in layout.images]), strict=True):
         image_is_read = False
         try:
@@ -77,15 +80,23 @@ def cases_of(
                 labels = drawn_cells.label_image(one.image, one.annotation, radius)
                 unknown = unknown or bool((labels == UNKNOWN).any())
                 _write(_as_valued(labels, *values), mask)
-            cases += pairs(one.image, mask)
+            of_image = pairs(one.image, mask)
+            if len(one.folds) not in (0, 1, len(of_image)):
+                raise ValueError(
+                    f"{one.image}: has {len(of_image)} pages, and {len(one.folds)} folds in {PAIRS}; give one for all, "
+                    "or one a page"
+                )
+            cases += of_image
+            of_pages = one.folds if len(one.folds) > 1 else [*one.folds] * len(of_image)
+            folds |= {case["image"]: fold for case, fold in zip(of_image, of_pages, strict=False)}
         except (ValueError, FileNotFoundError, PermissionError) as error:
             unusable.append(no_case(one, str(error), image_is_read))
         else:
-            rows.append({"image": str(one.image.resolve()), "mask": str(mask.resolve())})
+            rows.append({"image": os.path.abspath(one.image), "mask": os.path.abspath(mask)})
     if not layout.plain:
         _write_table(rows, place)
     ignored = UNKNOWN if unknown and ignore_value is None else ignore_value
-    return FolderCases(cases, unusable, None if distances is None else densest(distances), radius, ignored)
+    return FolderCases(cases, unusable, None if distances is None else densest(distances), radius, ignored, folds)
 
 
 def list_folds(
@@ -101,10 +112,11 @@ def list_folds(
     """
     rows: dict[tuple[str, str], list[int]] = {}
     for case, fold in zip(cases, folds, strict=True):
-        image, mask = (str(split_page(case[key])[0].resolve()) for key in ("image", "label"))
+        # not where a link leads to: stores of large files name them by their content
+        image, mask = (os.path.abspath(split_page(case[key])[0]) for key in ("image", "label"))
         rows.setdefault((image, mask), []).append(fold)
     for pair in others:
-        rows.setdefault((str(pair[0].resolve()), str(pair[1].resolve())), [0])
+        rows.setdefault((os.path.abspath(pair[0]), os.path.abspath(pair[1])), [0])
     _write_table(
         [{"image": image, "mask": mask, "fold": " ".join(map(str, of))} for (image, mask), of in rows.items()], place
     )

@@ -69,10 +69,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image and the files that say where its cells are: one, or one a cell; a COCO file is that of all images."""
+    """An image and the files that say where its cells are: one, or one a cell; a COCO file is that of all images.
+
+    Attributes:
+        image: file.
+        annotation: files.
+        folds: in which its pages are held out, one for all or one each; empty where nobody says.
+    """
 
     image: Path
     annotation: Sequence[Path]
+    folds: Sequence[int] = ()
 
     @property
     def is_label_image(self) -> bool:
@@ -130,13 +137,23 @@ def find(folder: str | Path, mask_suffix: str | None = None) -> FolderLayout:
 def _found(root: Path, inside: Sequence[Path], endings: Sequence[str] | None = None) -> FolderLayout | None:
     """What a folder holds; None where that is no data set."""
     if (root / "pairs.csv").is_file():
-        listed = [AnnotatedImage(pair.image, [pair.mask]) for pair in read_pairs(root / "pairs.csv", (*DRAWN, *TABLES))]
+        table = root / "pairs.csv"
+        listed = [AnnotatedImage(pair.image, [pair.mask], pair.folds) for pair in read_pairs(table, (*DRAWN, *TABLES))]
+        folds = sorted({fold for one in listed for fold in one.folds})
+        if folds and folds != list(range(max(2, len(folds)))):
+            raise ValueError(
+                f"{table}: the column fold has {', '.join(map(str, folds))}; expected every number from 0, at least 0 "
+                "and 1: images of fold 0 are held out, all others are learnt from"
+            )
         return FolderLayout(listed, plain=False)
     inside = sorted(
         (path for path in root.iterdir() if path.is_dir() and extension(path) not in ZARR), key=natural_order
     )
     names = {path.name.lower(): path for path in inside}
-    pictures = next((names[name] for name in PICTURES if name in names), None)
+    named = [names[name] for name in PICTURES if name in names]
+    pictures = next(iter(named), None)
+    if pictures and (further := [path.name for path in named[1:] if _files(path)]):
+        logger.warning("%s: images are taken from %s; left out: %s", root, pictures.name, ", ".join(further))
     drawn = [names[name] for name in FOLDERS if name in names]
     if pictures and drawn:
         if len(drawn) > 1:

@@ -58,12 +58,15 @@ def hold_out(found: Survey) -> HeldOut:
     """How images are shared out over folds, of which fold 0 validates.
 
     Whole groups of related images are held out, where that takes no more than some; else a run of one, as of a film.
+    Who says which images belong together, as of one patient or well, has the last word.
 
     Args:
         found: the survey; of fewer than 4 images a part of each is held out, and all relations are known.
     """
     count = len(found.images)
     related = [*found.relations, *_frames(found.images)]
+    if found.folds:
+        return HeldOut(found.folds, listed=True, known=_torn(related, found.folds, 0))
     if count < FEWEST:
         return HeldOut([0] * count, known=related)
     wanted = min(_MOST, max(1, round(_SHARE * count)))

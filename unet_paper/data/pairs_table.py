@@ -32,7 +32,8 @@ def read_pairs(table: Path, drawn: Sequence[str] = ()) -> list[Pair]:
 
     Raises:
         FileNotFoundError: the table or a file of it is missing; names the line.
-        ValueError: no such columns, or a line without one of them; a fold that is no number.
+        ValueError: no such columns, or a line without one of them; a pair that is there twice; a fold that is no
+            number, or of some pairs alone.
     """
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such file")
@@ -45,7 +46,8 @@ def read_pairs(table: Path, drawn: Sequence[str] = ()) -> list[Pair]:
     columns = [name.strip().lower() for name in rows[0]] if rows else []
     if len(rows) < 2 or not {"image", "mask"} <= set(columns):
         raise ValueError(f"{table}: a table with the columns image and mask is needed, and a line for every pair")
-    found = []
+    found: list[Pair] = []
+    lines_of: dict[tuple[Path, Path], int] = {}
     for number, row in enumerate(rows[1:], start=2 + hidden):
         if not any(field.strip() for field in row):
             continue
@@ -57,6 +59,8 @@ def read_pairs(table: Path, drawn: Sequence[str] = ()) -> list[Pair]:
             if not (one.exists() and (is_image(one) or one.suffix.lower() in kinds)):
                 what = "not an image" if one.exists() else "no such image"
                 raise FileNotFoundError(f"{one}: {what}, named in {table}, line {number}")
+        if (first := lines_of.setdefault((image, mask), number)) != number:
+            raise ValueError(f"{table}: lines {first} and {number} name the same pair, {image.name}; remove one")
         folds = named.get("fold", "").split()
         if not all(fold.isdecimal() for fold in folds):
             raise ValueError(
@@ -64,6 +68,11 @@ def read_pairs(table: Path, drawn: Sequence[str] = ()) -> list[Pair]:
                 "one for all, says which images are held out together; name that column otherwise if it means another"
             )
         found.append(Pair(image, mask, tuple(map(int, folds))))
+        if bool(folds) != bool(found[0].folds):
+            raise ValueError(
+                f"{table}: line {number} has {'a' if folds else 'no'} fold, unlike the first one; fill in the column "
+                "fold for all, or for none"
+            )
     return found
 
 

@@ -6,7 +6,7 @@ settings follow.
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -167,6 +167,7 @@ class Survey:
             stands for the diameters where all cells are points.
         left_out: images, and folders of some, that are not taken.
         relations: which images show the same, see :mod:`unet_paper.data.relatives`.
+        folds: of each image, where somebody says which are held out together; else empty.
     """
 
     images: Sequence[ImageFacts]
@@ -179,6 +180,7 @@ class Survey:
     spacing: float | None = None
     left_out: Sequence[str] = ()
     relations: Sequence[Relation] = ()
+    folds: Sequence[int] = ()
     diameters: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -247,6 +249,7 @@ def survey(
     other_files: int = 0,
     spacing: float | None = None,
     left_out: Sequence[str] = (),
+    folds: Mapping[str, int] | None = None,
 ) -> Survey:
     """Look at every image and mask once.
 
@@ -256,6 +259,7 @@ def survey(
         num_classes: its ``out_channels``.
         other_files: how many there are that are neither.
         spacing, left_out: see :class:`Survey`.
+        folds: of each image, by its address; None: nobody says.
 
     Raises:
         ValueError: none of the images can be read. A mask that cannot be used is an ``ImageFacts.trouble``.
@@ -282,6 +286,7 @@ def survey(
         spacing,
         left_out,
         _relations(images),
+        [folds[image.image] for image in images] if folds else (),
     )
 
 
