@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from unet_paper.data.finding import Finding, grouped
 from unet_paper.data.findings import findings
 from unet_paper.data.outline_fit import best_growth, outline_fit
 from unet_paper.data.phantom_clustered_nuclei import nuclei
-from unet_paper.data.survey import _is_photograph, survey
+from unet_paper.data.survey import Survey, _is_photograph, survey
 
 SIZE = 96
 Folder = Callable[[], Path]
@@ -600,3 +601,45 @@ def test_a_dense_label_image_is_no_photograph() -> None:
     grid = np.arange(36).reshape(6, 6).repeat(9, axis=0).repeat(8, axis=1) + 1
     assert not _is_photograph(grid)
     assert _is_photograph(np.random.default_rng(0).integers(0, 255, (40, 40)))
+
+
+def surveyed(root: Path, **settings: Any) -> Survey:
+    return survey(cases_of(folder_layout.find(root), root.parent / "place").cases, **settings)
+
+
+def test_a_part_with_the_id_of_a_cell_elsewhere_gets_a_value_of_its_own(clean: Path) -> None:
+    """That id as --ignore_value would make a cell of every other mask unknown."""
+    ids = read(clean, 0)
+    write(clean, 0, ids=np.where(np.arange(SIZE)[:, None] >= 60, 3, ids).astype(np.uint8))
+    (finding,) = findings(surveyed(clean))
+    assert finding.kind == "cell as large as a part of the image"
+    assert "--ignore_value 65535" in finding.remedy
+    assert "--ignore_value 3" not in finding.remedy
+    other = np.where(np.arange(SIZE)[:, None] >= 60, 65535, ids.astype(np.uint16)).astype(np.uint16)
+    (clean / "masks" / "well0.png").unlink()
+    tifffile.imwrite(clean / "masks" / "well0.tif", other)
+    mended = surveyed(clean, ignore_value=65535)
+    assert findings(mended) == []
+    assert [len(image.areas) for image in mended.images[1:]] == 5 * [7]
+
+
+def test_a_part_that_is_drawn_gets_the_name_that_means_unknown(clean: Path) -> None:
+    ids = read(clean, 0)
+    ids[60:] = 200
+    write(clean, 0, ids=ids)
+    labels = [case["label"] for case in cases_of(folder_layout.find(clean), clean).cases]
+    (finding,) = findings(surveyed(clean, made=labels))
+    assert "the class, or the name, Ignore" in finding.remedy
+    assert "--ignore_value" not in finding.remedy
+
+
+def test_ids_that_were_cut_off_at_8_bits_are_said(tmp_path: Path) -> None:
+    ids = np.kron(np.arange(1, 325).reshape(18, 18), np.pad(np.ones((6, 6), int), 2))
+    grey = np.random.default_rng(0).normal(40, 4, ids.shape) + 90 * ndimage.gaussian_filter((ids > 0).astype(float), 1)
+    for kind, pixels in (("image", grey.clip(0, 255)), ("wrapped", ids % 256), ("whole", ids)):
+        tifffile.imwrite(tmp_path / f"{kind}.tif", pixels.astype(np.uint16 if kind == "whole" else np.uint8))
+    said = {}
+    for kind in ("wrapped", "whole"):
+        result = survey([{"image": str(tmp_path / "image.tif"), "label": str(tmp_path / f"{kind}.tif")}])
+        said[kind] = [finding.kind for finding in findings(result)]
+    assert said == {"wrapped": ["ids are cut off at 8 bits", "one image only"], "whole": ["one image only"]}

@@ -165,6 +165,7 @@ def _looked_at(
         spacing=read.spacing,
         left_out=layout.left_out,
         folds=read.folds,
+        made=read.made,
     )
     suspicions = [*grouped(read.unusable), *findings(found, _fit_of_other(found, asked["channel"]))]
     if not found.cells:

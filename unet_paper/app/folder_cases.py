@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class FolderCases:
         radius: px, of the discs around points; None: there are no points.
         ignore_value: of all masks, that means unknown; None: none does.
         folds: of each image, by its address, where the folder's table has them.
+        made: the labels among the cases that were made of drawings.
     """
 
     cases: Sequence[Case]
@@ -42,6 +43,7 @@ class FolderCases:
     radius: float | None = None
     ignore_value: int | None = None
     folds: Mapping[str, int] = field(default_factory=dict)
+    made: Collection[str] = ()
 
 
 def cases_of(
@@ -69,6 +71,7 @@ def cases_of(
     cases: list[Case] = []
     rows, unusable, unknown = [], [], False
     folds: dict[str, int] = {}
+    made: set[str] = set()
     for one, name in zip(layout.images, _names([one.image for one in layout.images]), strict=True):
         image_is_read = False
         try:
@@ -87,6 +90,7 @@ def cases_of(
                     "or one a page"
                 )
             cases += of_image
+            made |= {case["label"] for case in of_image if not one.is_label_image}
             of_pages = one.folds if len(one.folds) > 1 else [*one.folds] * len(of_image)
             folds |= {case["image"]: fold for case, fold in zip(of_image, of_pages, strict=False)}
         except (ValueError, FileNotFoundError, PermissionError) as error:
@@ -96,7 +100,7 @@ def cases_of(
     if not layout.plain:
         _write_table(rows, place)
     ignored = UNKNOWN if unknown and ignore_value is None else ignore_value
-    return FolderCases(cases, unusable, None if distances is None else densest(distances), radius, ignored, folds)
+    return FolderCases(cases, unusable, None if distances is None else densest(distances), radius, ignored, folds, made)
 
 
 def list_folds(

@@ -27,6 +27,7 @@ __all__ = ["case_of", "findings"]
 _CLASSES = 8  # at most, that values of masks may be
 # correlation of images that show the same, from which it is said
 _EVIDENT = 0.6
+_OF_8_BITS = 255
 # of what looks like cells between them, that is beyond them, from which it is said; and of the cells' places
 _AS_MUCH, _BY_CHANCE = 0.5, 1e-4
 # cells of an image, and images of a size of cells, that tell it; and by which sizes differ as magnifications do
@@ -283,7 +284,7 @@ def _giants(found: Survey) -> Iterator[Finding]:
             "cell as large as a part of the image",
             [image.label for image in images],
             f"a cell, of value {value} in the mask, is over 10 times as large as the usual one ({usual:.0f} px)",
-            f"say --ignore_value {value} in check and train, if that means unknown; erase it, if it is background",
+            f"{_as_unknown(found, value, images)}; erase it, if it is background",
         )
 
 
@@ -291,12 +292,26 @@ def _apart(found: Survey) -> Iterator[Finding]:
     """Smaller parts that nobody has looked at, by the value that most programs have for them."""
     said = _of_giants(found)
     for value in sorted({image.apart for image in found.images} - {0, *said}):
+        images = [image for image in found.images if image.apart == value]
         yield Finding(
             "id far above the others",
-            [image.label for image in found.images if image.apart == value],
+            [image.label for image in images],
             f"{value}, the largest number of its bits, stands among low ids, and counts as one cell",
-            f"say --ignore_value {value} in check and train, if it means unknown, or a border",
+            _as_unknown(found, value, images, " or a border"),
         )
+
+
+def _as_unknown(found: Survey, value: int, images: Sequence[ImageFacts], or_else: str = "") -> str:
+    """How what has a value in some masks becomes unknown, and no cell of another one with it."""
+    labels = {image.label for image in images}
+    if labels & set(found.made):
+        return "in the drawing give it the class, or the name, Ignore, if it means unknown, or Background"
+    if all(other.largest_id < value for other in found.images if other.label not in labels):
+        return f"say --ignore_value {value} in check and train, if it means unknown{or_else}"
+    return (
+        f"if it means unknown{or_else}, fill it with a value that no cell has anywhere, as {value} is one elsewhere: "
+        "with 65535 in 16 bits, and say --ignore_value 65535 in check and train"
+    )
 
 
 def _hollow(found: Survey) -> Iterator[Finding]:
@@ -341,6 +356,16 @@ def _pieces(found: Survey) -> Iterator[Finding]:
     # of black and white masks among masks of ids, which the former's annotation refuses
     mixed = any(len(image.areas) > 1 for image in found.images) and any(len(image.areas) == 1 for image in broken)
     binary = "either, by which a mask of one value is black and white, others hold ids" if mixed else "binary"
+    cut_off = [image for image in broken if image.largest_id == _OF_8_BITS and len(image.areas) >= 0.9 * _OF_8_BITS]
+    if cut_off:
+        yield Finding(
+            "ids are cut off at 8 bits",
+            [image.label for image in cut_off],
+            f"{sum(image.in_pieces for image in cut_off)} ids are of two cells and more, and none is above "
+            f"{_OF_8_BITS}: what was 256 is background now, 257 is 1",
+            "export the masks anew, with 16 bits",
+        )
+        broken = [image for image in broken if image not in cut_off]
     if broken:
         yield Finding(
             "ids in several pieces",

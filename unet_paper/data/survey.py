@@ -6,7 +6,7 @@ settings follow.
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -168,6 +168,7 @@ class Survey:
         left_out: images, and folders of some, that are not taken.
         relations: which images show the same, see :mod:`unet_paper.data.relatives`.
         folds: of each image, where somebody says which are held out together; else empty.
+        made: masks that were made of drawings, whose values nobody chose.
     """
 
     images: Sequence[ImageFacts]
@@ -181,6 +182,7 @@ class Survey:
     left_out: Sequence[str] = ()
     relations: Sequence[Relation] = ()
     folds: Sequence[int] = ()
+    made: Collection[str] = ()
     diameters: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -250,6 +252,7 @@ def survey(
     spacing: float | None = None,
     left_out: Sequence[str] = (),
     folds: Mapping[str, int] | None = None,
+    made: Collection[str] = (),
 ) -> Survey:
     """Look at every image and mask once.
 
@@ -258,7 +261,7 @@ def survey(
         annotation, channel, ignore_value, background_value: the settings of training of the same names.
         num_classes: its ``out_channels``.
         other_files: how many there are that are neither.
-        spacing, left_out: see :class:`Survey`.
+        spacing, left_out, made: see :class:`Survey`.
         folds: of each image, by its address; None: nobody says.
 
     Raises:
@@ -287,6 +290,7 @@ def survey(
         left_out,
         _relations(images),
         [folds[image.image] for image in images] if folds else (),
+        made,
     )
 
 
