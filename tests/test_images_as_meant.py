@@ -25,7 +25,9 @@ from scipy import ndimage
 
 from unet_paper.data.annotation import InstancesFromAnnotationd
 from unet_paper.data.datasets import pairs
-from unet_paper.data.reader import CheckImaged, LabelReader, PageReader, page_shapes
+from unet_paper.data.image_store import open_image
+from unet_paper.data.reader import CheckImaged, LabelReader, PageReader, layout, page_shapes
+from unet_paper.data.survey import survey
 from unet_paper.data.unit_range import ScaleToUnitRanged
 
 Array = NDArray[Any]
@@ -158,6 +160,20 @@ def label_palette_png(path: Path, pixels: Array) -> Path:
     picture = Image.fromarray(pixels, mode="P")
     picture.putpalette(RNG.integers(0, 256, 768, dtype=np.uint8).tobytes())
     return png(path, picture, transparency=0)
+
+
+def composite(path: Path, pixels: Array) -> Path:
+    """Fiji's composite of 8 bits: every channel has a palette, the last one from black to red; other pixels first."""
+    path = path.with_suffix(".tif")
+    ramp = np.arange(256, dtype=np.uint16) * 257
+    description = "ImageJ=1.54f\nimages=2\nchannels=2\nhyperstack=true\nmode=composite\nloop=false\n"
+    with tifffile.TiffWriter(path) as writer:
+        for channel, (one, colour) in enumerate(((ELSE, 1), (pixels, 0))):
+            shown = np.zeros((3, 256), np.uint16)
+            shown[colour] = ramp
+            told = {"description": description if channel == 0 else "", "metadata": None, "contiguous": False}
+            writer.write(one, photometric="palette", colormap=shown, **told)
+    return path
 
 
 def one_directory(path: Path, pixels: Array) -> Path:
@@ -332,6 +348,11 @@ KINDS: dict[str, tuple[Callable[[Path, Array], Path], str, str]] = {
     "colour palette, PNG": (label_palette_png, "refused: channels.*--channel", "same"),
     "palette with black after another colour, PNG": (white_first_png, "two", "refused: which is the background"),
     "palette with black after another colour, BMP": (white_first_bmp, "two", "refused: which is the background"),
+    "several channels with a palette each, ImageJ": (
+        composite,
+        r"refused: 2 channels \(0, 1\).*--channel 0 to 1",
+        "refused: 2 channels",
+    ),
     "ImageJ, one directory for all planes": (one_directory, "page 1", "page 1"),
     "pyramid in the chain of pages": (pyramid, "same", "same"),
     "pyramid in SubIFDs": (subifd_pyramid, "same", "same"),
@@ -432,6 +453,8 @@ def test_the_table_in_the_documentation_has_every_kind() -> None:
         ("several channels", {"channel": 1}, GREY),
         ("several channels", {"channel": "gfp"}, GREY),
         ("several channels", {"channel": "DAPI"}, ELSE),
+        ("several channels with a palette each, ImageJ", {"channel": 1}, GREY),
+        ("several channels with a palette each, ImageJ", {"channel": 0}, ELSE),
         ("RGB colours", {"channel": 0}, GREY),
         ("RGB colours", {"channel": "green"}, ELSE),
         ("float beyond 1", {"maximum": 255}, GREY),
@@ -442,6 +465,25 @@ def test_the_table_in_the_documentation_has_every_kind() -> None:
 def test_what_a_refusal_recommends_works(kind: str, settings: dict[str, Any], right: Array, tmp_path: Path) -> None:
     path = KINDS[kind][0](tmp_path / "image", GREY)
     np.testing.assert_allclose(image(path, **settings), right / 255, atol=1e-6)
+
+
+def test_palettes_of_channels_are_what_they_are_shown_in(tmp_path: Path) -> None:
+    """Their indices are the grey values: for the reader, for the check, and in blocks."""
+    path = composite(tmp_path / "a", GREY)
+    both = np.dstack([ELSE, GREY])
+    assert layout(path).shapes == [(20, 31, 2)]
+    assert layout(path).channels == ("0", "1")
+    pixels, meta = PageReader().get_data(path)
+    np.testing.assert_array_equal(pixels, both)
+    assert meta["channel_names"] == ["0", "1"]
+    store = open_image(path)
+    np.testing.assert_array_equal(store.read((), slice(None), slice(None)), np.moveaxis(both, -1, 0))
+    np.testing.assert_array_equal(PageReader().get_data(f"{path}[][2:9,3:20]")[0], both[2:9, 3:20])
+    case = {"image": str(path), "label": str(tiff(tmp_path / "mask", CELLS))}
+    for channel, expected in ((None, both), (0, ELSE), (1, GREY)):
+        seen = survey([case], channel=channel).images[0]
+        assert seen.stored_channels == (2 if channel is None else 1)
+        assert (seen.low, seen.median, seen.high) == pytest.approx(np.percentile(expected, (0.1, 50, 99.9)))
 
 
 def test_rounding_of_floats_is_no_other_range(tmp_path: Path) -> None:

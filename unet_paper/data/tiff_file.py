@@ -65,7 +65,7 @@ def layout(file: Path) -> Layout:
             shape = _shape(page[0].page)
             if len(page) > 1:
                 shape = (*shape[:2], len(page))
-            elif page[0].page.photometric.name == "PALETTE":
+            elif palette(page[0].page, 1) is not None:
                 shape = (*shape[:2], 3)
             shapes.append(photometric.upright_shape(shape, _orientation(page[0].page)))
         size, spacing, unit = _pixel_size(tiff, planes.pages[0][0].page)
@@ -100,7 +100,6 @@ def read(file: Path, number: int) -> Page:
         if len({array.shape for array in arrays}) > 1 or (len(arrays) > 1 and arrays[0].ndim > 2):
             raise NotTaken("channels of different sizes or colours")
         pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
-        palette = first.tags[_COLOUR_MAP].value.T if first.photometric.name == "PALETTE" else None
         if is_signed_by_imagej(tiff, first):
             pixels = (pixels.astype(np.int32) - _SIGNED_OFFSET).astype(np.int16)
         return Page(
@@ -108,7 +107,7 @@ def read(file: Path, number: int) -> Page:
             full_scale=full_scale(tiff, first, float(pixels.max()) if pixels.size else None),
             alpha=len(chosen) == 1 and _has_alpha(first) and pixels.ndim == 3 and pixels.shape[2] in (2, 4),
             channels=_channel_names(tiff, chosen),
-            palette=palette,
+            palette=palette(first, len(chosen)),
             white_is_zero=first.photometric.name == "MINISWHITE",
             lossy="JPEG" if int(first.compression) in _JPEG else "",
         )
@@ -321,6 +320,23 @@ def full_scale(tiff: Any, page: Any, highest: float | None = None) -> float | No
         stated += [maximum for maximum in maxima if maximum in {2.0**n - 1 for n in range(8, 16)}]
     white = next((white for white in stated if highest is None or highest <= white), None)
     return None if dtype.kind == "u" and white == np.iinfo(dtype).max else white
+
+
+def palette(page: Any, channels: int) -> NDArray[Any] | None:
+    """Colours that the indices of a page stand for.
+
+    Args:
+        page: a directory as tifffile has it.
+        channels: of the page that a reader takes, each in a directory of its own.
+
+    Returns:
+        Shape (N, 3); None where pixels are grey values: ImageJ gives each channel of a composite a palette, of the
+        colour in which it is laid over the others.
+    """
+    if page.photometric.name != "PALETTE" or channels > 1:
+        return None
+    colours: NDArray[Any] = page.tags[_COLOUR_MAP].value.T
+    return colours
 
 
 def _channel_names(tiff: Any, channels: list[_Plane]) -> tuple[str, ...]:
