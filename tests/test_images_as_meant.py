@@ -144,6 +144,13 @@ def grey_palette_tiff(path: Path, pixels: Array) -> Path:
     return tiff(path, 255 - pixels, photometric="palette", colormap=(np.stack([ramp] * 3) * 257).astype(np.uint16))
 
 
+def adjusted_by_imagej(path: Path, pixels: Array, low: int = 60, high: int = 120) -> Path:
+    """What Fiji writes after Image > Adjust > Brightness/Contrast without Apply: shown from black to white."""
+    shown = (256 * (np.arange(256) - low) // (high - low)).clip(0, 255).astype(np.uint16) * 257
+    description = "ImageJ=1.54f\nmin=60.0\nmax=120.0\n"
+    return tiff(path, pixels, photometric="palette", colormap=np.stack([shown] * 3), description=description)
+
+
 def label_palette_tiff(path: Path, pixels: Array) -> Path:
     colours = RNG.integers(0, 65536, (3, 256)).astype(np.uint16)
     return tiff(path, pixels, photometric="palette", colormap=colours)
@@ -343,6 +350,7 @@ KINDS: dict[str, tuple[Callable[[Path, Array], Path], str, str]] = {
     "16 bits with sign, ImageJ": (signed_by_imagej, "refused: int16 from 0 to 255.*--grey_maximum", "same"),
     "0 is white (MINISWHITE)": (min_is_white, "same", "refused: MINISWHITE"),
     "grey palette, TIFF": (grey_palette_tiff, "same", ""),
+    "grey palette rising from black to white, ImageJ": (adjusted_by_imagej, "same", "same"),
     "grey palette, PNG": (grey_palette_png, "same", ""),
     "colour palette, TIFF": (label_palette_tiff, "refused: 3 channels.*--channel", "same"),
     "colour palette, PNG": (label_palette_png, "refused: channels.*--channel", "same"),
@@ -484,6 +492,28 @@ def test_palettes_of_channels_are_what_they_are_shown_in(tmp_path: Path) -> None
         seen = survey([case], channel=channel).images[0]
         assert seen.stored_channels == (2 if channel is None else 1)
         assert (seen.low, seen.median, seen.high) == pytest.approx(np.percentile(expected, (0.1, 50, 99.9)))
+
+
+def test_how_an_image_was_last_looked_at_changes_nothing(tmp_path: Path) -> None:
+    """One page or a stack, for the reader, in headers and in blocks; not so a table that falls, which is a negative."""
+    for low, high in ((60, 120), (10, 11), (-40, 300)):
+        path = adjusted_by_imagej(tmp_path / "a", GREY, low, high)
+        assert layout(path).shapes == [(20, 31)]
+        np.testing.assert_array_equal(PageReader().get_data(path)[0], GREY)
+        np.testing.assert_array_equal(open_image(path).read((), slice(None), slice(None))[0], GREY)
+    with tifffile.TiffFile(path) as file:
+        shown = file.pages.first.colormap
+    for number, (description, table, right) in enumerate(
+        (
+            ("ImageJ=1.54f\nimages=2\nslices=2\n", shown, GREY),
+            ("ImageJ=1.54f\nimages=2\nslices=2\n", shown[:, ::-1], shown[0, ::-1][GREY] >> 8),
+            ("", shown, shown[0][GREY] >> 8),
+        )
+    ):
+        path = tmp_path / f"{number}.tif"
+        settings = {"photometric": "palette", "colormap": table, "metadata": None}
+        tifffile.imwrite(path, np.stack([ELSE, GREY]), description=description, **settings)
+        np.testing.assert_array_equal(PageReader().get_data(f"{path}#1")[0], right)
 
 
 def test_rounding_of_floats_is_no_other_range(tmp_path: Path) -> None:

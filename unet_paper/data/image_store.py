@@ -362,7 +362,7 @@ def _refuse_unusual(path: Path, tiff: Any, page: Any, channels: int) -> None:
         what
         for what, found in (
             ("an orientation tag", page.tags.valueof(_ORIENTATION, 1) != 1),
-            ("a palette", tiff_file.palette(page, channels) is not None),
+            ("a palette", tiff_file.palette(tiff, page, channels) is not None),
             ("0 as white", page.photometric.name == "MINISWHITE"),
             ("signed numbers of ImageJ", tiff_file.is_signed_by_imagej(tiff, page)),
             (f"{page.bitspersample} bits a sample", page.bitspersample not in (8, 16, 32, 64)),

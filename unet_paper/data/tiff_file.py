@@ -65,7 +65,7 @@ def layout(file: Path) -> Layout:
             shape = _shape(page[0].page)
             if len(page) > 1:
                 shape = (*shape[:2], len(page))
-            elif palette(page[0].page, 1) is not None:
+            elif palette(tiff, page[0].page, 1) is not None:
                 shape = (*shape[:2], 3)
             shapes.append(photometric.upright_shape(shape, _orientation(page[0].page)))
         size, spacing, unit = _pixel_size(tiff, planes.pages[0][0].page)
@@ -107,7 +107,7 @@ def read(file: Path, number: int) -> Page:
             full_scale=full_scale(tiff, first, float(pixels.max()) if pixels.size else None),
             alpha=len(chosen) == 1 and _has_alpha(first) and pixels.ndim == 3 and pixels.shape[2] in (2, 4),
             channels=_channel_names(tiff, chosen),
-            palette=palette(first, len(chosen)),
+            palette=palette(tiff, first, len(chosen)),
             white_is_zero=first.photometric.name == "MINISWHITE",
             lossy="JPEG" if int(first.compression) in _JPEG else "",
         )
@@ -322,21 +322,22 @@ def full_scale(tiff: Any, page: Any, highest: float | None = None) -> float | No
     return None if dtype.kind == "u" and white == np.iinfo(dtype).max else white
 
 
-def palette(page: Any, channels: int) -> NDArray[Any] | None:
+def palette(tiff: Any, page: Any, channels: int) -> NDArray[Any] | None:
     """Colours that the indices of a page stand for.
 
     Args:
-        page: a directory as tifffile has it.
+        tiff, page: as tifffile has them.
         channels: of the page that a reader takes, each in a directory of its own.
 
     Returns:
         Shape (N, 3); None where pixels are grey values: ImageJ gives each channel of a composite a palette, of the
-        colour in which it is laid over the others.
+        colour in which it is laid over the others, and an image whose brightness was adjusted one that rises between
+        the grey values last shown as black and as white.
     """
     if page.photometric.name != "PALETTE" or channels > 1:
         return None
     colours: NDArray[Any] = page.tags[_COLOUR_MAP].value.T
-    return colours
+    return None if tiff.is_imagej and photometric.is_rising_grey(colours) else colours
 
 
 def _channel_names(tiff: Any, channels: list[_Plane]) -> tuple[str, ...]:
