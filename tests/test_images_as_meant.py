@@ -653,8 +653,66 @@ def test_rows_with_channels_are_no_stack(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a.tif: 20 pages of 31 x 3 px: an image \(20, 31, 3\) whose last axis is"):
         page_shapes(tmp_path / "a.tif")
     first = np.moveaxis(colours, -1, 0)
-    tifffile.imwrite(tmp_path / "a.tif", first, photometric="minisblack", metadata={"axes": "CYX"})
-    np.testing.assert_array_equal(PageReader().get_data(tmp_path / "a.tif")[0], colours)
+    said = refusal(image, tmp_path / "a.tif")
+    assert "by tifffile with photometric='minisblack', metadata={'axes': 'CYX'}" in said
+    for dtype in (np.float32, np.uint8):
+        first = first.astype(dtype)
+        tifffile.imwrite(tmp_path / "a.tif", first, photometric="minisblack", metadata={"axes": "CYX"})
+        np.testing.assert_array_equal(PageReader().get_data(tmp_path / "a.tif")[0], np.moveaxis(first, 0, -1))
+
+
+SAMPLES = [
+    # written as the samples of one RGB page, (3 or 4, H, W), or of several
+    ("CYX", ()),
+    ("ZYX", ("Z",)),
+    ("TYX", ("T",)),
+    ("QYX", ("Q",)),
+    ("YXC", ()),
+    ("TCYX", ("T",)),
+    ("CZYX", ("Z",)),
+    ("ZTYX", ("T", "Z")),
+    ("TZCYX", ("T", "Z")),
+]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"compression": "zlib", "rowsperstrip": 7}], ids=str)
+@pytest.mark.parametrize("samples", [3, 4])
+@pytest.mark.parametrize(("axes", "pages"), SAMPLES)
+def test_samples_are_the_axis_that_a_file_says(
+    axes: str, pages: tuple[str, ...], samples: int, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    """tifffile writes planes of 8 and 16 bits, three or four of them, as RGB; the fourth is no transparency."""
+    sizes = dict(zip(reversed(axes.replace("YX", "")), (samples, 2, 5), strict=False)) | {"Y": 20, "X": 31}
+    stack = RNG.integers(1, 65536, [sizes[axis] for axis in axes], dtype=np.uint16)
+    planar = {} if axes.endswith("C") else {"planarconfig": "separate"}
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stack, photometric="rgb", metadata={"axes": axes}, **planar, **arguments)
+    channels = sizes.get("C", 1)
+    found = layout(path)
+    assert (found.axes, found.sizes) == ("".join(pages), tuple(sizes[axis] for axis in pages))
+    assert found.channels == (tuple(map(str, range(channels))) if "C" in axes else ())
+    # T, Z or Q, C last
+    order = [axes.index(axis) for axis in (*pages, "Y", "X", *("C" if "C" in axes else ""))]
+    right = stack.transpose(order).reshape(-1, 20, 31, *((channels,) if "C" in axes else ()))
+    assert found.shapes == [one.shape for one in right]
+    for number, one in enumerate(right):
+        np.testing.assert_array_equal(PageReader().get_data(f"{path}#{number}")[0], one)
+    store = open_image(path)
+    assert store.channels == channels
+    assert store.channel_names == found.channels
+    planes = sorted(store.planes(), key=lambda plane: plane[::-1] if axes == "ZTYX" else plane)
+    for plane, one in zip(planes, right, strict=True):
+        np.testing.assert_array_equal(
+            np.moveaxis(store.read(plane, slice(None), slice(None)), 0, -1), one.reshape(20, 31, channels)
+        )
+
+
+def test_a_mask_of_three_planes_is_no_colours(tmp_path: Path) -> None:
+    ids = np.stack([CELLS, CELLS, CELLS])
+    tifffile.imwrite(tmp_path / "z.tif", ids, photometric="rgb", metadata={"axes": "ZYX"})
+    np.testing.assert_array_equal(LabelReader().get_data(f"{tmp_path / 'z.tif'}#2")[0], CELLS)
+    tifffile.imwrite(tmp_path / "c.tif", ids, photometric="rgb", metadata={"axes": "CYX"})
+    assert re.search(r"a mask of 3 channels \(0, 1, 2\): which one holds ids", refusal(mask, tmp_path / "c.tif"))
 
 
 def test_rows_with_many_channels_are_no_stack_and_narrow_pages_are(tmp_path: Path) -> None:

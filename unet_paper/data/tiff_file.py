@@ -5,9 +5,9 @@ counted over every axis but the channels, T before Z, and each page is decoded a
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -34,10 +34,22 @@ _SPACES = {"MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "YCBCR"}
 
 @dataclass(frozen=True)
 class _Plane:
-    """A directory, and the offset of one plane behind it where a single directory stands for many."""
+    """A directory, where it stands for many planes with one of them.
+
+    Attributes:
+        page: the directory.
+        offset: of the plane, where all of them lie one behind another.
+        sample: that the plane is, where samples of a pixel are planes.
+    """
 
     page: Any
     offset: int | None = None
+    sample: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W), or (H, W, C) of colours."""
+        return _shape(self.page) if self.sample is None else _shape(self.page)[:2]
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ def layout(file: Path) -> Layout:
         turns = [_orientation(page[0].page) for page in planes.pages]
         shapes = []
         for page in planes.pages:
-            shape = _shape(page[0].page)
+            shape = page[0].shape
             if len(page) > 1:
                 shape = (*shape[:2], len(page))
             elif palette(tiff, page[0].page, 1) is not None:
@@ -96,7 +108,7 @@ def read(file: Path, number: int) -> Page:
         first = chosen[0].page
         _refuse_other_colours(first)
         refuse_impossible_claim(file, _shape(first), first.dtype.itemsize)
-        arrays = [_decode(tiff, plane) for plane in chosen]
+        arrays = _decode(tiff, chosen)
         if len({array.shape for array in arrays}) > 1 or (len(arrays) > 1 and arrays[0].ndim > 2):
             raise NotTaken("channels of different sizes or colours")
         pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
@@ -179,7 +191,8 @@ def _planes(tiff: Any, directories: list[Any]) -> _Planes:
     if width <= _FEW and min(height, len(pages)) >= max(_MANY, _TIMES * width):
         raise NotTaken(
             f"{len(pages)} pages of {height} x {width} px: an image ({len(pages)}, {height}, {width}) whose last axis "
-            "is channels, saved as a stack? Save it with the channels first and axes CYX, or one file a channel"
+            "is channels, saved as a stack? Save it with the channels first and axes CYX, by tifffile with "
+            "photometric='minisblack', metadata={'axes': 'CYX'}; or one file a channel"
         )
     if len({len(page) for page in pages}) > 1:
         raise NotTaken("pages with different numbers of channels")
@@ -201,12 +214,17 @@ def _of_series(tiff: Any, series: Any, directories: list[Any]) -> tuple[list[lis
     own = set(keyframe.axes)
     if not own <= set("YXS") or not {"Y", "X"} <= own:
         raise NotTaken(f"pages with axes {keyframe.axes}, expected one plane a page")
-    leading = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if axis not in own]
+    axes, samples = _axes(series)
+    leading = [(axis, size) for axis, size in zip(axes, series.shape, strict=True) if axis not in own]
     count = int(np.prod([size for _, size in leading], dtype=int))
     described = (tiff.imagej_metadata or {}).get("images", 1) if series.kind == "imagej" else 1
     if count == 1 and described > 1:
         leading, count = [("I", described)], described
     planes = _plane_list(tiff, series, count, directories)
+    if samples:
+        size = keyframe.shape[keyframe.axes.index("S")]
+        leading, count = [*leading, (samples, size)], count * size
+        planes = [replace(plane, sample=sample) for plane in planes for sample in range(size)]
     order = {axis: position for position, (axis, _) in enumerate(leading)}
     grid = np.arange(count).reshape([size for _, size in leading])
     others = [axis for axis in order if axis not in "TZC"]
@@ -216,6 +234,21 @@ def _of_series(tiff: Any, series: Any, directories: list[Any]) -> tuple[list[lis
     pages = [[planes[index] for index in row] for row in grid.reshape(-1, sizes.get("C", 1)).tolist()]
     kept = [axis for axis in wanted if axis != "C" and sizes[axis] > 1]
     return pages, "".join(kept), tuple(sizes[axis] for axis in kept)
+
+
+def _axes(series: Any) -> tuple[str, str]:
+    """Axes of a series, samples of a pixel as S, and the axis that it says them to be, where that is another one.
+
+    tifffile writes arrays (3, H, W) and (4, H, W) as the samples of one RGB page, whatever axes it is told to note.
+    """
+    keyframe = series.keyframe
+    own, count = keyframe.axes, len(keyframe.axes)
+    place = own.find("S")
+    named = series.axes[-count:]
+    samples = named[place] if place >= 0 else ""
+    if samples in ("", "S") or named.replace(samples, "S") != own or series.shape[-count:] != keyframe.shape:
+        return str(series.axes), ""
+    return f"{series.axes[:-count]}{own}", str(samples)
 
 
 def _plane_list(tiff: Any, series: Any, count: int, directories: list[Any]) -> list[_Plane]:
@@ -239,7 +272,18 @@ def _shape(page: Any) -> tuple[int, ...]:
     return (sizes["Y"], sizes["X"], sizes["S"]) if "S" in sizes else (sizes["Y"], sizes["X"])
 
 
-def _decode(tiff: Any, plane: _Plane) -> NDArray[Any]:
+def _decode(tiff: Any, planes: Sequence[_Plane]) -> list[NDArray[Any]]:
+    """Pixels of planes; a directory of several is decoded once."""
+    whole: dict[tuple[int, int | None], NDArray[Any]] = {}
+    for plane in planes:
+        place = plane.page.index, plane.offset
+        if place not in whole:
+            whole[place] = _decode_whole(tiff, plane)
+    found = [(whole[plane.page.index, plane.offset], plane.sample) for plane in planes]
+    return [array if sample is None else array[..., sample] for array, sample in found]
+
+
+def _decode_whole(tiff: Any, plane: _Plane) -> NDArray[Any]:
     page = plane.page
     if plane.offset is None:
         array: NDArray[Any] = page.asarray()
