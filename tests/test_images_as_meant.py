@@ -646,6 +646,44 @@ def test_other_orders_of_axes_give_the_same_pages(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, stack.swapaxes(0, 1).reshape(6, 20, 31) / 255, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2, 5), (1, 5), (2, 3, 5), (3, 1)], ids=str)
+@pytest.mark.parametrize("colours", [False, True])
+def test_axes_that_nobody_names_are_pages_in_order(shape: tuple[int, ...], colours: bool, tmp_path: Path) -> None:
+    """As of a stack with one such axis."""
+    stack = RNG.integers(0, 256, (*shape, 20, 31, *([3] if colours else [])), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", stack)
+    one = stack.reshape(-1, *stack.shape[len(shape) :])
+    found = layout(tmp_path / "a.tif")
+    assert (found.axes, found.sizes) == ("Q", (len(one),))
+    assert found.shapes == len(one) * [one.shape[1:]]
+    for number, right in enumerate(one):
+        np.testing.assert_array_equal(PageReader().get_data(f"{tmp_path / 'a.tif'}#{number}")[0], right)
+
+
+def test_an_axis_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """And axes without names are in blocks, where a plane is a time and a depth."""
+    stack = RNG.integers(0, 256, (2, 5, 20, 31), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", metadata={"axes": "TTYX"})
+    with pytest.raises(ValueError, match=r"a.tif: axes TTYX, of which one is there twice; save it with each once"):
+        page_shapes(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "a.tif", stack)
+    with pytest.raises(ValueError, match=r"a.tif: axes QQYX, expected Y, X and T, C, Z .* each once; save it by tif"):
+        open_image(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", metadata={"axes": "TZYX"})
+    assert layout(tmp_path / "a.tif").sizes == (2, 5)
+    np.testing.assert_array_equal(open_image(tmp_path / "a.tif").read((1, 3), slice(None), slice(None))[0], stack[1, 3])
+
+
+def test_channels_of_stacks_that_stand_last_are_named(tmp_path: Path) -> None:
+    stack = RNG.random((4, 20, 31, 2)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
+    with pytest.raises(ValueError, match=r"an image \(4, 20, 31, 2\) whose last .* axes ZCYX, .*'axes': 'ZCYX'"):
+        page_shapes(tmp_path / "a.tif")
+    before = np.moveaxis(stack, -1, 1)
+    tifffile.imwrite(tmp_path / "a.tif", before, photometric="minisblack", metadata={"axes": "ZCYX"})
+    np.testing.assert_array_equal(PageReader().get_data(f"{tmp_path / 'a.tif'}#2")[0], stack[2])
+
+
 def test_rows_with_channels_are_no_stack(tmp_path: Path) -> None:
     """What tifffile makes of floating point with the channels last, where nobody says so."""
     colours = np.dstack([GREY] * 3).astype(np.float32) / 255

@@ -318,7 +318,11 @@ def _open_tiff(path: Path) -> ImageStore:
         ) from error
     axes = given.lower().replace("s", "c").replace("q", "z").replace("i", "z")
     if len(set(axes)) != len(axes) or not set(axes) <= set("tczyx"):
-        raise ValueError(f"dataset_dir={path}: axes {given}, expected Y, X and T, C, Z where there are any")
+        raise ValueError(
+            f"dataset_dir={path}: axes {given}, expected Y, X and T, C, Z where there are any, each once; save it by "
+            "tifffile with photometric='minisblack' and its own of metadata={'axes': 'TZCYX'}, or predict it with the "
+            "config inference"
+        )
     if mapped:
         array: Any = tifffile.memmap(path, series=number, mode="r").reshape(shape)
     else:

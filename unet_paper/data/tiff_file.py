@@ -29,6 +29,7 @@ _FEW, _TIMES, _MANY = 16, 4, 16
 _TRANSPARENT = {1, 2}
 # Codecs that change pixel values: old and new JPEG.
 _JPEG = (6, 7, 33007, 34892)
+_NAME_AXES = "save it with each once, by tifffile with photometric='minisblack', metadata={'axes': 'TZCYX'}"
 _SPACES = {"MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "YCBCR"}
 
 
@@ -189,10 +190,12 @@ def _planes(tiff: Any, directories: list[Any]) -> _Planes:
         axes, sizes = "I", (len(pages),)
     height, width = _shape(pages[0][0].page)[:2]
     if width <= _FEW and min(height, len(pages)) >= max(_MANY, _TIMES * width):
+        shape = main[0].shape if len(main) == 1 else (len(pages), height, width)
+        first = {4: "ZCYX", 5: "TZCYX"}.get(len(shape), "CYX")
         raise NotTaken(
-            f"{len(pages)} pages of {height} x {width} px: an image ({len(pages)}, {height}, {width}) whose last axis "
-            "is channels, saved as a stack? Save it with the channels first and axes CYX, by tifffile with "
-            "photometric='minisblack', metadata={'axes': 'CYX'}; or one file a channel"
+            f"{len(pages)} pages of {height} x {width} px: an image ({', '.join(map(str, shape))}) whose last axis "
+            f"is channels, saved as a stack? Save it with the channels before rows and axes {first}, by tifffile with "
+            f"photometric='minisblack', metadata={{'axes': '{first}'}}; or one file a channel"
         )
     if len({len(page) for page in pages}) > 1:
         raise NotTaken("pages with different numbers of channels")
@@ -225,14 +228,17 @@ def _of_series(tiff: Any, series: Any, directories: list[Any]) -> tuple[list[lis
         size = keyframe.shape[keyframe.axes.index("S")]
         leading, count = [*leading, (samples, size)], count * size
         planes = [replace(plane, sample=sample) for plane in planes for sample in range(size)]
-    order = {axis: position for position, (axis, _) in enumerate(leading)}
-    grid = np.arange(count).reshape([size for _, size in leading])
-    others = [axis for axis in order if axis not in "TZC"]
-    wanted = [*others, *(axis for axis in "TZC" if axis in order)]
-    grid = grid.transpose([order[axis] for axis in wanted])
-    sizes = dict(leading)
+    letters = [axis for axis, _ in leading]
+    if any(letters.count(axis) > 1 for axis in "TZC"):
+        raise NotTaken(f"axes {series.axes}, of which one is there twice; {_NAME_AXES}")
+    # those without a meaning first; of one letter, as tifffile has it for axes that nobody names, they are one axis
+    wanted = sorted(range(len(leading)), key=lambda place: ("TZC".find(letters[place]), letters.index(letters[place])))
+    grid = np.arange(count).reshape([size for _, size in leading]).transpose(wanted)
+    sizes: dict[str, int] = {}
+    for axis, size in (leading[place] for place in wanted):
+        sizes[axis] = sizes.get(axis, 1) * size
     pages = [[planes[index] for index in row] for row in grid.reshape(-1, sizes.get("C", 1)).tolist()]
-    kept = [axis for axis in wanted if axis != "C" and sizes[axis] > 1]
+    kept = [axis for axis in sizes if axis != "C" and sizes[axis] > 1]
     return pages, "".join(kept), tuple(sizes[axis] for axis in kept)
 
 
