@@ -249,15 +249,31 @@ def jpeg(path: Path, pixels: Array) -> Path:
 
 def sixteen_bit_colours(path: Path, pixels: Array) -> Path:
     """RGB PNG of 16 bits, of which Pillow would keep 8."""
-    path = path.with_suffix(".png")
     wide = np.dstack([pixels.astype(">u2") * (1 if pixels.max() < 8 else 257)] * 3)
-    rows = b"".join(b"\0" + row.tobytes() for row in wide)
+    return png_of(path, [row.tobytes() for row in wide], pixels.shape[1], bits=16, colour=2)
+
+
+def few_bits_png(bits: int) -> Callable[[Path, Array], Path]:
+    """Grey PNG of fewer than 8 bits, several pixels a byte, the first one highest."""
+
+    def write(path: Path, pixels: Array) -> Path:
+        stored = pixels if pixels.max() < 2**bits else np.round(pixels / 255 * (2**bits - 1)).astype(np.uint8)
+        rows = np.unpackbits(stored[..., None], axis=-1)[..., 8 - bits :].reshape(len(stored), -1)
+        return png_of(path, [np.packbits(row).tobytes() for row in rows], pixels.shape[1], bits=bits, colour=0)
+
+    return write
+
+
+def png_of(path: Path, rows: list[bytes], width: int, bits: int, colour: int) -> Path:
+    """A PNG file of rows as it stores them, with ``bits`` a sample and a type of colours."""
+    path = path.with_suffix(".png")
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
+    content = b"".join(b"\0" + row for row in rows)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     return path
 
@@ -344,6 +360,7 @@ KINDS: dict[str, tuple[Callable[[Path, Array], Path], str, str]] = {
     "12 bits a sample, stated": (bits(12), "close", "same"),
     "14 bits a sample, stated": (bits(14), "close", "same"),
     "12 bits in 16, stated as largest sample": (twelve_said, "close", "same"),
+    "4 bits a sample, PNG": (few_bits_png(4), "close", "same"),
     "12 bits in 16, unstated": (twelve_unsaid, "line: --grey_maximum 4095", "same"),
     "8 bits in 16, unstated": (eight_unsaid, "line: --grey_maximum 255", "same"),
     "12 bits in 16, stated by OME-XML": (significant_bits, "close", "same"),
@@ -1036,6 +1053,21 @@ def test_one_bit_masks(tmp_path: Path) -> None:
     for path in (png(tmp_path / "a", Image.fromarray(drawn)), tiff(tmp_path / "b", drawn)):
         np.testing.assert_array_equal(mask(path, annotation="binary") > 0, drawn)
         np.testing.assert_array_equal(image(path), drawn)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_png_of_few_bits_is_an_image_as_shown_and_a_mask_as_stored(bits: int, tmp_path: Path) -> None:
+    """Classes 0, 1 and 2 had been 0, 85 and 170."""
+    path = few_bits_png(bits)(tmp_path / "a", CELLS)
+    np.testing.assert_array_equal(LabelReader().get_data(path)[0], CELLS)
+    classes = few_bits_png(bits)(tmp_path / "b", np.minimum(CELLS, 2))
+    found = mask(classes, annotation="classes", num_classes=3)
+    np.testing.assert_array_equal(found > 0, CELLS > 0)
+    pixels, meta = PageReader().get_data(path)
+    np.testing.assert_array_equal(pixels, CELLS * (255 // (2**bits - 1)))
+    assert pixels.dtype == np.uint8
+    assert "full_scale" not in meta
+    assert page_shapes(path) == [pixels.shape]
 
 
 def test_a_jpeg_mask_is_refused_before_work(tmp_path: Path) -> None:
