@@ -39,6 +39,9 @@ CELLS[1:6, 2:9], CELLS[8:18, 3:12], CELLS[3:15, 15:28] = 1, 2, 3
 ELSE = RNG.integers(0, 256, (20, 31), dtype=np.uint8)
 
 
+LOAD = Compose([LoadImaged("image", reader=PageReader()), EnsureChannelFirstd("image")])
+
+
 def image(path: Any, **settings: Any) -> Array:
     """The road of images: inference, training, prepare_data and MONAI Label put these transforms together."""
     road = Compose(
@@ -390,7 +393,7 @@ KINDS: dict[str, tuple[Callable[[Path, Array], Path], str, str]] = {
     ),
     "grey as RGBA, constant alpha": (rgba, "same", "same"),
     "grey as 16-bit RGB, PNG": (sixteen_bit_colours, "same", "same"),
-    "alpha that varies": (transparent, "refused: 4 channels", "refused: transparent"),
+    "alpha that varies": (transparent, "refused: 4 channels, .* transparency.*--channel 0", "refused: transparent"),
     "RGB colours": (colours, "refused: 3 channels.*--channel 0 to 2", "same"),
     "JPEG with orientation": (jpeg, "flat", "refused: JPEG"),
     "NIfTI": (nifti, "same", "same"),
@@ -480,6 +483,7 @@ def test_the_table_in_the_documentation_has_every_kind() -> None:
         ("several channels", {"channel": "DAPI"}, ELSE),
         ("several channels with a palette each, ImageJ", {"channel": 1}, GREY),
         ("several channels with a palette each, ImageJ", {"channel": 0}, ELSE),
+        ("alpha that varies", {"channel": 0}, GREY),
         ("RGB colours", {"channel": 0}, GREY),
         ("RGB colours", {"channel": "green"}, ELSE),
         ("float beyond 1", {"maximum": 255}, GREY),
@@ -531,6 +535,32 @@ def test_how_an_image_was_last_looked_at_changes_nothing(tmp_path: Path) -> None
         settings = {"photometric": "palette", "colormap": table, "metadata": None}
         tifffile.imwrite(path, np.stack([ELSE, GREY]), description=description, **settings)
         np.testing.assert_array_equal(PageReader().get_data(f"{path}#1")[0], right)
+
+
+def test_transparency_is_no_channel(tmp_path: Path) -> None:
+    """Refused for every network, and by the check, which took it for a fourth stain; unless somebody says so."""
+    path = transparent(tmp_path / "a", GREY)
+    pair = png(tmp_path / "b", Image.fromarray(np.dstack([GREY, ELSE]), mode="LA"))
+    four = tiff(tmp_path / "c", np.dstack([GREY, ELSE, GREY, ELSE]), photometric="rgb", extrasamples=["unassalpha"])
+    shown = tmp_path / "d.png"
+    picture = Image.fromarray(CELLS, mode="P")
+    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    picture.save(shown, transparency=0)
+    label = str(tiff(tmp_path / "mask", CELLS))
+    for file, channels in ((path, 4), (pair, 2), (four, 4), (shown, 4)):
+        case = {"image": str(file), "label": label}
+        said = rf"{file}: {channels} channels, the last one transparency from"
+        for number in (1, 3, 4):
+            with pytest.raises(ValueError, match=said):
+                CheckImaged("image", channels=number)(LOAD(case))
+        with pytest.raises(ValueError, match=said):
+            survey([case])
+        # as stored
+        for channel in (0, list(range(channels - 1)), list(range(channels))):
+            loaded = Compose([LoadImaged("image", reader=PageReader(channel)), EnsureChannelFirstd("image")])(case)
+            taken = len(channel) if isinstance(channel, list) else 1
+            assert len(CheckImaged("image", channels=taken)(loaded)["image"]) == taken
+            assert survey([case], channel=channel).images[0].stored_channels == taken
 
 
 def test_rounding_of_floats_is_no_other_range(tmp_path: Path) -> None:
