@@ -115,9 +115,11 @@ def read(file: Path, number: int) -> Page:
         pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
         if is_signed_by_imagej(tiff, first):
             pixels = (pixels.astype(np.int32) - _SIGNED_OFFSET).astype(np.int16)
+        # complex numbers have no order; they are refused where all numbers are looked at
+        highest = float(pixels.max()) if pixels.size and pixels.dtype.kind != "c" else None
         return Page(
             photometric.upright(pixels, _orientation(chosen[0].page)),
-            full_scale=full_scale(tiff, first, float(pixels.max()) if pixels.size else None),
+            full_scale=full_scale(tiff, first, highest),
             alpha=len(chosen) == 1 and _has_alpha(first) and pixels.ndim == 3 and pixels.shape[2] in (2, 4),
             channels=_channel_names(tiff, chosen),
             palette=palette(tiff, first, len(chosen)),
