@@ -482,6 +482,67 @@ def test_what_else_lies_in_an_archive_of_rois_is_passed_over(tmp_path: Path) -> 
         drawn(tmp_path)
 
 
+def composite(path: list[float], name: str) -> roifile.ImagejRoi:
+    """ImageJ's ROI of several parts, by its path: 0 begins one, 1 a line, 2 and 3 curves of 2 and 3 points, 4 ends."""
+    left, top = map(int, path[1:3])
+    return roifile.ImagejRoi(
+        roitype=roifile.ROI_TYPE.RECT,
+        name=name,
+        left=left,
+        top=top,
+        right=left + 1,
+        bottom=top + 1,
+        shape_roi_size=len(path),
+        multi_coordinates=np.array(path, np.float32),
+    )
+
+
+# how far along the sides of its square the control points of a circle's quarter lie
+QUARTER = 4 / 3 * (2**0.5 - 1)
+
+
+def test_a_composite_with_curves_is_a_cell(tmp_path: Path) -> None:
+    """As a union with an oval: a disc with a square hole, drawn by four curves; and a part that a parabola ends."""
+    image(tmp_path / "images" / "a1.png")
+    (tmp_path / "masks").mkdir()
+    quarter = np.array([[1, QUARTER], [QUARTER, 1], [0, 1]])
+    path: list[float] = [0, 10 + 7, 9]
+    for _ in range(4):
+        path += [3, *(7 * quarter + (10, 9)).ravel()]
+        quarter = quarter @ [[0, 1], [-1, 0]]
+    path += [4, 0, 9, 8, 1, 11, 8, 1, 11, 10, 1, 9, 10, 4]
+    path += [0, 20, 2, 2, 28, 2, 28, 10, 1, 20, 10, 4]
+    roifile.roiwrite(tmp_path / "masks" / "a1.roi", composite(path, "cell"))
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]] + 0.5
+    disc = np.hypot(columns - 10, rows - 9) < 7
+    hole = (abs(columns - 10) < 1) & (abs(rows - 9) < 1)
+    # x = 20 + 8 (2t - t^2), y = 2 + 8 t^2
+    t = np.sqrt(np.clip(rows - 2, 0, None) / 8)
+    parabola = (rows > 2) & (rows < 10) & (columns > 20) & (columns < 20 + 8 * (2 * t - t**2))
+    found = drawn(tmp_path) > 0
+    assert np.count_nonzero(found != (disc & ~hole | parabola)) <= 4
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [([0, 5, 5, 1, 9, 9, 7, 4], "no command 7 of a path"), ([0, 5, 5, 3, 5, 9, 9], "its path lacks points")],
+)
+def test_a_composite_that_cannot_be_read_costs_no_other_image(path: list[float], said: str, tmp_path: Path) -> None:
+    imagej(tmp_path)
+    file = tmp_path / "annotations" / "a2.zip"
+    image(tmp_path / "images" / "a2.png")
+    shutil.copy(tmp_path / "annotations" / "a1.zip", file)
+    roifile.roiwrite(file, composite(path, "odd"))
+    found = cases_of(folder_layout.find(tmp_path), tmp_path / "place")
+    assert [Path(case["image"]).name for case in found.cases] == ["a1.png"]
+    (trouble,) = found.unusable
+    assert f"a2.zip: the outline of the ROI 'odd' cannot be read: {said}; draw it again" in trouble.what
+    rois = [roi for roi in roifile.roiread(file) if roi.name != "odd"]
+    file.unlink()
+    roifile.roiwrite(file, rois)
+    assert len(cases_of(folder_layout.find(tmp_path), tmp_path / "place").cases) == 2
+
+
 def test_an_oval_is_an_ellipse(tmp_path: Path) -> None:
     """As ImageJ fills it: the pixels whose centres are in the ellipse of its box, but for some at the rim."""
     image(tmp_path / "images" / "a1.png")

@@ -25,7 +25,9 @@ from scipy import ndimage
 
 from unet_paper.data.annotation import InstancesFromAnnotationd
 from unet_paper.data.datasets import pairs
-from unet_paper.data.reader import CheckImaged, LabelReader, PageReader, page_shapes
+from unet_paper.data.image_store import open_image
+from unet_paper.data.reader import CheckImaged, LabelReader, PageReader, layout, page_shapes
+from unet_paper.data.survey import survey
 from unet_paper.data.unit_range import ScaleToUnitRanged
 
 Array = NDArray[Any]
@@ -35,6 +37,9 @@ GREY[0, :2] = 0, 255
 CELLS = np.zeros((20, 31), np.uint8)
 CELLS[1:6, 2:9], CELLS[8:18, 3:12], CELLS[3:15, 15:28] = 1, 2, 3
 ELSE = RNG.integers(0, 256, (20, 31), dtype=np.uint8)
+
+
+LOAD = Compose([LoadImaged("image", reader=PageReader()), EnsureChannelFirstd("image")])
 
 
 def image(path: Any, **settings: Any) -> Array:
@@ -142,6 +147,13 @@ def grey_palette_tiff(path: Path, pixels: Array) -> Path:
     return tiff(path, 255 - pixels, photometric="palette", colormap=(np.stack([ramp] * 3) * 257).astype(np.uint16))
 
 
+def adjusted_by_imagej(path: Path, pixels: Array, low: int = 60, high: int = 120) -> Path:
+    """What Fiji writes after Image > Adjust > Brightness/Contrast without Apply: shown from black to white."""
+    shown = (256 * (np.arange(256) - low) // (high - low)).clip(0, 255).astype(np.uint16) * 257
+    description = "ImageJ=1.54f\nmin=60.0\nmax=120.0\n"
+    return tiff(path, pixels, photometric="palette", colormap=np.stack([shown] * 3), description=description)
+
+
 def label_palette_tiff(path: Path, pixels: Array) -> Path:
     colours = RNG.integers(0, 65536, (3, 256)).astype(np.uint16)
     return tiff(path, pixels, photometric="palette", colormap=colours)
@@ -158,6 +170,20 @@ def label_palette_png(path: Path, pixels: Array) -> Path:
     picture = Image.fromarray(pixels, mode="P")
     picture.putpalette(RNG.integers(0, 256, 768, dtype=np.uint8).tobytes())
     return png(path, picture, transparency=0)
+
+
+def composite(path: Path, pixels: Array) -> Path:
+    """Fiji's composite of 8 bits: every channel has a palette, the last one from black to red; other pixels first."""
+    path = path.with_suffix(".tif")
+    ramp = np.arange(256, dtype=np.uint16) * 257
+    description = "ImageJ=1.54f\nimages=2\nchannels=2\nhyperstack=true\nmode=composite\nloop=false\n"
+    with tifffile.TiffWriter(path) as writer:
+        for channel, (one, colour) in enumerate(((ELSE, 1), (pixels, 0))):
+            shown = np.zeros((3, 256), np.uint16)
+            shown[colour] = ramp
+            told = {"description": description if channel == 0 else "", "metadata": None, "contiguous": False}
+            writer.write(one, photometric="palette", colormap=shown, **told)
+    return path
 
 
 def one_directory(path: Path, pixels: Array) -> Path:
@@ -226,15 +252,31 @@ def jpeg(path: Path, pixels: Array) -> Path:
 
 def sixteen_bit_colours(path: Path, pixels: Array) -> Path:
     """RGB PNG of 16 bits, of which Pillow would keep 8."""
-    path = path.with_suffix(".png")
     wide = np.dstack([pixels.astype(">u2") * (1 if pixels.max() < 8 else 257)] * 3)
-    rows = b"".join(b"\0" + row.tobytes() for row in wide)
+    return png_of(path, [row.tobytes() for row in wide], pixels.shape[1], bits=16, colour=2)
+
+
+def few_bits_png(bits: int) -> Callable[[Path, Array], Path]:
+    """Grey PNG of fewer than 8 bits, several pixels a byte, the first one highest."""
+
+    def write(path: Path, pixels: Array) -> Path:
+        stored = pixels if pixels.max() < 2**bits else np.round(pixels / 255 * (2**bits - 1)).astype(np.uint8)
+        rows = np.unpackbits(stored[..., None], axis=-1)[..., 8 - bits :].reshape(len(stored), -1)
+        return png_of(path, [np.packbits(row).tobytes() for row in rows], pixels.shape[1], bits=bits, colour=0)
+
+    return write
+
+
+def png_of(path: Path, rows: list[bytes], width: int, bits: int, colour: int) -> Path:
+    """A PNG file of rows as it stores them, with ``bits`` a sample and a type of colours."""
+    path = path.with_suffix(".png")
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
+    content = b"".join(b"\0" + row for row in rows)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     return path
 
@@ -321,17 +363,24 @@ KINDS: dict[str, tuple[Callable[[Path, Array], Path], str, str]] = {
     "12 bits a sample, stated": (bits(12), "close", "same"),
     "14 bits a sample, stated": (bits(14), "close", "same"),
     "12 bits in 16, stated as largest sample": (twelve_said, "close", "same"),
+    "4 bits a sample, PNG": (few_bits_png(4), "close", "same"),
     "12 bits in 16, unstated": (twelve_unsaid, "line: --grey_maximum 4095", "same"),
     "8 bits in 16, unstated": (eight_unsaid, "line: --grey_maximum 255", "same"),
     "12 bits in 16, stated by OME-XML": (significant_bits, "close", "same"),
     "16 bits with sign, ImageJ": (signed_by_imagej, "refused: int16 from 0 to 255.*--grey_maximum", "same"),
     "0 is white (MINISWHITE)": (min_is_white, "same", "refused: MINISWHITE"),
     "grey palette, TIFF": (grey_palette_tiff, "same", ""),
+    "grey palette rising from black to white, ImageJ": (adjusted_by_imagej, "same", "same"),
     "grey palette, PNG": (grey_palette_png, "same", ""),
     "colour palette, TIFF": (label_palette_tiff, "refused: 3 channels.*--channel", "same"),
     "colour palette, PNG": (label_palette_png, "refused: channels.*--channel", "same"),
     "palette with black after another colour, PNG": (white_first_png, "two", "refused: which is the background"),
     "palette with black after another colour, BMP": (white_first_bmp, "two", "refused: which is the background"),
+    "several channels with a palette each, ImageJ": (
+        composite,
+        r"refused: 2 channels \(0, 1\).*--channel 0 to 1",
+        "refused: 2 channels",
+    ),
     "ImageJ, one directory for all planes": (one_directory, "page 1", "page 1"),
     "pyramid in the chain of pages": (pyramid, "same", "same"),
     "pyramid in SubIFDs": (subifd_pyramid, "same", "same"),
@@ -344,7 +393,7 @@ KINDS: dict[str, tuple[Callable[[Path, Array], Path], str, str]] = {
     ),
     "grey as RGBA, constant alpha": (rgba, "same", "same"),
     "grey as 16-bit RGB, PNG": (sixteen_bit_colours, "same", "same"),
-    "alpha that varies": (transparent, "refused: 4 channels", "refused: transparent"),
+    "alpha that varies": (transparent, "refused: 4 channels, .* transparency.*--channel 0", "refused: transparent"),
     "RGB colours": (colours, "refused: 3 channels.*--channel 0 to 2", "same"),
     "JPEG with orientation": (jpeg, "flat", "refused: JPEG"),
     "NIfTI": (nifti, "same", "same"),
@@ -432,6 +481,9 @@ def test_the_table_in_the_documentation_has_every_kind() -> None:
         ("several channels", {"channel": 1}, GREY),
         ("several channels", {"channel": "gfp"}, GREY),
         ("several channels", {"channel": "DAPI"}, ELSE),
+        ("several channels with a palette each, ImageJ", {"channel": 1}, GREY),
+        ("several channels with a palette each, ImageJ", {"channel": 0}, ELSE),
+        ("alpha that varies", {"channel": 0}, GREY),
         ("RGB colours", {"channel": 0}, GREY),
         ("RGB colours", {"channel": "green"}, ELSE),
         ("float beyond 1", {"maximum": 255}, GREY),
@@ -442,6 +494,73 @@ def test_the_table_in_the_documentation_has_every_kind() -> None:
 def test_what_a_refusal_recommends_works(kind: str, settings: dict[str, Any], right: Array, tmp_path: Path) -> None:
     path = KINDS[kind][0](tmp_path / "image", GREY)
     np.testing.assert_allclose(image(path, **settings), right / 255, atol=1e-6)
+
+
+def test_palettes_of_channels_are_what_they_are_shown_in(tmp_path: Path) -> None:
+    """Their indices are the grey values: for the reader, for the check, and in blocks."""
+    path = composite(tmp_path / "a", GREY)
+    both = np.dstack([ELSE, GREY])
+    assert layout(path).shapes == [(20, 31, 2)]
+    assert layout(path).channels == ("0", "1")
+    pixels, meta = PageReader().get_data(path)
+    np.testing.assert_array_equal(pixels, both)
+    assert meta["channel_names"] == ["0", "1"]
+    store = open_image(path)
+    np.testing.assert_array_equal(store.read((), slice(None), slice(None)), np.moveaxis(both, -1, 0))
+    np.testing.assert_array_equal(PageReader().get_data(f"{path}[][2:9,3:20]")[0], both[2:9, 3:20])
+    case = {"image": str(path), "label": str(tiff(tmp_path / "mask", CELLS))}
+    for channel, expected in ((None, both), (0, ELSE), (1, GREY)):
+        seen = survey([case], channel=channel).images[0]
+        assert seen.stored_channels == (2 if channel is None else 1)
+        assert (seen.low, seen.median, seen.high) == pytest.approx(np.percentile(expected, (0.1, 50, 99.9)))
+
+
+def test_how_an_image_was_last_looked_at_changes_nothing(tmp_path: Path) -> None:
+    """One page or a stack, for the reader, in headers and in blocks; not so a table that falls, which is a negative."""
+    for low, high in ((60, 120), (10, 11), (-40, 300)):
+        path = adjusted_by_imagej(tmp_path / "a", GREY, low, high)
+        assert layout(path).shapes == [(20, 31)]
+        np.testing.assert_array_equal(PageReader().get_data(path)[0], GREY)
+        np.testing.assert_array_equal(open_image(path).read((), slice(None), slice(None))[0], GREY)
+    with tifffile.TiffFile(path) as file:
+        shown = file.pages.first.colormap
+    for number, (description, table, right) in enumerate(
+        (
+            ("ImageJ=1.54f\nimages=2\nslices=2\n", shown, GREY),
+            ("ImageJ=1.54f\nimages=2\nslices=2\n", shown[:, ::-1], shown[0, ::-1][GREY] >> 8),
+            ("", shown, shown[0][GREY] >> 8),
+        )
+    ):
+        path = tmp_path / f"{number}.tif"
+        settings = {"photometric": "palette", "colormap": table, "metadata": None}
+        tifffile.imwrite(path, np.stack([ELSE, GREY]), description=description, **settings)
+        np.testing.assert_array_equal(PageReader().get_data(f"{path}#1")[0], right)
+
+
+def test_transparency_is_no_channel(tmp_path: Path) -> None:
+    """Refused for every network, and by the check, which took it for a fourth stain; unless somebody says so."""
+    path = transparent(tmp_path / "a", GREY)
+    pair = png(tmp_path / "b", Image.fromarray(np.dstack([GREY, ELSE]), mode="LA"))
+    four = tiff(tmp_path / "c", np.dstack([GREY, ELSE, GREY, ELSE]), photometric="rgb", extrasamples=["unassalpha"])
+    shown = tmp_path / "d.png"
+    picture = Image.fromarray(CELLS, mode="P")
+    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    picture.save(shown, transparency=0)
+    label = str(tiff(tmp_path / "mask", CELLS))
+    for file, channels in ((path, 4), (pair, 2), (four, 4), (shown, 4)):
+        case = {"image": str(file), "label": label}
+        said = rf"{file}: {channels} channels, the last one transparency from"
+        for number in (1, 3, 4):
+            with pytest.raises(ValueError, match=said):
+                CheckImaged("image", channels=number)(LOAD(case))
+        with pytest.raises(ValueError, match=said):
+            survey([case])
+        # as stored
+        for channel in (0, list(range(channels - 1)), list(range(channels))):
+            loaded = Compose([LoadImaged("image", reader=PageReader(channel)), EnsureChannelFirstd("image")])(case)
+            taken = len(channel) if isinstance(channel, list) else 1
+            assert len(CheckImaged("image", channels=taken)(loaded)["image"]) == taken
+            assert survey([case], channel=channel).images[0].stored_channels == taken
 
 
 def test_rounding_of_floats_is_no_other_range(tmp_path: Path) -> None:
@@ -574,6 +693,44 @@ def test_other_orders_of_axes_give_the_same_pages(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, stack.swapaxes(0, 1).reshape(6, 20, 31) / 255, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2, 5), (1, 5), (2, 3, 5), (3, 1)], ids=str)
+@pytest.mark.parametrize("colours", [False, True])
+def test_axes_that_nobody_names_are_pages_in_order(shape: tuple[int, ...], colours: bool, tmp_path: Path) -> None:
+    """As of a stack with one such axis."""
+    stack = RNG.integers(0, 256, (*shape, 20, 31, *([3] if colours else [])), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", stack)
+    one = stack.reshape(-1, *stack.shape[len(shape) :])
+    found = layout(tmp_path / "a.tif")
+    assert (found.axes, found.sizes) == ("Q", (len(one),))
+    assert found.shapes == len(one) * [one.shape[1:]]
+    for number, right in enumerate(one):
+        np.testing.assert_array_equal(PageReader().get_data(f"{tmp_path / 'a.tif'}#{number}")[0], right)
+
+
+def test_an_axis_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """And axes without names are in blocks, where a plane is a time and a depth."""
+    stack = RNG.integers(0, 256, (2, 5, 20, 31), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", metadata={"axes": "TTYX"})
+    with pytest.raises(ValueError, match=r"a.tif: axes TTYX, of which one is there twice; save it with each once"):
+        page_shapes(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "a.tif", stack)
+    with pytest.raises(ValueError, match=r"a.tif: axes QQYX, expected Y, X and T, C, Z .* each once; save it by tif"):
+        open_image(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", metadata={"axes": "TZYX"})
+    assert layout(tmp_path / "a.tif").sizes == (2, 5)
+    np.testing.assert_array_equal(open_image(tmp_path / "a.tif").read((1, 3), slice(None), slice(None))[0], stack[1, 3])
+
+
+def test_channels_of_stacks_that_stand_last_are_named(tmp_path: Path) -> None:
+    stack = RNG.random((4, 20, 31, 2)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
+    with pytest.raises(ValueError, match=r"an image \(4, 20, 31, 2\) whose last .* axes ZCYX, .*'axes': 'ZCYX'"):
+        page_shapes(tmp_path / "a.tif")
+    before = np.moveaxis(stack, -1, 1)
+    tifffile.imwrite(tmp_path / "a.tif", before, photometric="minisblack", metadata={"axes": "ZCYX"})
+    np.testing.assert_array_equal(PageReader().get_data(f"{tmp_path / 'a.tif'}#2")[0], stack[2])
+
+
 def test_rows_with_channels_are_no_stack(tmp_path: Path) -> None:
     """What tifffile makes of floating point with the channels last, where nobody says so."""
     colours = np.dstack([GREY] * 3).astype(np.float32) / 255
@@ -581,8 +738,66 @@ def test_rows_with_channels_are_no_stack(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a.tif: 20 pages of 31 x 3 px: an image \(20, 31, 3\) whose last axis is"):
         page_shapes(tmp_path / "a.tif")
     first = np.moveaxis(colours, -1, 0)
-    tifffile.imwrite(tmp_path / "a.tif", first, photometric="minisblack", metadata={"axes": "CYX"})
-    np.testing.assert_array_equal(PageReader().get_data(tmp_path / "a.tif")[0], colours)
+    said = refusal(image, tmp_path / "a.tif")
+    assert "by tifffile with photometric='minisblack', metadata={'axes': 'CYX'}" in said
+    for dtype in (np.float32, np.uint8):
+        first = first.astype(dtype)
+        tifffile.imwrite(tmp_path / "a.tif", first, photometric="minisblack", metadata={"axes": "CYX"})
+        np.testing.assert_array_equal(PageReader().get_data(tmp_path / "a.tif")[0], np.moveaxis(first, 0, -1))
+
+
+SAMPLES = [
+    # written as the samples of one RGB page, (3 or 4, H, W), or of several
+    ("CYX", ()),
+    ("ZYX", ("Z",)),
+    ("TYX", ("T",)),
+    ("QYX", ("Q",)),
+    ("YXC", ()),
+    ("TCYX", ("T",)),
+    ("CZYX", ("Z",)),
+    ("ZTYX", ("T", "Z")),
+    ("TZCYX", ("T", "Z")),
+]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"compression": "zlib", "rowsperstrip": 7}], ids=str)
+@pytest.mark.parametrize("samples", [3, 4])
+@pytest.mark.parametrize(("axes", "pages"), SAMPLES)
+def test_samples_are_the_axis_that_a_file_says(
+    axes: str, pages: tuple[str, ...], samples: int, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    """tifffile writes planes of 8 and 16 bits, three or four of them, as RGB; the fourth is no transparency."""
+    sizes = dict(zip(reversed(axes.replace("YX", "")), (samples, 2, 5), strict=False)) | {"Y": 20, "X": 31}
+    stack = RNG.integers(1, 65536, [sizes[axis] for axis in axes], dtype=np.uint16)
+    planar = {} if axes.endswith("C") else {"planarconfig": "separate"}
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stack, photometric="rgb", metadata={"axes": axes}, **planar, **arguments)
+    channels = sizes.get("C", 1)
+    found = layout(path)
+    assert (found.axes, found.sizes) == ("".join(pages), tuple(sizes[axis] for axis in pages))
+    assert found.channels == (tuple(map(str, range(channels))) if "C" in axes else ())
+    # T, Z or Q, C last
+    order = [axes.index(axis) for axis in (*pages, "Y", "X", *("C" if "C" in axes else ""))]
+    right = stack.transpose(order).reshape(-1, 20, 31, *((channels,) if "C" in axes else ()))
+    assert found.shapes == [one.shape for one in right]
+    for number, one in enumerate(right):
+        np.testing.assert_array_equal(PageReader().get_data(f"{path}#{number}")[0], one)
+    store = open_image(path)
+    assert store.channels == channels
+    assert store.channel_names == found.channels
+    planes = sorted(store.planes(), key=lambda plane: plane[::-1] if axes == "ZTYX" else plane)
+    for plane, one in zip(planes, right, strict=True):
+        np.testing.assert_array_equal(
+            np.moveaxis(store.read(plane, slice(None), slice(None)), 0, -1), one.reshape(20, 31, channels)
+        )
+
+
+def test_a_mask_of_three_planes_is_no_colours(tmp_path: Path) -> None:
+    ids = np.stack([CELLS, CELLS, CELLS])
+    tifffile.imwrite(tmp_path / "z.tif", ids, photometric="rgb", metadata={"axes": "ZYX"})
+    np.testing.assert_array_equal(LabelReader().get_data(f"{tmp_path / 'z.tif'}#2")[0], CELLS)
+    tifffile.imwrite(tmp_path / "c.tif", ids, photometric="rgb", metadata={"axes": "CYX"})
+    assert re.search(r"a mask of 3 channels \(0, 1, 2\): which one holds ids", refusal(mask, tmp_path / "c.tif"))
 
 
 def test_rows_with_many_channels_are_no_stack_and_narrow_pages_are(tmp_path: Path) -> None:
@@ -868,6 +1083,21 @@ def test_one_bit_masks(tmp_path: Path) -> None:
     for path in (png(tmp_path / "a", Image.fromarray(drawn)), tiff(tmp_path / "b", drawn)):
         np.testing.assert_array_equal(mask(path, annotation="binary") > 0, drawn)
         np.testing.assert_array_equal(image(path), drawn)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_png_of_few_bits_is_an_image_as_shown_and_a_mask_as_stored(bits: int, tmp_path: Path) -> None:
+    """Classes 0, 1 and 2 had been 0, 85 and 170."""
+    path = few_bits_png(bits)(tmp_path / "a", CELLS)
+    np.testing.assert_array_equal(LabelReader().get_data(path)[0], CELLS)
+    classes = few_bits_png(bits)(tmp_path / "b", np.minimum(CELLS, 2))
+    found = mask(classes, annotation="classes", num_classes=3)
+    np.testing.assert_array_equal(found > 0, CELLS > 0)
+    pixels, meta = PageReader().get_data(path)
+    np.testing.assert_array_equal(pixels, CELLS * (255 // (2**bits - 1)))
+    assert pixels.dtype == np.uint8
+    assert "full_scale" not in meta
+    assert page_shapes(path) == [pixels.shape]
 
 
 def test_a_jpeg_mask_is_refused_before_work(tmp_path: Path) -> None:

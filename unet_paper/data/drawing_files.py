@@ -6,6 +6,7 @@ areas of QuPath's class ``Region*`` are left out.
 """
 
 import logging
+import math
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import roifile
+from numpy.typing import NDArray
 
 from unet_paper.data.annotation import is_inverted
 from unet_paper.data.coco import coco_drawings
@@ -28,6 +30,11 @@ _AREAS = {roifile.ROI_TYPE[kind] for kind in ("POLYGON", "RECT", "OVAL", "FREEHA
 # labels and pictures laid over an image, which ImageJ keeps as rectangles
 _OVERLAYS = {roifile.ROI_SUBTYPE[kind] for kind in ("TEXT", "IMAGE")}
 _DEPTHS = 2**20
+# commands of java.awt.geom.PathIterator, and how many points each has
+_MOVE, _LINE, _CURVES, _CLOSE = 0, 1, (2, 3), 4
+_POINTS = {_MOVE: 1, _LINE: 1, 2: 2, 3: 3, _CLOSE: 0}
+# straight lines in place of a curve
+_STEPS = 16
 # of QuPath, for parts of an image that a program looks at
 _REGION = "Region*"
 
@@ -156,7 +163,7 @@ def _is_geojson(content: Any) -> bool:
 
 def _rois(file: Path, known: Layout) -> Iterator[_Shape]:
     rois = _read_rois(file)
-    rings = [[np.asarray(ring, float) for ring in roi.coordinates(multi=True)] for roi in rois]
+    rings = [_rings(roi, file) for roi in rois]
     left_out = []
     for roi, of in zip(rois, rings, strict=True):
         if roi.subtype in _OVERLAYS:
@@ -170,6 +177,62 @@ def _rois(file: Path, known: Layout) -> Iterator[_Shape]:
         else:
             left_out.append(roi.roitype.name.lower())
     say_left_out(left_out, file)
+
+
+def _rings(roi: Any, file: Path) -> list[Ring]:
+    """Outline of a ROI, of several rings where it is one of ImageJ's composites."""
+    try:
+        if roi.multi_coordinates is not None:
+            roi.multi_coordinates = _straight(roi.multi_coordinates.tolist())
+        return [np.asarray(ring, float) for ring in roi.coordinates(multi=True)]
+    except (RuntimeError, ValueError, IndexError, OverflowError) as error:
+        raise ValueError(
+            f"{file}: the outline of the ROI {roi.name!r} cannot be read: {error}; draw it again in ImageJ, and save "
+            "the ROIs without this one"
+        ) from error
+
+
+def _straight(path: Sequence[float]) -> NDArray[np.float32]:
+    """Path of a composite with each of its curves as straight lines, since roifile refuses curves.
+
+    Args:
+        path: one command after the other as ``java.awt.geom.PathIterator`` has them, its points behind it.
+
+    Raises:
+        ValueError: another command, one that lacks points, or a line without a beginning.
+    """
+    found: list[float] = []
+    begun = at = np.empty((0, 2))
+    place = 0
+    while place < len(path):
+        command = int(path[place])
+        if command not in _POINTS:
+            raise ValueError(f"no command {path[place]:g} of a path")
+        points = np.array(path[place + 1 : place + 1 + 2 * _POINTS[command]], float)
+        if len(points) < 2 * _POINTS[command] or (not len(at) and command != _MOVE):
+            raise ValueError("its path lacks points")
+        place += 1 + len(points)
+        points = points.reshape(-1, 2)
+        if command == _CLOSE:
+            found.append(command)
+            at = begun
+            continue
+        if command in _CURVES:
+            points, command = _on_curve(np.concatenate([at, points])), _LINE
+        for point in points:
+            found += [command, *point]
+        at = points[-1:]
+        begun = at if command == _MOVE else begun
+    return np.array(found, np.float32)
+
+
+def _on_curve(points: Ring) -> Ring:
+    """Points along a Bezier curve, without its first one."""
+    degree, along = len(points) - 1, (np.arange(_STEPS) + 1)[:, None] / _STEPS
+    power = np.arange(degree + 1)
+    weights = [math.comb(degree, k) for k in power] * along**power * (1 - along) ** (degree - power)
+    on_curve: Ring = weights @ points
+    return on_curve
 
 
 def _read_rois(file: Path) -> list[Any]:

@@ -309,7 +309,7 @@ def _open_tiff(path: Path) -> ImageStore:
             shape, given = series.get_shape(True), series.get_axes(True)
             mapped = series.dataoffset is not None and not page.is_tiled and page.compression == 1
             description = tiff.pages[0].description
-            _refuse_unusual(path, tiff, page)
+            _refuse_unusual(path, tiff, page, dict(zip(given, shape, strict=True)).get("C", 1))
             # a block beyond it is refused when it is read: all of the image is not looked at before
             full_scale = tiff_file.full_scale(tiff, page)
     except (OSError, tifffile.TiffFileError, IndexError) as error:
@@ -318,7 +318,11 @@ def _open_tiff(path: Path) -> ImageStore:
         ) from error
     axes = given.lower().replace("s", "c").replace("q", "z").replace("i", "z")
     if len(set(axes)) != len(axes) or not set(axes) <= set("tczyx"):
-        raise ValueError(f"dataset_dir={path}: axes {given}, expected Y, X and T, C, Z where there are any")
+        raise ValueError(
+            f"dataset_dir={path}: axes {given}, expected Y, X and T, C, Z where there are any, each once; save it by "
+            "tifffile with photometric='minisblack' and its own of metadata={'axes': 'TZCYX'}, or predict it with the "
+            "config inference"
+        )
     if mapped:
         array: Any = tifffile.memmap(path, series=number, mode="r").reshape(shape)
     else:
@@ -356,13 +360,13 @@ class _TiffPixels:
             return np.asarray(zarr.open_array(store, mode="r")[index])
 
 
-def _refuse_unusual(path: Path, tiff: Any, page: Any) -> None:
+def _refuse_unusual(path: Path, tiff: Any, page: Any, channels: int) -> None:
     """What would have to be undone before pixels are what they look like."""
     unusual = [
         what
         for what, found in (
             ("an orientation tag", page.tags.valueof(_ORIENTATION, 1) != 1),
-            ("a palette", page.photometric.name == "PALETTE"),
+            ("a palette", tiff_file.palette(tiff, page, channels) is not None),
             ("0 as white", page.photometric.name == "MINISWHITE"),
             ("signed numbers of ImageJ", tiff_file.is_signed_by_imagej(tiff, page)),
             (f"{page.bitspersample} bits a sample", page.bitspersample not in (8, 16, 32, 64)),

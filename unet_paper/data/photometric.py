@@ -78,6 +78,16 @@ def through_palette(indices: Array, palette: Array) -> Array:
     return (palette >> shift).astype(np.uint8)[indices]
 
 
+def is_rising_grey(palette: Array) -> bool:
+    """Whether a palette, shape (N, 3), shows a larger index nowhere darker, and the last one brighter than the first.
+
+    >>> is_rising_grey(np.repeat([[0], [0], [99], [255]], 3, axis=1))
+    True
+    """
+    rises = (np.diff(palette[:, 0].astype(np.int64)) >= 0).all() and palette[-1, 0] > palette[0, 0]
+    return bool(rises) and is_grey(palette[None])
+
+
 def without_constant_alpha(pixels: Array, alpha: bool) -> Array:
     """Image (H, W, C) without its last channel, where that is an alpha channel of one value; else as it is."""
     if not alpha or pixels.ndim != 3 or pixels.shape[2] not in (2, 4):

@@ -13,6 +13,8 @@ from unet_paper.data.page import Layout, NotTaken, Page, naming, refuse_impossib
 
 _ORIENTATION = 274
 _ALPHA = ("LA", "PA", "La", "RGBA", "RGBa")
+# types of colours of a PNG: grey; RGB, grey and RGB with alpha
+_PNG_GREY, _PNG_COLOURS = 0, (2, 4, 6)
 # Pillow's modes whose channels are samples of one picture; others (CMYK, LAB, HSV) are another space of colours.
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F", "LA", "PA", "RGB", "RGBA")
 
@@ -55,7 +57,12 @@ def read(file: Path) -> Page:
             palette = _palette(image) if image.mode == "P" else None
             if "transparency" in image.info and palette is None and not alpha:
                 raise NotTaken("one of its grey values or colours is transparent; save it without transparency")
-            pixels = _sixteen_bits(file) if _has_sixteen_bit_colours(file) else np.asarray(image)
+            bits, colour = _png_samples(file)
+            pixels = _sixteen_bits(file) if bits == 16 and colour in _PNG_COLOURS else np.asarray(image)
+            if bits in (2, 4) and colour == _PNG_GREY:
+                # Pillow stretches them to 255, and would do so to ids
+                step = 255 // (2**bits - 1)
+                pixels, palette = pixels // step, np.arange(0, 256, step, dtype=np.uint8)[:, None].repeat(3, axis=1)
             pixels = photometric.upright(pixels, _orientation(image, file))
             lossy = "JPEG" if image.format in ("JPEG", "MPO") else ""
     return Page(pixels, alpha=alpha, palette=palette, lossy=lossy)
@@ -114,10 +121,11 @@ def _palette(image: Any) -> Any:
     return colours
 
 
-def _has_sixteen_bit_colours(file: Path) -> bool:
+def _png_samples(file: Path) -> tuple[int, int]:
+    """Bits of a sample and type of colours of a PNG file; 0 and 0 of another one."""
     with file.open("rb") as handle:
         header = handle.read(26)
-    return header[:8] == b"\x89PNG\r\n\x1a\n" and header[24] == 16 and header[25] in (2, 4, 6)
+    return (header[24], header[25]) if header[:8] == b"\x89PNG\r\n\x1a\n" else (0, 0)
 
 
 def _sixteen_bits(file: Path) -> Any:

@@ -48,6 +48,7 @@ __all__ = [
     "is_image",
     "layout",
     "page_shapes",
+    "refuse_transparency",
     "source_of",
     "split_page",
 ]
@@ -148,8 +149,8 @@ class _Reader(ImageReader):
         Returns:
             The array, (H, W) or (H, W, C), and its metadata: ``affine`` and ``original_affine`` (4, 4),
             ``spatial_shape``, ``original_channel_dim``, ``stored_dtype``, ``full_scale`` and ``channel_names`` where
-            the file has them, and for a page of a stack ``patch_index``, which ``SaveImage`` appends to the name of its
-            output.
+            the file has them, ``transparent`` where its last channel is transparency that varies and no channel was
+            chosen, and for a page of a stack ``patch_index``, which ``SaveImage`` appends to the name of its output.
 
         Raises:
             FileNotFoundError: no such file.
@@ -165,7 +166,7 @@ class _Reader(ImageReader):
         page = _decode(file, number) if part is None else region.read(part)
         if page.pixels.dtype.kind not in "buif":
             raise ValueError(f"{file}: {page.pixels.dtype} pixels; save one real number a pixel and channel")
-        array, names = self._meant(page, str(addresses[0]))
+        array, names, transparent = self._meant(page, str(addresses[0]))
         meta: dict[str, Any] = {
             "affine": page.affine,
             "original_affine": page.affine.copy(),
@@ -177,12 +178,14 @@ class _Reader(ImageReader):
             meta["full_scale"] = page.full_scale
         if names:
             meta["channel_names"] = list(names)
+        if transparent:
+            meta["transparent"] = True
         if number is not None:
             meta["patch_index"] = number
         return np.ascontiguousarray(array), meta
 
-    def _meant(self, page: Page, source: str) -> tuple[NDArray[Any], tuple[str, ...]]:
-        """The pixels as they are meant, (H, W) or (H, W, C), and the names of their channels."""
+    def _meant(self, page: Page, source: str) -> tuple[NDArray[Any], tuple[str, ...], bool]:
+        """The pixels as they are meant, (H, W) or (H, W, C), names of their channels, whether the last is no image."""
         raise NotImplementedError
 
 
@@ -190,9 +193,9 @@ class PageReader(_Reader):
     """Reader for ``LoadImaged``: one page of an image file as a viewer shows it, (H, W) or (H, W, C), rows first.
 
     A page of a TIFF stack is addressed as ``"train-volume.tif#7"``, counted from 0; in files with several channels a
-    page has all of them. Orientation tags, palettes and "0 is white" are applied, a constant alpha channel is left out,
-    1-bit images become 0 and 255. The first axis of a NIfTI or NRRD file is x, so it is swapped with the second, in
-    the affine too.
+    page has all of them. Orientation tags, palettes and "0 is white" are applied, a constant alpha channel is left
+    out, one that varies is told in the metadata and refused by ``CheckImaged``, 1-bit images become 0 and 255. The
+    first axis of a NIfTI or NRRD file is x, so it is swapped with the second, in the affine too.
 
     Args:
         channel: number (from 0) or name of the channel to take from images with several, or a list of such: they become
@@ -203,7 +206,7 @@ class PageReader(_Reader):
         super().__init__()
         self.channel = channel
 
-    def _meant(self, page: Page, source: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+    def _meant(self, page: Page, source: str) -> tuple[NDArray[Any], tuple[str, ...], bool]:
         pixels, alpha = page.pixels, page.alpha
         names: tuple[str, ...] = page.channels
         if page.palette is not None:
@@ -214,18 +217,19 @@ class PageReader(_Reader):
             pixels = _inverted(pixels, page.full_scale, source)
         if pixels.dtype == bool:
             pixels = pixels.astype(np.uint8) * 255
-        pixels = photometric.without_constant_alpha(pixels, alpha)
+        opaque = photometric.without_constant_alpha(pixels, alpha)
+        pixels, transparent = opaque, alpha and opaque.shape == pixels.shape
         if pixels.ndim == 3 and not names:
             names = usual_names(pixels.shape[2])
         if self.channel is None:
-            return pixels, names if pixels.ndim == 3 else ()
+            return pixels, names if pixels.ndim == 3 else (), transparent
         count = pixels.shape[2] if pixels.ndim == 3 else 1
         numbers = channel_numbers(self.channel, names if pixels.ndim == 3 else (), count, source)
         if pixels.ndim == 2:
-            return pixels, ()
+            return pixels, (), False
         if len(numbers) == 1:
-            return pixels[..., numbers[0]], ()
-        return pixels[..., numbers], tuple(names[number] for number in numbers)
+            return pixels[..., numbers[0]], (), False
+        return pixels[..., numbers], tuple(names[number] for number in numbers), False
 
 
 class LabelReader(_Reader):
@@ -237,7 +241,7 @@ class LabelReader(_Reader):
     transparency, channels, files in which 0 is white, numbers that are not whole or too large for their dtype.
     """
 
-    def _meant(self, page: Page, source: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+    def _meant(self, page: Page, source: str) -> tuple[NDArray[Any], tuple[str, ...], bool]:
         pixels = page.pixels
         if page.lossy:
             raise ValueError(
@@ -262,11 +266,11 @@ class LabelReader(_Reader):
             _refuse_fractions(pixels, source)
         if pixels.dtype == np.uint64 and pixels.size and int(pixels.max()) > np.iinfo(np.int64).max:
             raise ValueError(f"{source}: ids up to {int(pixels.max())}; save it with ids of 32 bits")
-        return pixels.astype(np.int64), ()
+        return pixels.astype(np.int64), (), False
 
 
 class CheckImaged(MapTransform):
-    """Refuse an image that the network cannot take: other channels, no pixels, NaN or infinite values.
+    """Refuse an image that the network cannot take: other channels, transparency, no pixels, NaN or infinite values.
 
     Grey stored as three equal channels becomes one where the network takes one.
 
@@ -290,10 +294,32 @@ class CheckImaged(MapTransform):
         for key in self.key_iterator(item):
             image = item[key]
             tensor = torch.as_tensor(image)
+            refuse_transparency(image, source_of(image, key))
             if self.channels == 1 and tensor.ndim == 3 and len(tensor) == 3 and _equal(tensor):
                 item[key] = image = image[:1]
             _check(torch.as_tensor(image), image, source_of(image, key), self.channels)
         return item
+
+
+def refuse_transparency(image: Any, source: str) -> None:
+    """Raise for an image, channels first, whose last channel is transparency that varies: no grey values of anything.
+
+    Args:
+        image: with the metadata of ``PageReader``.
+        source: its file, for the error.
+
+    Raises:
+        ValueError: names the file and how its channels are taken nevertheless.
+    """
+    if isinstance(image, MetaTensor) and image.meta.get("transparent"):
+        count = len(image)
+        low, high = (float(value) for value in torch.aminmax(image[-1].as_tensor()))
+        colours = ' or "[0, 1, 2]"' if count == 4 else ""
+        raise ValueError(
+            f"{source}: {count} channels, the last one transparency from {low:g} to {high:g}, which is no grey value "
+            f"of the image: save it without transparency; or take what is stored, --channel 0{colours}, or, where the "
+            f'last one is a stain, --channel "{list(range(count))}"'
+        )
 
 
 def source_of(image: Any, key: Hashable) -> str:

@@ -36,7 +36,7 @@ from unet_paper.data.outline_fit import (
 from unet_paper.data.partly_drawn import beyond
 from unet_paper.data.photometric import upright
 from unet_paper.data.pixel_size import micrometres
-from unet_paper.data.reader import LabelReader, PageReader, layout, split_page
+from unet_paper.data.reader import LabelReader, PageReader, layout, refuse_transparency, split_page
 from unet_paper.data.relatives import FURTHER_ON, Relation, likeness_of_frames, miniature, relations
 from unet_paper.measurements import measure_cells, neighbour_pairs, touching_border
 
@@ -343,9 +343,11 @@ def load_case(case: Case, transform: InstancesFromAnnotationd, channel: Channel 
     """Image and cells of one case.
 
     Raises:
-        ValueError, OSError: an image that cannot be read, or with pixels that are no numbers.
+        ValueError, OSError: an image that cannot be read, of which parts are transparent, or with pixels that are no
+            numbers.
     """
     image = EnsureChannelFirst()(LoadImage(reader=PageReader(channel), image_only=True)(case["image"]))
+    refuse_transparency(image, case["image"])
     stored = str(image.meta.get("stored_dtype", image.dtype))
     names = tuple(str(name) for name in image.meta.get("channel_names", ()))
     pixels = np.asarray(image)

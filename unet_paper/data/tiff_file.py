@@ -5,9 +5,9 @@ counted over every axis but the channels, T before Z, and each page is decoded a
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -29,15 +29,28 @@ _FEW, _TIMES, _MANY = 16, 4, 16
 _TRANSPARENT = {1, 2}
 # Codecs that change pixel values: old and new JPEG.
 _JPEG = (6, 7, 33007, 34892)
+_NAME_AXES = "save it with each once, by tifffile with photometric='minisblack', metadata={'axes': 'TZCYX'}"
 _SPACES = {"MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "YCBCR"}
 
 
 @dataclass(frozen=True)
 class _Plane:
-    """A directory, and the offset of one plane behind it where a single directory stands for many."""
+    """A directory, where it stands for many planes with one of them.
+
+    Attributes:
+        page: the directory.
+        offset: of the plane, where all of them lie one behind another.
+        sample: that the plane is, where samples of a pixel are planes.
+    """
 
     page: Any
     offset: int | None = None
+    sample: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W), or (H, W, C) of colours."""
+        return _shape(self.page) if self.sample is None else _shape(self.page)[:2]
 
 
 @dataclass(frozen=True)
@@ -62,10 +75,10 @@ def layout(file: Path) -> Layout:
         turns = [_orientation(page[0].page) for page in planes.pages]
         shapes = []
         for page in planes.pages:
-            shape = _shape(page[0].page)
+            shape = page[0].shape
             if len(page) > 1:
                 shape = (*shape[:2], len(page))
-            elif page[0].page.photometric.name == "PALETTE":
+            elif palette(tiff, page[0].page, 1) is not None:
                 shape = (*shape[:2], 3)
             shapes.append(photometric.upright_shape(shape, _orientation(page[0].page)))
         size, spacing, unit = _pixel_size(tiff, planes.pages[0][0].page)
@@ -96,19 +109,20 @@ def read(file: Path, number: int) -> Page:
         first = chosen[0].page
         _refuse_other_colours(first)
         refuse_impossible_claim(file, _shape(first), first.dtype.itemsize)
-        arrays = [_decode(tiff, plane) for plane in chosen]
+        arrays = _decode(tiff, chosen)
         if len({array.shape for array in arrays}) > 1 or (len(arrays) > 1 and arrays[0].ndim > 2):
             raise NotTaken("channels of different sizes or colours")
         pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
-        palette = first.tags[_COLOUR_MAP].value.T if first.photometric.name == "PALETTE" else None
         if is_signed_by_imagej(tiff, first):
             pixels = (pixels.astype(np.int32) - _SIGNED_OFFSET).astype(np.int16)
+        # complex numbers have no order; they are refused where all numbers are looked at
+        highest = float(pixels.max()) if pixels.size and pixels.dtype.kind != "c" else None
         return Page(
             photometric.upright(pixels, _orientation(chosen[0].page)),
-            full_scale=full_scale(tiff, first, float(pixels.max()) if pixels.size else None),
+            full_scale=full_scale(tiff, first, highest),
             alpha=len(chosen) == 1 and _has_alpha(first) and pixels.ndim == 3 and pixels.shape[2] in (2, 4),
             channels=_channel_names(tiff, chosen),
-            palette=palette,
+            palette=palette(tiff, first, len(chosen)),
             white_is_zero=first.photometric.name == "MINISWHITE",
             lossy="JPEG" if int(first.compression) in _JPEG else "",
         )
@@ -178,9 +192,12 @@ def _planes(tiff: Any, directories: list[Any]) -> _Planes:
         axes, sizes = "I", (len(pages),)
     height, width = _shape(pages[0][0].page)[:2]
     if width <= _FEW and min(height, len(pages)) >= max(_MANY, _TIMES * width):
+        shape = main[0].shape if len(main) == 1 else (len(pages), height, width)
+        first = {4: "ZCYX", 5: "TZCYX"}.get(len(shape), "CYX")
         raise NotTaken(
-            f"{len(pages)} pages of {height} x {width} px: an image ({len(pages)}, {height}, {width}) whose last axis "
-            "is channels, saved as a stack? Save it with the channels first and axes CYX, or one file a channel"
+            f"{len(pages)} pages of {height} x {width} px: an image ({', '.join(map(str, shape))}) whose last axis "
+            f"is channels, saved as a stack? Save it with the channels before rows and axes {first}, by tifffile with "
+            f"photometric='minisblack', metadata={{'axes': '{first}'}}; or one file a channel"
         )
     if len({len(page) for page in pages}) > 1:
         raise NotTaken("pages with different numbers of channels")
@@ -202,21 +219,44 @@ def _of_series(tiff: Any, series: Any, directories: list[Any]) -> tuple[list[lis
     own = set(keyframe.axes)
     if not own <= set("YXS") or not {"Y", "X"} <= own:
         raise NotTaken(f"pages with axes {keyframe.axes}, expected one plane a page")
-    leading = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if axis not in own]
+    axes, samples = _axes(series)
+    leading = [(axis, size) for axis, size in zip(axes, series.shape, strict=True) if axis not in own]
     count = int(np.prod([size for _, size in leading], dtype=int))
     described = (tiff.imagej_metadata or {}).get("images", 1) if series.kind == "imagej" else 1
     if count == 1 and described > 1:
         leading, count = [("I", described)], described
     planes = _plane_list(tiff, series, count, directories)
-    order = {axis: position for position, (axis, _) in enumerate(leading)}
-    grid = np.arange(count).reshape([size for _, size in leading])
-    others = [axis for axis in order if axis not in "TZC"]
-    wanted = [*others, *(axis for axis in "TZC" if axis in order)]
-    grid = grid.transpose([order[axis] for axis in wanted])
-    sizes = dict(leading)
+    if samples:
+        size = keyframe.shape[keyframe.axes.index("S")]
+        leading, count = [*leading, (samples, size)], count * size
+        planes = [replace(plane, sample=sample) for plane in planes for sample in range(size)]
+    letters = [axis for axis, _ in leading]
+    if any(letters.count(axis) > 1 for axis in "TZC"):
+        raise NotTaken(f"axes {series.axes}, of which one is there twice; {_NAME_AXES}")
+    # those without a meaning first; of one letter, as tifffile has it for axes that nobody names, they are one axis
+    wanted = sorted(range(len(leading)), key=lambda place: ("TZC".find(letters[place]), letters.index(letters[place])))
+    grid = np.arange(count).reshape([size for _, size in leading]).transpose(wanted)
+    sizes: dict[str, int] = {}
+    for axis, size in (leading[place] for place in wanted):
+        sizes[axis] = sizes.get(axis, 1) * size
     pages = [[planes[index] for index in row] for row in grid.reshape(-1, sizes.get("C", 1)).tolist()]
-    kept = [axis for axis in wanted if axis != "C" and sizes[axis] > 1]
+    kept = [axis for axis in sizes if axis != "C" and sizes[axis] > 1]
     return pages, "".join(kept), tuple(sizes[axis] for axis in kept)
+
+
+def _axes(series: Any) -> tuple[str, str]:
+    """Axes of a series, samples of a pixel as S, and the axis that it says them to be, where that is another one.
+
+    tifffile writes arrays (3, H, W) and (4, H, W) as the samples of one RGB page, whatever axes it is told to note.
+    """
+    keyframe = series.keyframe
+    own, count = keyframe.axes, len(keyframe.axes)
+    place = own.find("S")
+    named = series.axes[-count:]
+    samples = named[place] if place >= 0 else ""
+    if samples in ("", "S") or named.replace(samples, "S") != own or series.shape[-count:] != keyframe.shape:
+        return str(series.axes), ""
+    return f"{series.axes[:-count]}{own}", str(samples)
 
 
 def _plane_list(tiff: Any, series: Any, count: int, directories: list[Any]) -> list[_Plane]:
@@ -240,7 +280,18 @@ def _shape(page: Any) -> tuple[int, ...]:
     return (sizes["Y"], sizes["X"], sizes["S"]) if "S" in sizes else (sizes["Y"], sizes["X"])
 
 
-def _decode(tiff: Any, plane: _Plane) -> NDArray[Any]:
+def _decode(tiff: Any, planes: Sequence[_Plane]) -> list[NDArray[Any]]:
+    """Pixels of planes; a directory of several is decoded once."""
+    whole: dict[tuple[int, int | None], NDArray[Any]] = {}
+    for plane in planes:
+        place = plane.page.index, plane.offset
+        if place not in whole:
+            whole[place] = _decode_whole(tiff, plane)
+    found = [(whole[plane.page.index, plane.offset], plane.sample) for plane in planes]
+    return [array if sample is None else array[..., sample] for array, sample in found]
+
+
+def _decode_whole(tiff: Any, plane: _Plane) -> NDArray[Any]:
     page = plane.page
     if plane.offset is None:
         array: NDArray[Any] = page.asarray()
@@ -321,6 +372,24 @@ def full_scale(tiff: Any, page: Any, highest: float | None = None) -> float | No
         stated += [maximum for maximum in maxima if maximum in {2.0**n - 1 for n in range(8, 16)}]
     white = next((white for white in stated if highest is None or highest <= white), None)
     return None if dtype.kind == "u" and white == np.iinfo(dtype).max else white
+
+
+def palette(tiff: Any, page: Any, channels: int) -> NDArray[Any] | None:
+    """Colours that the indices of a page stand for.
+
+    Args:
+        tiff, page: as tifffile has them.
+        channels: of the page that a reader takes, each in a directory of its own.
+
+    Returns:
+        Shape (N, 3); None where pixels are grey values: ImageJ gives each channel of a composite a palette, of the
+        colour in which it is laid over the others, and an image whose brightness was adjusted one that rises between
+        the grey values last shown as black and as white.
+    """
+    if page.photometric.name != "PALETTE" or channels > 1:
+        return None
+    colours: NDArray[Any] = page.tags[_COLOUR_MAP].value.T
+    return None if tiff.is_imagej and photometric.is_rising_grey(colours) else colours
 
 
 def _channel_names(tiff: Any, channels: list[_Plane]) -> tuple[str, ...]:
