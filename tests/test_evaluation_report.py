@@ -262,7 +262,7 @@ def test_rows_of_lost_checkpoints_stay_and_say_which_metrics_scored_them(tables:
     comparison = "**The same checkpoint of fold 0 in bfloat16**\n\n| a | b |\n| --- | --- |\n| c | d |\n\nAll others\n"
     again = tables.markdown(now, None, tables.kept_comparison(comparison))
     assert "in bfloat16 (of an earlier run, with the metrics and the weights of then)**\n\n| a | b |" in again
-    assert "| c | d |\n\nAll others were scored" in again
+    assert "| c | d |\n\nOurs are scored with the settings that the weights carry" in again
     assert tables.kept_comparison(again) == tables.kept_comparison(comparison)
     assert tables.kept_comparison(after) == ""
     with pytest.raises(ValueError, match=r"holds the scores V_rand, not those of ISBI 2012"):
