@@ -60,9 +60,10 @@ def page(
     lines = [
         "# Reliability",
         "",
-        "Written by `make attack ATTACK=\"--report FILE\"`, which attacks the package on the loopback and in a scratch",
-        "folder; nothing in the tables is edited by hand. *Refused*: turned away with a clear error, nothing changed. *Survived*: what should go on",
-        "went on, with the right result. *Lost*: something was lost, wrong without a word, hung, or somebody was in.",
+        'Written by `make attack ATTACK="--report FILE"`, which attacks the package on the loopback and in a scratch',
+        "folder; nothing in the tables is edited by hand. *Refused*: turned away with a clear error, nothing changed.",
+        "*Survived*: what should go on went on, with the right result. *Lost*: something was lost, wrong without a",
+        "word, hung, or somebody was in.",
         "",
         f"{platform.system()}, Python {platform.python_version()}, {minutes:.0f} minutes.",
         "",
