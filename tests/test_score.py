@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from unet_paper.app.score import main
+from unet_paper.app.score import Score, main, table
 from unet_paper.app.score_files import read_membranes
 from unet_paper.metrics import ctc_det, ctc_seg, iou, warping_error
 from unet_paper.metrics.em_inputs import THRESHOLDS, V_THRESHOLDS
@@ -447,3 +447,9 @@ def test_options_without_effect_are_refused(run: Run, sequence: tuple[Path, Path
     assert "--threshold: is for files" in run(*sequence, "--threshold", 0.5)[2]
     assert "--invert_label: is for files" in run(*sequence, "--invert_label")[2]
     assert "--field_of_interest: is for folders" in run(*stacks, "--field_of_interest", 5)[2]
+
+
+def test_thresholds_are_shown_as_they_were_given() -> None:
+    scores = [Score("F1", 0.5, "higher", threshold) for threshold in (0.25, 0.7999999999999999, 0.0)]
+    shown = [line.split(" | ")[2] for line in table(scores).splitlines()[2:]]
+    assert shown == ["0.25", "0.8", "0.0"]

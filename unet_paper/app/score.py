@@ -150,7 +150,7 @@ def table(scores: Sequence[Score]) -> str:
         [
             score.name,
             f"{score.value:.6f}",
-            *([f"{score.threshold:.4g}" if score.threshold is not None else "-"] if with_threshold else []),
+            *([str(round(score.threshold, 4)) if score.threshold is not None else "-"] if with_threshold else []),
             f"{score.better} is better",
         ]
         for score in scores

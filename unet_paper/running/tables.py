@@ -39,9 +39,9 @@ def replace_block(file: Path, text: str, name: str) -> None:
 
 def _split(file: Path, name: str) -> tuple[str, str, str]:
     """What comes before a block, with its opening line; the block; and what comes after, with its closing line."""
-    opening, closing = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    opening, closing = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, begin, rest = file.read_text().partition(opening)
     block, end, after = rest.partition(closing)
     if not (begin and end):
-        raise ValueError(f"{file}: needs the lines {opening.strip()} and {closing}, in this order, around the table")
-    return before + begin, block, end + after
+        raise ValueError(f"{file}: needs the lines {opening} and {closing}, in this order, around the table")
+    return f"{before}{begin}\n", block.removeprefix("\n"), end + after
