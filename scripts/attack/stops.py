@@ -38,8 +38,8 @@ def _signalled(runs: Runs, number: signal.Signals, step: int) -> str:
 
 
 # more than any machine takes while a command is left alone, so that the signal finds it at work
-LONG_EPOCH = 1200
-LEFT_ALONE = 5.0  # s
+LONG_EPOCH = 3000
+LEFT_ALONE = 2.0  # s
 
 
 @attack("commands that are told to stop", short=False)
