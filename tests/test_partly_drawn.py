@@ -78,14 +78,13 @@ def test_the_probability_is_that_of_points_strewn_at_random(count: int) -> None:
     assert [np.mean(p < x) for x in (0.01, 0.1, 0.5, 0.9)] == pytest.approx([0.01, 0.1, 0.5, 0.9], abs=0.012)
 
 
-@pytest.mark.parametrize(("data", "least"), [("PhC-C2DH-U373", 5), ("DIC-C2DH-HeLa", 0)])
+@pytest.mark.parametrize("data", ["PhC-C2DH-U373", "DIC-C2DH-HeLa"])
 def test_masks_of_the_challenge_that_stop_are_said_where_cells_can_be_told(
-    real_data: Path, tmp_path: Path, data: str, least: int
+    real_data: Path, tmp_path: Path, data: str
 ) -> None:
-    """The cells of DIC-HeLa fill the image and look as the ground does: nothing is said, nor could it be."""
     files = sorted((real_data / data / "01_ST" / "SEG").glob("*.tif"))[::12]
     images = [tifffile.imread(real_data / data / "01" / f"t{file.stem[7:]}.tif") for file in files]
     masks = [tifffile.imread(file) for file in files]
-    halves = [partly(mask, np.s_[:, : mask.shape[1] // 2]) for mask in masks]
     assert said(tmp_path, images, masks) == []
-    assert len(said(tmp_path, images, halves)) >= least
+    if data == "PhC-C2DH-U373":  # the cells of DIC-HeLa fill the image and look as the ground does
+        assert len(said(tmp_path, images, [partly(mask, np.s_[:, : mask.shape[1] // 2]) for mask in masks])) >= 5

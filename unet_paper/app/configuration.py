@@ -19,7 +19,7 @@ from unet_paper import geometry
 from unet_paper.data.channels import are_usual
 from unet_paper.data.hold_out import FEWEST, hold_out
 from unet_paper.data.survey import Survey
-from unet_paper.data.unit_range import ROUNDING
+from unet_paper.data.unit_range import FULL_SCALE, ROUNDING
 
 __all__ = ["Choice", "Configuration", "configure"]
 
@@ -33,7 +33,7 @@ MOST_STEPS = 20_000
 # channels of the first level, the paper's last
 WIDTHS = (16, 32, 64)
 SMALL_CELL = 40.0  # px; four levels reach 44 px to every side, as much as such a cell and its rim need; five 92
-FAINT = 0.05  # contrast, of black to white, of which the paper's black level is twice as much
+FAINT = 0.05  # contrast, of black to white, of which the released code's black level is up to twice as much
 LARGEST_PROPORTION = 4.0  # between bright and dark images, which exposures of a half to twice still cover
 STEPS_PER_EPOCH = 50
 VALIDATIONS = 12
@@ -44,7 +44,6 @@ _MASKS = {
     "classes": "values of the masks are kinds of cells",
     "points": "every cell has its point: a cell is found that holds one and no other, for its outline is not known",
 }
-_FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 MAGNIFICATIONS = (0.125, 0.1667, 0.25, 0.3333, 0.5, 0.6667, 1.0, 1.5, 2.0)
 
 
@@ -235,7 +234,7 @@ def _brightness(found: Survey, grey_values: Sequence[Choice]) -> tuple[list[Choi
     16 bits of which a camera used few: black levels and noise that are drawn by the range would drown it.
     """
     chosen = {choice.setting: choice.value for choice in grey_values}
-    white = chosen.get("grey_maximum") or _FULL_SCALE.get(found.images[0].dtype, 1.0)
+    white = chosen.get("grey_maximum") or FULL_SCALE.get(found.images[0].dtype, 1.0)
     black = chosen.get("grey_minimum", 0.0)
     levels = np.array([(image.low, image.median, image.high) for image in found.images], float)
     levels = ((levels - black) / (white - black)).clip(0)
@@ -260,7 +259,7 @@ def _brightness(found: Survey, grey_values: Sequence[Choice]) -> tuple[list[Choi
         ]
         linear = logarithmic
     if linear < 4 * FAINT:
-        why = f"contrasts are {linear:.1%} of the range from black to white, and the paper's 0.1 would drown them"
+        why = f"contrasts are {linear:.1%} of the range from black to white: half of that at most (released code: 0.1)"
         choices.append(Choice("black_level", [0.0, _digits(linear / 2)], why))
     return choices, linear
 

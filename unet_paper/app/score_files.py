@@ -20,11 +20,11 @@ from unet_paper.data import photometric
 from unet_paper.data.annotation import LARGEST_ID, UNKNOWN, ids_in_pieces, is_inverted, rims_of_cells
 from unet_paper.data.datasets import stem
 from unet_paper.data.reader import EXTENSIONS, LabelReader, PageReader, extension, page_shapes
+from unet_paper.data.unit_range import FULL_SCALE
 from unet_paper.data.written_by_us import read_mark
 from unet_paper.metrics.ctc import LabelImage
 
 _NUMBER = re.compile(r"\d+")
-_FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 # what the Cell Tracking Challenge begins the names of its references with
 _REFERENCE = ("man_seg", "man_track")
 # of 8 bits, and the pieces beside those of other cells from which on ids were plainly given twice
@@ -240,7 +240,7 @@ def _scaled(
     if not np.isfinite(grey).all():
         number = int(grey.size - np.isfinite(grey).sum())
         raise ValueError(f"{path}: {number} pixels are not finite (NaN or infinite); find out where they come from")
-    stated = meta.get("full_scale", _FULL_SCALE.get(dtype.name))
+    stated = meta.get("full_scale", FULL_SCALE.get(dtype.name))
     if maximum is not None:
         one, why = maximum, "as said"
     elif dtype.kind == "f":

@@ -268,10 +268,10 @@ class InstancesFromAnnotationd(MapTransform):
                 "if it means unknown"
             )
         classes = f"{source} holds the value {value}, and with out_channels={self.num_classes} classes are {first} to"
-        is_class = f"say --out_channels {value - first + 1} if that is a class"
+        if_class = f"say --out_channels {value - first + 1} if that is a class, "
         if value - first >= _MOST_CLASSES:
-            is_class = "if that is a class, save classes with the values 0, 1, 2 and so on; say"
-        remedies = f"{is_class}{',' * (value - first < _MOST_CLASSES)} --ignore_value {value} if it is unknown"
+            if_class = "if that is a class, save classes with the values 0, 1, 2 and so on; say "
+        remedies = f"{if_class}--ignore_value {value} if it is unknown"
         if self.num_classes == 2:
             remedies += ", --annotation binary if cells are whatever is not background"
         return f"{classes} {last}: {remedies}"

@@ -29,7 +29,7 @@ _CLASSES = 8  # at most, that values of masks may be
 _EVIDENT = 0.6
 _OF_8_BITS = 255
 # of what looks like cells between them, that is beyond them, from which it is said; and of the cells' places
-_AS_MUCH, _BY_CHANCE = 0.5, 1e-4
+_AS_MUCH, _UNLIKELY = 0.5, 1e-4
 # cells of an image, and images of a size of cells, that tell it; and by which sizes differ as magnifications do
 _SEVERAL, _MAGNIFIED = 3, 1.6
 _SHOWN = {
@@ -266,7 +266,7 @@ def _partly_drawn(found: Survey) -> Iterator[Finding]:
     parts = [drawn_part(image.margins, image.shape, statistics.median(image.areas)) for image in files]
     chances = [max(by_chance(part, len(image.areas)), 1e-99) for part, image in zip(parts, files, strict=True)]
     mostly = len(files) > 1 and 2 * len(files) > len(drawn)
-    if files and (mostly or stats.combine_pvalues(chances).pvalue < _BY_CHANCE):
+    if files and (mostly or stats.combine_pvalues(chances).pvalue < _UNLIKELY):
         yield Finding(
             "mask covers a part of the image",
             [image.label for image in files],

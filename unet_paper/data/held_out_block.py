@@ -9,7 +9,7 @@ from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_data_type, convert_to_dst_type
 from numpy.typing import NDArray
 
-UNKNOWN = -1
+from unet_paper.data.annotation import UNKNOWN
 
 
 class HoldOutBlockd(MapTransform):

@@ -16,7 +16,7 @@ from unet_paper.data.reader import source_of
 
 logger = logging.getLogger(__name__)
 
-_FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
+FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 ROUNDING = 1e-5
 
 
@@ -83,7 +83,7 @@ class ScaleToUnitRanged(MapTransform):
         if "scaled_by" in meta:
             return tensor
         dtype = meta.get("stored_dtype", str(tensor.dtype).removeprefix("torch."))
-        stated = meta.get("full_scale", 1.0 if dtype.startswith("float") else _FULL_SCALE.get(dtype))
+        stated = meta.get("full_scale", 1.0 if dtype.startswith("float") else FULL_SCALE.get(dtype))
         maximum = stated if self.maximum is None else self.maximum
         low, high = (float(v) for v in torch.aminmax(tensor))
         # what a program stores as a float may be beside its limits by rounding
@@ -118,7 +118,7 @@ class ScaleToUnitRanged(MapTransform):
         if self.maximum is None and "full_scale" not in meta:
             self._say_unused_bits(dtype, high, source)
         if self.maximum is not None:
-            self._say_other_bits(dtype, high, meta.get("full_scale", _FULL_SCALE.get(dtype)), source)
+            self._say_other_bits(dtype, high, meta.get("full_scale", FULL_SCALE.get(dtype)), source)
         scaled = (tensor.to(torch.float32) - self.minimum).div_(maximum - self.minimum)
         if slack:
             scaled = scaled.clamp_(0, 1)
@@ -154,7 +154,7 @@ class ScaleToUnitRanged(MapTransform):
             self._notices.warn(
                 "unused bits",
                 source,
-                f"{source}: the largest of its {dtype} grey values is {high:g}, and {_FULL_SCALE[dtype]:g} is taken "
+                f"{source}: the largest of its {dtype} grey values is {high:g}, and {FULL_SCALE[dtype]:g} is taken "
                 f"for white: if the image has {unused} bits, say --grey_maximum {2**unused - 1}",
             )
 
